@@ -1,0 +1,114 @@
+# Everything a developer does, each as one command. `make test` needs Python 3.10 to 3.13,
+# g++ and a package index, and nothing else: it makes its own virtual environment.
+#
+#   make test PYTHON=python3.12 VENV=.venv312     another Python, another environment
+#   make test TERRA_TF_PACKAGE=tensorflow     the CUDA build of TensorFlow
+#   make native-test TERRA_SANITIZE=thread        C++ unit tests under ThreadSanitizer
+
+PYTHON ?= $(firstword $(shell command -v python3.11 || command -v python3) python3)
+VENV ?= .venv
+# Half a gigabyte less to download than `tensorflow`, and the same on a CPU.
+TERRA_TF_PACKAGE ?= tensorflow-cpu
+CONFORMANCE ?= $(firstword $(wildcard tests/conformance conformance ../shared/conformance))
+BENCH_ARGS ?=
+PYTEST_ARGS ?=
+
+export TERRA_TF_PACKAGE
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+PY := $(VENV)/bin/python
+
+.PHONY: help setup build test test-fast lint bench demo native-test native-binaries wheel \
+        conformance clean distclean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make setup | build | test | test-fast | native-test | lint | bench | demo |"
+	@echo "     conformance | wheel | clean | distclean"
+
+# ---- Environment: made anew only when the packaging changes -----------------------------
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
+	  echo "$(PYTHON) is no Python 3.10 to 3.13, which TensorFlow 2.21 needs;" \
+	       "try: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@command -v $(firstword $(CXX)) >/dev/null || { \
+	  echo "the C++ compiler $(CXX) was not found; try: apt-get install g++" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -qq "setuptools>=70.1" wheel "pybind11>=2.12" "$(TERRA_TF_PACKAGE)>=2.21,<2.22"
+	$(PY) -m pip install -qq --no-build-isolation -e ".[test]"
+	@touch $@
+
+# Always run: it looks at every source itself, and does nothing in half a second.
+build: $(VENV)/.installed
+	@$(PY) setup.py -q build_ext --inplace
+
+# ---- Tests: pytest comes last, so that its summary ends the output ----------------------
+test: build
+	@$(MAKE) --no-print-directory native-test
+	$(PY) -m pytest tests $(PYTEST_ARGS)
+
+test-fast: build
+	$(PY) -m pytest tests -m "not slow" -x -q $(PYTEST_ARGS)
+
+conformance: build
+	@test -n "$(CONFORMANCE)" || { echo "no conformance cases found;" \
+	  "try: make conformance CONFORMANCE=/path/to/them" >&2; exit 1; }
+	$(PY) $(CONFORMANCE)/run.py --modes eager --wrap terra_tf:function
+
+# ---- C++ unit tests: kernels/core knows neither Python nor TensorFlow -------------------
+NATIVE_DIR := build/native-test$(addprefix -,$(TERRA_SANITIZE))
+NATIVE_FLAGS := -std=c++17 -O1 -g -Wall -Wextra -Werror -pthread -I. \
+                $(addprefix -fsanitize=,$(TERRA_SANITIZE))
+# ThreadSanitizer cannot map its shadow memory where the kernel randomizes addresses widely.
+NATIVE_RUN := $(if $(filter thread,$(TERRA_SANITIZE)),setarch -R) timeout 60
+CORE_TESTS := $(wildcard kernels/core/*_test.cc)
+CORE_SOURCES := $(filter-out $(CORE_TESTS),$(wildcard kernels/core/*.cc))
+CORE_OBJECTS := $(CORE_SOURCES:%.cc=$(NATIVE_DIR)/%.o)
+NATIVE_BINARIES := $(CORE_TESTS:%.cc=$(NATIVE_DIR)/%)
+
+native-test:
+	@$(MAKE) --no-print-directory -s -j2 native-binaries
+	@for program in $(NATIVE_BINARIES); do \
+	  echo "$$program"; $(NATIVE_RUN) ./$$program || { echo "FAILED: $$program"; exit 1; }; \
+	done
+
+native-binaries: $(NATIVE_BINARIES)
+
+$(NATIVE_DIR)/%.o: %.cc
+	@mkdir -p $(@D)
+	$(CXX) $(NATIVE_FLAGS) -MMD -MP -c $< -o $@
+
+$(NATIVE_DIR)/%_test: $(NATIVE_DIR)/%_test.o $(CORE_OBJECTS)
+	$(CXX) $(NATIVE_FLAGS) $^ -o $@
+
+.SECONDARY:
+-include $(CORE_OBJECTS:.o=.d) $(NATIVE_BINARIES:=.d)
+
+# ---- Everything else -------------------------------------------------------------------
+$(VENV)/.lint-installed: $(VENV)/.installed
+	$(PY) -m pip install -qq ruff mypy
+	@touch $@
+
+lint: $(VENV)/.lint-installed
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+bench: build
+	$(PY) -m benchmarks $(BENCH_ARGS)
+
+demo: build
+	$(PY) -m benchmarks.demo
+
+# From an empty build/lib: setuptools would put modules that are gone into the wheel.
+wheel: $(VENV)/.installed
+	rm -rf build/lib* build/bdist*
+	$(PY) -m pip wheel -qq --no-build-isolation --no-deps -w dist .
+	@ls dist/*.whl
+
+clean:
+	rm -rf build dist *.egg-info terra_tf/_terra_native.so terra_tf/_build_info.py \
+	  .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,11 @@
+"""Benchmarks and the demo: what terra_tf gains over eager TensorFlow, on programs one can check.
+
+`python -m benchmarks.demo` trains on real images in three modes and compares them.
+`python -m benchmarks.micro` measures single costs and whole steps, into `benchmarks/results/`.
+`programs/` holds the training steps, which the tests run as well, at tiny sizes.
+"""
+
+import os
+
+# TensorFlow reads this once, while it loads; its start-up notices would drown the tables.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

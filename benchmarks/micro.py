@@ -1,0 +1,85 @@
+"""Single costs and whole steps: `python -m benchmarks.micro [--only=mlp,overlap] [--steps=N]`.
+
+Prints a table and writes the same, with versions and machine, to `benchmarks/results/`.
+Exits with 1 if a section failed, if outputs differ from eager's, or if terra fell back.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import pathlib
+import sys
+from collections.abc import Callable
+
+import tensorflow as tf
+from absl import app, flags
+
+from benchmarks import op_costs, report, step_times
+
+_RESULTS = pathlib.Path(__file__).parent / "results"
+
+# An MLP as in the speed target, a GPT as in the table of baselines, and two Keras models.
+_TRAINING_STEPS = {
+    "mlp": dict(program="mlp", sizes={}),
+    "mlp_read_every_10": dict(program="mlp", sizes={}, read_every=10),
+    "gpt64x2": dict(program="gpt", sizes={"width": 64, "batch": 2}),
+    "keras_mlp": dict(program="keras_mlp", sizes={}),
+    "keras_cnn": dict(program="keras_cnn", sizes={}),
+}
+_OP_COSTS = {
+    "off_overhead": op_costs.off_overhead,
+    "matched_op": op_costs.matched_op,
+    "matched_op_with_tape": op_costs.matched_op_with_tape,
+}
+_NAMES = [*_OP_COSTS, *_TRAINING_STEPS, "overlap"]
+
+_ONLY = flags.DEFINE_list("only", _NAMES, "The sections to run.")
+_STEPS = flags.DEFINE_integer(
+    "steps", 300, "Timed steps per contestant of a training step.", lower_bound=1
+)
+_JSON = flags.DEFINE_string(
+    "json", None, "Where to write the report; by default benchmarks/results/micro-<date>.json."
+)
+
+flags.register_validator(
+    "only", lambda names: set(names) <= set(_NAMES), f"sections are {', '.join(_NAMES)}"
+)
+
+
+def _sections(num_steps: int) -> dict[str, Callable[[], report.Section]]:
+    training_steps = {
+        name: functools.partial(step_times.training_step, name, num_steps=num_steps, **arguments)
+        for name, arguments in _TRAINING_STEPS.items()
+    }
+    overlap = functools.partial(step_times.overlap, num_steps=num_steps)
+    return {**_OP_COSTS, **training_steps, "overlap": overlap}
+
+
+def _run(name: str, run_section: Callable[[], report.Section]) -> report.Section:
+    try:
+        return run_section()
+    except Exception as error:  # One broken section must not cost the results of the others.
+        failure = f"{type(error).__name__}: {error}"
+        return report.Section(name=name, what="did not finish", failure=failure)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    tf.get_logger().setLevel("ERROR")
+    sections = []
+    for name, run_section in _sections(_STEPS.value).items():
+        if name not in _ONLY.value:
+            continue
+        sections.append(_run(name, run_section))
+        print(report.to_table(sections[-1:]), end="\n\n", flush=True)
+    now = datetime.datetime.now()
+    path = pathlib.Path(_JSON.value or _RESULTS / f"micro-{now:%Y-%m-%d}.json")
+    report.write(path, report.to_json(sections, now))
+    print(f"Written to {path}")
+    sys.exit(any(section.failure is not None for section in sections))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,187 @@
+// Kernels of the communication ops. Data stays in host memory on every
+// device; TensorFlow copies at the edges, so no CUDA code is needed.
+#include <chrono>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/step.h"
+#include "tensorflow/core/framework/op_kernel.h"
+
+namespace terra {
+namespace {
+
+using tensorflow::AsyncOpKernel;
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+
+void InjectDelay() {
+  const int64_t us = Step::injected_delay_us.load(std::memory_order_relaxed);
+  if (us > 0) std::this_thread::sleep_for(std::chrono::microseconds(us));
+}
+
+absl::Status Cancelled() {
+  return absl::CancelledError("Terra: the step was cancelled");
+}
+
+std::shared_ptr<Step> StepOf(OpKernelContext* context) {
+  return Step::Find(context->input(0).scalar<int64_t>()());
+}
+
+// An op that waits for a message. Holds no thread while it waits.
+class ReceiveOp : public AsyncOpKernel {
+ public:
+  explicit ReceiveOp(OpKernelConstruction* context) : AsyncOpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("channel", &channel_));
+  }
+
+  void ComputeAsync(OpKernelContext* context, DoneCallback done) override {
+    InjectDelay();
+    std::shared_ptr<Step> step = StepOf(context);
+    OP_REQUIRES_ASYNC(context, step != nullptr, Cancelled(), done);
+    // The step's own cancellation closes the mailbox. TensorFlow's (another
+    // op of the graph has failed) has to close it too, or this op would wait
+    // for a Python that is itself waiting for the graph to end.
+    auto* manager = context->cancellation_manager();
+    const auto token =
+        manager == nullptr ? 0 : manager->get_cancellation_token();
+    if (manager != nullptr) {
+      std::weak_ptr<Step> weak = step;
+      const bool registered = manager->RegisterCallback(token, [weak] {
+        if (auto s = weak.lock()) s->mailbox().Close();
+      });
+      OP_REQUIRES_ASYNC(context, registered, Cancelled(), done);
+    }
+    Step* raw = step.get();
+    raw->graph_stall().Enter();
+    raw->mailbox().Take(
+        channel_, [this, context, done, manager, token,
+                   step = std::move(step)](std::optional<Message> message) {
+          step->graph_stall().Leave();
+          if (manager != nullptr) manager->TryDeregisterCallback(token);
+          if (message.has_value()) {
+            Receive(context, *std::move(message));
+          } else {
+            context->SetStatus(Cancelled());
+          }
+          done();
+        });
+  }
+
+ protected:
+  virtual void Receive(OpKernelContext* context, Message message) = 0;
+
+ private:
+  int channel_;
+};
+
+class FeedOp : public ReceiveOp {
+ public:
+  using ReceiveOp::ReceiveOp;
+
+ protected:
+  void Receive(OpKernelContext* context, Message message) override {
+    if (message.link == nullptr) {
+      context->set_output(0, std::move(message.tensor));
+      return;
+    }
+    const Tensor* tensor = nullptr;
+    OP_REQUIRES_OK(context, message.link->Tensor(&tensor));
+    context->set_output(0, *tensor);
+  }
+};
+
+class AwaitCommitOp : public ReceiveOp {
+ public:
+  using ReceiveOp::ReceiveOp;
+
+ protected:
+  void Receive(OpKernelContext*, Message) override {}
+};
+
+class FetchOp : public OpKernel {
+ public:
+  explicit FetchOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("channel", &channel_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    InjectDelay();
+    std::shared_ptr<Step> step = StepOf(context);
+    OP_REQUIRES(context, step != nullptr, Cancelled());
+    Message message;
+    message.tensor = context->input(1);
+    step->mailbox().Put(channel_, std::move(message));
+  }
+
+ private:
+  int channel_;
+};
+
+template <typename Index>
+class CheckIndicesOp : public OpKernel {
+ public:
+  explicit CheckIndicesOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("limits", &limits_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& indices = context->input(0);
+    const auto flat = indices.flat<Index>();
+    const size_t n = limits_.size();
+    for (int64_t i = 0; i < flat.size(); ++i) {
+      const int64_t index = static_cast<int64_t>(flat(i));
+      OP_REQUIRES(context, index >= 0 && index < limits_[i % n],
+                  absl::InvalidArgumentError(
+                      absl::StrCat("Terra: index ", index, " at position ", i,
+                                   " is not in [0, ", limits_[i % n], ")")));
+    }
+    context->set_output(0, indices);
+  }
+
+ private:
+  std::vector<int64_t> limits_;
+};
+
+using tensorflow::DEVICE_CPU;
+using tensorflow::DEVICE_GPU;
+
+REGISTER_KERNEL_BUILDER(Name("Terra>Feed").Device(DEVICE_CPU), FeedOp);
+REGISTER_KERNEL_BUILDER(Name("Terra>Feed")
+                            .Device(DEVICE_GPU)
+                            .HostMemory("step")
+                            .HostMemory("output"),
+                        FeedOp);
+REGISTER_KERNEL_BUILDER(Name("Terra>Fetch").Device(DEVICE_CPU), FetchOp);
+REGISTER_KERNEL_BUILDER(Name("Terra>Fetch")
+                            .Device(DEVICE_GPU)
+                            .HostMemory("step")
+                            .HostMemory("input"),
+                        FetchOp);
+REGISTER_KERNEL_BUILDER(Name("Terra>AwaitCommit").Device(DEVICE_CPU),
+                        AwaitCommitOp);
+REGISTER_KERNEL_BUILDER(
+    Name("Terra>AwaitCommit").Device(DEVICE_GPU).HostMemory("step"),
+    AwaitCommitOp);
+#define TERRA_REGISTER_CHECK_INDICES(T)                                     \
+  REGISTER_KERNEL_BUILDER(Name("Terra>CheckIndices")                        \
+                              .Device(DEVICE_CPU)                           \
+                              .TypeConstraint<T>("Tindices"),               \
+                          CheckIndicesOp<T>);                               \
+  REGISTER_KERNEL_BUILDER(Name("Terra>CheckIndices")                        \
+                              .Device(DEVICE_GPU)                           \
+                              .HostMemory("indices")                        \
+                              .HostMemory("output")                         \
+                              .TypeConstraint<T>("Tindices"),               \
+                          CheckIndicesOp<T>)
+TERRA_REGISTER_CHECK_INDICES(int32_t);
+TERRA_REGISTER_CHECK_INDICES(int64_t);
+#undef TERRA_REGISTER_CHECK_INDICES
+
+}  // namespace
+}  // namespace terra

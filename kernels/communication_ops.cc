@@ -1,0 +1,98 @@
+// The ops by which the generated graph talks to the PythonRunner.
+//
+// Every one takes the id of its step as first input and names a channel of
+// that step's mailbox by attribute. All are stateful: Grappler must neither
+// merge nor drop them.
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace terra {
+namespace {
+
+using tensorflow::PartialTensorShape;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+absl::Status FeedShape(InferenceContext* c) {
+  PartialTensorShape shape;
+  TF_RETURN_IF_ERROR(c->GetAttr("shape", &shape));
+  ShapeHandle handle;
+  TF_RETURN_IF_ERROR(c->MakeShapeFromPartialTensorShape(shape, &handle));
+  c->set_output(0, handle);
+  return absl::OkStatus();
+}
+
+absl::Status IndexShape(InferenceContext* c) {
+  c->set_output(0, c->input(0));
+  return absl::OkStatus();
+}
+
+REGISTER_OP("Terra>Feed")
+    .Input("step: int64")
+    .Output("output: dtype")
+    .Attr("dtype: type")
+    .Attr("shape: shape")
+    .Attr("channel: int >= 0")
+    .SetIsStateful()
+    .SetShapeFn(FeedShape)
+    .Doc(R"doc(
+Waits for a tensor that the PythonRunner puts into a channel of the step.
+
+step: The step's id, a scalar.
+output: The tensor that was put.
+shape: The static shape of the tensor; unknown dimensions are allowed.
+channel: The channel of the step's mailbox.
+)doc");
+
+REGISTER_OP("Terra>Fetch")
+    .Input("step: int64")
+    .Input("input: dtype")
+    .Attr("dtype: type")
+    .Attr("channel: int >= 0")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::NoOutputs)
+    .Doc(R"doc(
+Hands a tensor to the PythonRunner through a channel of the step.
+
+step: The step's id, a scalar.
+input: The tensor.
+channel: The channel of the step's mailbox.
+)doc");
+
+REGISTER_OP("Terra>AwaitCommit")
+    .Input("step: int64")
+    .Attr("channel: int >= 0")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::NoOutputs)
+    .Doc(R"doc(
+Waits until the PythonRunner has validated an epoch of the step.
+
+Writes of the epoch run after it, by control dependency. It fails with
+CANCELLED when the step diverges first.
+
+step: The step's id, a scalar.
+channel: The channel of the step's mailbox.
+)doc");
+
+REGISTER_OP("Terra>CheckIndices")
+    .Input("indices: Tindices")
+    .Output("output: Tindices")
+    .Attr("Tindices: {int32, int64}")
+    .Attr("limits: list(int) >= 1")
+    .SetIsStateful()
+    .SetShapeFn(IndexShape)
+    .Doc(R"doc(
+Fails with INVALID_ARGUMENT unless every index is inside its limit.
+
+It runs before the commit, so that an in-place write that would fail does not
+start at all; the step is then repeated eagerly, where the error is eager's.
+
+indices: With one limit, indices of any shape; with n limits, index vectors
+  of length n in the last dimension.
+output: The indices, unchanged.
+limits: The exclusive upper bounds.
+)doc");
+
+}  // namespace
+}  // namespace terra

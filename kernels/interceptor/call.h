@@ -1,0 +1,61 @@
+// One call of an op, as it came through a hook: parsed and converted.
+#ifndef TERRA_KERNELS_INTERCEPTOR_CALL_H_
+#define TERRA_KERNELS_INTERCEPTOR_CALL_H_
+
+#include <vector>
+
+#include "kernels/interceptor/op_info.h"
+#include "kernels/interceptor/py_ref.h"
+
+namespace terra {
+
+// Which of TensorFlow's two doors a call came through. They differ in how
+// attributes are given: kFast has Python values of the attributes that are not
+// inferred, kFull has every attribute.
+enum class Route { kFast, kFull };
+
+struct Call {
+  const OpInfo* info = nullptr;  // null: no registered op (a function)
+  PyObject* py_name = nullptr;   // borrowed
+  Route route = Route::kFast;
+  PyObject* args = nullptr;      // borrowed: the hook's argument tuple
+  std::vector<PyRef> inputs;     // EagerTensors, flat
+  std::vector<int> counts;       // inputs per argument; -1 for a single one
+  PyRef attrs;                   // tuple: name, value, name, value, ...
+
+  Call() = default;
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+  PyRef InputTuple() const;
+  PyRef CountTuple() const;
+};
+
+enum class ParseResult {
+  kOk,
+  kFallback,  // TensorFlow's own Python conversion has to do it
+  kError,     // a Python exception is set
+};
+
+// Parses a FastPathExecute call and converts its inputs to EagerTensors: the
+// same conversions as FastPathExecute's, but reads of variables go through
+// the hook (`read_variable`), and Keras variables and lists of numbers are
+// converted too, where TensorFlow takes its slow path.
+ParseResult ParseFastCall(PyObject* args, Call* call);
+
+// Parses a TFE_Py_Execute or TFE_Py_ExecuteCancelable call.
+ParseResult ParseFullCall(PyObject* args, Call* call);
+
+// Runs the call for real: TensorFlow's own entry with the converted inputs.
+// New reference, or null with an exception set.
+PyObject* Execute(const Call& call);
+
+// Makes (steals references of) the result in the shape the route promises.
+PyRef WrapOutputs(const Call& call, std::vector<PyRef> outputs);
+
+// Flattens a result into a Python list.
+PyRef OutputList(PyObject* result);
+
+}  // namespace terra
+
+#endif  // TERRA_KERNELS_INTERCEPTOR_CALL_H_

@@ -1,0 +1,227 @@
+#include "kernels/interceptor/hooks.h"
+
+#include "kernels/interceptor/call.h"
+#include "kernels/interceptor/session.h"
+#include "kernels/interceptor/tf_python.h"
+
+namespace terra {
+namespace {
+
+using tensorflow::TensorHandle;
+
+// In-flight sessions that have ended well need nothing but to be released.
+bool RetireFinished() {
+  for (Session* session : Session::Live()) {
+    if (!session->committed() || !session->step()->state().ended()) continue;
+    PyRef done = PyRef::Steal(
+        PyObject_CallMethod(session->controller(), "on_finished", nullptr));
+    return static_cast<bool>(done);  // retires every finished one
+  }
+  return true;
+}
+
+// Settles every session that an op with this resource must not overtake.
+bool Drain(PyObject* handle_tensor, bool writes) {
+  const tensorflow::Tensor* value = nullptr;
+  if (!HandleOf(handle_tensor)->Tensor(&value).ok()) return true;
+  const uint64_t key = ResourceKey(*value);
+  for (;;) {
+    Session* conflict = nullptr;
+    for (Session* session : Session::Live()) {
+      if (session->ConflictsWith(key, writes)) conflict = session;
+    }
+    if (conflict == nullptr) return true;
+    PyRef done = PyRef::Steal(
+        PyObject_CallMethod(conflict->controller(), "on_conflict", nullptr));
+    if (!done) return false;
+  }
+}
+
+// One input of an op that runs outside every session.
+bool SettleInput(PyObject* value, bool writes) {
+  if (EagerTensor_CheckExact(value)) {
+    if (HandleOf(value)->DataType() == tensorflow::DT_RESOURCE) {
+      return Drain(value, writes);
+    }
+    return EnsureReadable(value, Reading::kValue);
+  }
+  if (PyList_Check(value) || PyTuple_Check(value)) {
+    PyRef items = PyRef::Steal(PySequence_Tuple(value));
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.get()); ++i) {
+      if (!SettleInput(PyTuple_GET_ITEM(items.get(), i), writes)) return false;
+    }
+    return true;
+  }
+  if (PyObject_IsInstance(value, Runtime().resource_variable_type) == 1) {
+    PyRef handle = PyRef::Steal(PyObject_GetAttrString(value, "_handle"));
+    if (!handle) {
+      PyErr_Clear();
+      return true;
+    }
+    return !EagerTensor_CheckExact(handle.get()) ||
+           Drain(handle.get(), false);
+  }
+  return true;
+}
+
+bool Settle(PyObject* py_name, PyObject* args, Py_ssize_t first,
+            Py_ssize_t last) {
+  if (!RetireFinished()) return false;
+  const OpInfo* info = OpInfo::Of(py_name);
+  const bool writes = info == nullptr || !info->only_reads_resource;
+  for (Py_ssize_t i = first; i < last; ++i) {
+    if (!SettleInput(PyTuple_GET_ITEM(args, i), writes)) return false;
+  }
+  return true;
+}
+
+bool IsForwarded(const ThreadState& thread) {
+  return thread.session == nullptr || thread.nested > 0;
+}
+
+bool IsDestroy(PyObject* py_name) {
+  static const OpInfo* destroy = OpInfo::Of(std::string("DestroyResourceOp"));
+  return OpInfo::Of(py_name) == destroy;
+}
+
+}  // namespace
+
+ThreadState& CurrentThread() {
+  static thread_local ThreadState state;
+  return state;
+}
+
+PyObject* FastPathExecuteHook(PyObject*, PyObject* args) {
+  const ThreadState& thread = CurrentThread();
+  if (IsForwarded(thread)) {
+    if (!Session::Live().empty() && PyTuple_GET_SIZE(args) > 3) {
+      // Attributes come after the inputs; strings and numbers settle at once.
+      if (!Settle(PyTuple_GET_ITEM(args, 1), args, 3,
+                  PyTuple_GET_SIZE(args))) {
+        return nullptr;
+      }
+    }
+    return TFE_Py_FastPathExecute_C(args);
+  }
+  if (PyTuple_GET_SIZE(args) > 1 && IsDestroy(PyTuple_GET_ITEM(args, 1))) {
+    if (!Settle(PyTuple_GET_ITEM(args, 1), args, 3, PyTuple_GET_SIZE(args))) {
+      return nullptr;
+    }
+    return TFE_Py_FastPathExecute_C(args);
+  }
+  Call call;
+  switch (ParseFastCall(args, &call)) {
+    case ParseResult::kOk:
+      break;
+    case ParseResult::kFallback:
+      RaiseFallbackException(
+          "Terra: an input that only TensorFlow's Python can convert");
+      return nullptr;
+    case ParseResult::kError:
+      return nullptr;
+  }
+  // Reading a variable may have ended the session's co-execution, but not the
+  // session: it lasts until the decorated function returns.
+  return thread.session->OnCall(call);
+}
+
+PyObject* ExecuteHook(PyObject*, PyObject* args) {
+  const ThreadState& thread = CurrentThread();
+  const Py_ssize_t size = PyTuple_GET_SIZE(args);
+  PyObject* original =
+      size == 7 ? Runtime().execute_cancelable : Runtime().execute;
+  if (IsForwarded(thread)) {
+    if (!Session::Live().empty() && size > 3 &&
+        !Settle(PyTuple_GET_ITEM(args, 2), args, 3, 4)) {
+      return nullptr;
+    }
+    return PyObject_Call(original, args, nullptr);
+  }
+  Call call;
+  switch (ParseFullCall(args, &call)) {
+    case ParseResult::kOk:
+      return thread.session->OnCall(call);
+    case ParseResult::kFallback:  // TensorFlow says what is wrong with it
+      return PyObject_Call(original, args, nullptr);
+    case ParseResult::kError:
+      return nullptr;
+  }
+  return nullptr;
+}
+
+// Python records the gradient of ops that came by the full route; append the
+// marker that names the op.
+PyObject* RecordGradientHook(PyObject*, PyObject* args) {
+  const ThreadState& thread = CurrentThread();
+  PyObject* original = Runtime().record_gradient;
+  if (IsForwarded(thread) || PyTuple_GET_SIZE(args) < 4) {
+    return PyObject_Call(original, args, nullptr);
+  }
+  PyRef results = PyRef::Steal(PySequence_Tuple(PyTuple_GET_ITEM(args, 3)));
+  if (!results) return nullptr;
+  int node = -1;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(results.get()); ++i) {
+    PyObject* tensor = PyTuple_GET_ITEM(results.get(), i);
+    if (!EagerTensor_CheckExact(tensor)) continue;
+    if (!EnsureReadable(tensor, Reading::kShape)) return nullptr;
+    const int32_t index = thread.session->FindMade(HandleOf(tensor));
+    if (index >= 0) node = thread.session->made()[index].node;
+  }
+  PyObject* attrs = PyTuple_GET_ITEM(args, 2);
+  if (node < 0 || attrs == Py_None) {
+    return PyObject_Call(original, args, nullptr);
+  }
+  PyRef list = PyRef::Steal(PySequence_List(attrs));
+  if (!list) return nullptr;
+  PyRef name = PyRef::Steal(PyUnicode_InternFromString("_terra_node"));
+  PyRef number = PyRef::Steal(PyLong_FromLong(node));
+  PyList_Append(list.get(), name.get());
+  PyList_Append(list.get(), number.get());
+  PyRef new_args = PyRef::Steal(PySequence_List(args));
+  PyList_SetItem(new_args.get(), 2, PyList_AsTuple(list.get()));
+  PyRef tuple = PyRef::Steal(PyList_AsTuple(new_args.get()));
+  return PyObject_Call(original, tuple.get(), nullptr);
+}
+
+bool EnsureReadable(PyObject* tensor, Reading reading) {
+  auto& live = Session::Live();
+  if (live.empty() || !EagerTensor_CheckExact(tensor)) return true;
+  TensorHandle* handle = HandleOf(tensor);
+  for (size_t i = 0; i < live.size(); ++i) {
+    Session* session = live[i];
+    const int32_t index = session->FindMade(handle);
+    if (index < 0) continue;
+    Made& made = session->made()[index];
+    const ThreadState& thread = CurrentThread();
+    const bool owner = thread.session == session;
+    if (session->mode() == Mode::kTracing) {
+      if (!owner || thread.nested > 0) return true;
+      PyRef noted = PyRef::Steal(PyObject_CallMethod(
+          session->controller(), "on_materialize", "iii", made.node,
+          made.output, reading == Reading::kShape ? 1 : 0));
+      return static_cast<bool>(noted);
+    }
+    if (reading == Reading::kShape && session->plan() != nullptr &&
+        session->ShapeIsKnown(made)) {
+      return true;
+    }
+    if (reading == Reading::kValue) made.seen = true;
+    if (made.ready->load(std::memory_order_acquire)) return true;
+    const int node = made.node;
+    const int output = made.output;
+    if (made.fetch_channel < 0) {
+      PyRef resolved = PyRef::Steal(
+          PyObject_CallMethod(session->controller(), "on_unplanned", "iii",
+                              node, output, owner ? 1 : 0));
+      return static_cast<bool>(resolved);
+    }
+    const int ready = session->WaitReady(made);
+    if (ready != 0) return ready > 0;
+    PyRef resolved = PyRef::Steal(PyObject_CallMethod(
+        session->controller(), "on_dead", "ii", node, output));
+    return static_cast<bool>(resolved);
+  }
+  return true;
+}
+
+}  // namespace terra

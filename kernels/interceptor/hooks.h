@@ -1,0 +1,39 @@
+// The three hooks in TensorFlow's eager entry points, and what they know about
+// the calling thread.
+#ifndef TERRA_KERNELS_INTERCEPTOR_HOOKS_H_
+#define TERRA_KERNELS_INTERCEPTOR_HOOKS_H_
+
+#include "kernels/interceptor/py_ref.h"
+
+namespace terra {
+
+class Session;
+
+struct ThreadState {
+  Session* session = nullptr;  // OFF when null
+  int nested = 0;              // NESTED when positive: an op runs Python
+};
+
+ThreadState& CurrentThread();
+
+// While alive, ops of this thread are forwarded and not recorded.
+class NestedScope {
+ public:
+  NestedScope() { ++CurrentThread().nested; }
+  ~NestedScope() { --CurrentThread().nested; }
+  NestedScope(const NestedScope&) = delete;
+};
+
+PyObject* FastPathExecuteHook(PyObject* self, PyObject* args);
+PyObject* ExecuteHook(PyObject* self, PyObject* args);
+PyObject* RecordGradientHook(PyObject* self, PyObject* args);
+
+// Makes sure that the value (or only the shape) of `tensor` can be read
+// without waiting for a Python that waits for this read. False with an
+// exception set.
+enum class Reading { kValue, kShape };
+bool EnsureReadable(PyObject* tensor, Reading reading);
+
+}  // namespace terra
+
+#endif  // TERRA_KERNELS_INTERCEPTOR_HOOKS_H_

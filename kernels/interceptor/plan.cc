@@ -1,0 +1,99 @@
+#include "kernels/interceptor/plan.h"
+
+#include <cstring>
+#include <functional>
+
+#include "kernels/interceptor/tf_python.h"
+#include "tensorflow/core/framework/resource_handle.h"
+#include "tensorflow/core/framework/tensor.pb.h"
+
+namespace terra {
+namespace {
+
+constexpr size_t kMaxAttributeVariants = 8;
+
+bool IsSeedName(PyObject* key) {
+  return PyUnicode_CompareWithASCIIString(key, "seed") == 0 ||
+         PyUnicode_CompareWithASCIIString(key, "seed2") == 0;
+}
+
+// 1 equal, 0 not, -1 exception. 1 and True and 1.0 are not equal here.
+int SameValue(PyObject* a, PyObject* b) {
+  if (a == b) return 1;
+  if (Py_TYPE(a) != Py_TYPE(b)) return 0;
+  return PyObject_RichCompareBool(a, b, Py_EQ);
+}
+
+int SameTuple(PyObject* expected, PyObject* actual, bool skip_seeds) {
+  if (expected == actual) return 1;
+  const Py_ssize_t n = PyTuple_GET_SIZE(expected);
+  if (PyTuple_GET_SIZE(actual) != n) return 0;
+  for (Py_ssize_t i = 0; i + 1 < n; i += 2) {
+    PyObject* name = PyTuple_GET_ITEM(expected, i);
+    int same = SameValue(name, PyTuple_GET_ITEM(actual, i));
+    if (same == 1 && !(skip_seeds && IsSeedName(name))) {
+      same = SameValue(PyTuple_GET_ITEM(expected, i + 1),
+                       PyTuple_GET_ITEM(actual, i + 1));
+    }
+    if (same != 1) return same;
+  }
+  return 1;
+}
+
+}  // namespace
+
+int AttributesMatch(PlanNode* node, const Call& call) {
+  for (const auto& [route, attrs] : node->attrs) {
+    if (route != call.route) continue;
+    const int same = SameTuple(attrs.get(), call.attrs.get(), node->seeded);
+    // An odd value (an array, NaN) is left to the canonical form.
+    if (same < 0) PyErr_Clear();
+    if (same == 1) return 1;
+  }
+  PyRef route = PyRef::Steal(PyBool_FromLong(call.route == Route::kFast));
+  PyRef canonical = PyRef::Steal(PyObject_CallFunctionObjArgs(
+      Runtime().canonical_attributes, call.py_name, call.attrs.get(),
+      route.get(), nullptr));
+  if (!canonical) return -1;
+  const int same = PyObject_RichCompareBool(canonical.get(),
+                                            node->canonical.get(), Py_EQ);
+  if (same == 1 && node->attrs.size() < kMaxAttributeVariants) {
+    node->attrs.emplace_back(call.route, call.attrs);
+  }
+  return same;
+}
+
+bool ConstantMatches(const ConstantSlot& constant,
+                     const tensorflow::Tensor& tensor) {
+  const tensorflow::Tensor& value = constant.value;
+  if (value.dtype() != tensor.dtype() || value.shape() != tensor.shape()) {
+    return false;
+  }
+  if (value.dtype() == tensorflow::DT_STRING) {
+    const auto a = value.flat<tensorflow::tstring>();
+    const auto b = tensor.flat<tensorflow::tstring>();
+    for (int64_t i = 0; i < a.size(); ++i) {
+      if (a(i) != b(i)) return false;
+    }
+    return true;
+  }
+  const auto a = value.tensor_data();
+  const auto b = tensor.tensor_data();
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
+}
+
+uint64_t ResourceKey(const tensorflow::Tensor& tensor) {
+  if (tensor.dtype() != tensorflow::DT_RESOURCE || tensor.NumElements() < 1) {
+    return 0;
+  }
+  const auto& handle = tensor.flat<tensorflow::ResourceHandle>()(0);
+  if (handle.IsRefCounting()) {
+    return reinterpret_cast<uintptr_t>(handle.resource().get());
+  }
+  return std::hash<std::string>()(handle.container() + "\n" + handle.name() +
+                                  "\n" + handle.maybe_type_name()) |
+         1;
+}
+
+}  // namespace terra

@@ -1,0 +1,81 @@
+#include "kernels/interceptor/readers.h"
+
+#include "kernels/interceptor/hooks.h"
+#include "kernels/interceptor/tf_python.h"
+
+namespace terra {
+namespace {
+
+getbufferproc original_getbuffer = nullptr;
+
+int GetBuffer(PyObject* tensor, Py_buffer* view, int flags) {
+  if (!EnsureReadable(tensor, Reading::kValue)) {
+    view->obj = nullptr;
+    return -1;
+  }
+  return original_getbuffer(tensor, view, flags);
+}
+
+bool EnsureAllReadable(PyObject* value, Reading reading) {
+  if (!PyList_Check(value) && !PyTuple_Check(value)) {
+    return EnsureReadable(value, reading);
+  }
+  PyRef items = PyRef::Steal(PySequence_Tuple(value));
+  if (!items) return false;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.get()); ++i) {
+    if (!EnsureReadable(PyTuple_GET_ITEM(items.get(), i), reading)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+PyObject* Read(PyObject* original, PyObject* args, PyObject* kwargs,
+               Reading reading) {
+  if (PyTuple_GET_SIZE(args) > 0 &&
+      !EnsureAllReadable(PyTuple_GET_ITEM(args, 0), reading)) {
+    return nullptr;
+  }
+  return PyObject_Call(original, args, kwargs);
+}
+
+PyObject* ReadValue(PyObject* original, PyObject* args, PyObject* kwargs) {
+  return Read(original, args, kwargs, Reading::kValue);
+}
+
+PyObject* ReadShape(PyObject* original, PyObject* args, PyObject* kwargs) {
+  return Read(original, args, kwargs, Reading::kShape);
+}
+
+PyMethodDef read_value = {
+    "terra_read_value",
+    reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(ReadValue)),
+    METH_VARARGS | METH_KEYWORDS, nullptr};
+PyMethodDef read_shape = {
+    "terra_read_shape",
+    reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(ReadShape)),
+    METH_VARARGS | METH_KEYWORDS, nullptr};
+
+}  // namespace
+
+void InstallBufferReader() {
+  PyBufferProcs* procs = EagerTensorType->tp_as_buffer;
+  if (procs == nullptr || procs->bf_getbuffer == GetBuffer) return;
+  original_getbuffer = procs->bf_getbuffer;
+  procs->bf_getbuffer = GetBuffer;
+}
+
+void UninstallBufferReader() {
+  PyBufferProcs* procs = EagerTensorType->tp_as_buffer;
+  if (procs == nullptr || procs->bf_getbuffer != GetBuffer) return;
+  procs->bf_getbuffer = original_getbuffer;
+}
+
+PyRef WrapReader(PyObject* original, bool reads_shape_only, bool as_method) {
+  PyRef function = PyRef::Steal(
+      PyCFunction_New(reads_shape_only ? &read_shape : &read_value, original));
+  if (!function || !as_method) return function;
+  return PyRef::Steal(PyInstanceMethod_New(function.get()));
+}
+
+}  // namespace terra

@@ -1,0 +1,63 @@
+// What this library uses of TensorFlow's Python runtime (one TensorFlow minor
+// version: see DESIGN section 2). Declared here because the wheel carries the
+// symbols but not all of the headers.
+#ifndef TERRA_KERNELS_INTERCEPTOR_TF_PYTHON_H_
+#define TERRA_KERNELS_INTERCEPTOR_TF_PYTHON_H_
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "tensorflow/c/eager/c_api.h"
+#include "tensorflow/c/eager/tfe_context_internal.h"
+#include "tensorflow/c/eager/tfe_tensorhandle_internal.h"
+#include "tensorflow/core/common_runtime/eager/context.h"
+#include "tensorflow/core/common_runtime/eager/tensor_handle.h"
+
+// From tensorflow/python/eager/pywrap_tensor.h and pywrap_tfe.h.
+PyObject* EagerTensorFromHandle(TFE_TensorHandle* handle,
+                                bool is_packed = false);
+TFE_TensorHandle* EagerTensor_Handle(const PyObject* o);
+bool EagerTensor_CheckExact(const PyObject* o);
+PyObject* TFE_Py_FastPathExecute_C(PyObject* args);
+PyObject* TFE_Py_RecordGradient(PyObject* op_name, PyObject* inputs,
+                                PyObject* attrs, PyObject* results,
+                                PyObject* forward_pass_name_scope);
+PyObject* TFE_Py_TapeSetIsEmpty();
+void TFE_Py_TapeSetStopOnThread();
+void TFE_Py_TapeSetRestartOnThread();
+void TFE_Py_TapeVariableAccessed(PyObject* variable);
+void RaiseFallbackException(const char* message);
+extern PyTypeObject* EagerTensorType;
+
+namespace tensorflow {
+TFE_TensorHandle* ConvertToEagerTensor(TFE_Context* ctx, PyObject* value,
+                                       DataType dtype,
+                                       const char* device_name);
+}  // namespace tensorflow
+
+namespace terra {
+
+// The local tensor handle behind an EagerTensor.
+inline tensorflow::TensorHandle* HandleOf(const PyObject* eager_tensor) {
+  return tensorflow::TensorHandleFromInterface(
+      tensorflow::unwrap(EagerTensor_Handle(eager_tensor)));
+}
+
+// The process's eager context, given once by Python.
+struct EagerRuntime {
+  TFE_Context* c_context = nullptr;
+  tensorflow::EagerContext* context = nullptr;
+  PyObject* py_context = nullptr;            // context.context()
+  PyObject* execute = nullptr;               // TFE_Py_Execute
+  PyObject* execute_cancelable = nullptr;    // TFE_Py_ExecuteCancelable
+  PyObject* record_gradient = nullptr;       // TFE_Py_RecordGradient
+  PyObject* variable_watcher = nullptr;      // ...VariableWatcherVariableAccessed
+  PyObject* resource_variable_type = nullptr;  // BaseResourceVariable
+  PyObject* canonical_attributes = nullptr;  // Python: see Plan::AttributesMatch
+};
+
+EagerRuntime& Runtime();
+
+}  // namespace terra
+
+#endif  // TERRA_KERNELS_INTERCEPTOR_TF_PYTHON_H_

@@ -1,0 +1,51 @@
+// Waiting from Python: GIL released, in slices, with signals served.
+#ifndef TERRA_KERNELS_INTERCEPTOR_WAITING_H_
+#define TERRA_KERNELS_INTERCEPTOR_WAITING_H_
+
+#include <atomic>
+#include <chrono>
+
+#include "kernels/core/step_state.h"
+#include "kernels/interceptor/py_ref.h"
+
+namespace terra {
+
+// The knobs wait_slice_s and stall_warning_s.
+struct WaitingKnobs {
+  std::atomic<double> slice_s{0.05};
+  std::atomic<double> stall_warning_s{10.0};
+};
+WaitingKnobs& Knobs();
+
+// Calls `wait(slice_s)` until it is ready or the step has ended. Returns 1 or
+// 0 for these, -1 with an exception set when a signal handler raised. Adds the
+// time to `*stall_s`; calls `warn(waited_s)` once after the stall knob.
+template <typename Wait, typename Warn>
+int WaitInSlices(double* stall_s, Wait wait, Warn warn) {
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  auto waited_s = [&] {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  bool warned = false;
+  for (;;) {
+    StepState::WaitResult result;
+    {
+      ReleaseGil release;
+      result = wait(Knobs().slice_s.load());
+    }
+    if (result != StepState::WaitResult::kTimeout) {
+      *stall_s += waited_s();
+      return result == StepState::WaitResult::kReady ? 1 : 0;
+    }
+    if (PyErr_CheckSignals() != 0) return -1;
+    if (!warned && waited_s() > Knobs().stall_warning_s.load()) {
+      warned = true;
+      if (!warn(waited_s())) return -1;
+    }
+  }
+}
+
+}  // namespace terra
+
+#endif  // TERRA_KERNELS_INTERCEPTOR_WAITING_H_

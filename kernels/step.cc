@@ -1,0 +1,57 @@
+#include "kernels/step.h"
+
+#include <mutex>
+#include <unordered_map>
+
+namespace terra {
+namespace {
+
+struct Registry {
+  std::mutex mu;
+  std::unordered_map<int64_t, std::weak_ptr<Step>> steps;  // guarded by mu
+};
+
+Registry& GetRegistry() {
+  static Registry* registry = new Registry;
+  return *registry;
+}
+
+std::atomic<int64_t> next_id{1};
+
+}  // namespace
+
+std::atomic<int64_t> Step::injected_delay_us{0};
+
+Step::Step(size_t num_channels)
+    : id_(next_id.fetch_add(1)), mailbox_(num_channels) {}
+
+Step::~Step() { Unregister(); }
+
+std::shared_ptr<Step> Step::Create(size_t num_channels) {
+  auto step = std::make_shared<Step>(num_channels);
+  Registry& r = GetRegistry();
+  std::lock_guard<std::mutex> lock(r.mu);
+  r.steps[step->id()] = step;
+  return step;
+}
+
+std::shared_ptr<Step> Step::Find(int64_t id) {
+  Registry& r = GetRegistry();
+  std::lock_guard<std::mutex> lock(r.mu);
+  auto it = r.steps.find(id);
+  return it == r.steps.end() ? nullptr : it->second.lock();
+}
+
+void Step::Unregister() {
+  Registry& r = GetRegistry();
+  std::lock_guard<std::mutex> lock(r.mu);
+  r.steps.erase(id_);
+}
+
+void Step::Cancel() {
+  state_.RequestCancel();
+  mailbox_.Close();
+  cancellation_.StartCancel();
+}
+
+}  // namespace terra

@@ -1,0 +1,66 @@
+// One co-executed step on the C++ side: mailbox, state, cancellation.
+//
+// Knows TensorFlow but not Python. A step is created by the PythonRunner,
+// found by the kernels through its id, launched by the GraphRunner, and
+// forgotten when the PythonRunner drops it; a kernel that still holds it keeps
+// it alive.
+#ifndef TERRA_KERNELS_STEP_H_
+#define TERRA_KERNELS_STEP_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "kernels/core/mailbox.h"
+#include "kernels/core/step_state.h"
+#include "tensorflow/core/common_runtime/eager/tensor_handle.h"
+#include "tensorflow/core/framework/cancellation.h"
+#include "tensorflow/core/framework/tensor.h"
+#include "tensorflow/core/platform/refcount.h"
+
+namespace terra {
+
+// What travels through a channel: a tensor, or a link to another step's
+// pending tensor (resolved when it is taken; that step has ended by then).
+struct Message {
+  tensorflow::Tensor tensor;
+  tensorflow::core::RefCountPtr<tensorflow::TensorHandle> link;
+};
+
+class Step {
+ public:
+  explicit Step(size_t num_channels);
+  ~Step();
+
+  int64_t id() const { return id_; }
+  Mailbox<Message>& mailbox() { return mailbox_; }
+  StepState& state() { return state_; }
+  StallClock& graph_stall() { return graph_stall_; }
+  tensorflow::CancellationManager& cancellation() { return cancellation_; }
+
+  // Ends the step from outside: the graph's waiting ops fail with CANCELLED.
+  // Does not wait for the graph. Any thread; must not hold the GIL.
+  void Cancel();
+
+  // Makes the step unfindable for kernels that start from now on.
+  void Unregister();
+
+  // The step with this id, or null.
+  static std::shared_ptr<Step> Find(int64_t id);
+  static std::shared_ptr<Step> Create(size_t num_channels);
+
+  // Nanoseconds that a feed or fetch waits before it is served; for tests
+  // that look for races. 0 is off.
+  static std::atomic<int64_t> injected_delay_us;
+
+ private:
+  const int64_t id_;
+  Mailbox<Message> mailbox_;
+  StepState state_;
+  StallClock graph_stall_;
+  tensorflow::CancellationManager cancellation_;
+};
+
+}  // namespace terra
+
+#endif  // TERRA_KERNELS_STEP_H_

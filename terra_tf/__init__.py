@@ -1,0 +1,48 @@
+"""terra_tf runs imperative TensorFlow programs by imperative-symbolic co-execution.
+
+    import terra_tf as terra
+
+    @terra.function
+    def train_step(x, y): ...     # plain eager TensorFlow, any Python
+"""
+
+from terra_tf.config import config
+from terra_tf.errors import (
+    ConfigError,
+    DivergenceError,
+    ImperativeReason,
+    InternalError,
+    NotCallableError,
+    PendingTensorError,
+    Reason,
+    TerraError,
+    UnsupportedError,
+)
+from terra_tf.function import Function, function, synchronize
+from terra_tf.runtime import process_ends
+from terra_tf.runtime.explanation import Explanation
+from terra_tf.runtime.stance import set_stance
+from terra_tf.runtime.stats import Stats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "DivergenceError",
+    "Explanation",
+    "Function",
+    "ImperativeReason",
+    "InternalError",
+    "NotCallableError",
+    "PendingTensorError",
+    "Reason",
+    "Stats",
+    "TerraError",
+    "UnsupportedError",
+    "config",
+    "function",
+    "set_stance",
+    "synchronize",
+]
+
+process_ends.register()

@@ -1,0 +1,70 @@
+"""The only door to `tensorflow.python.*`.
+
+Everything here is private to TensorFlow and bound to one minor version (see
+`_native`). The rest of the package imports these names from here, so that a new
+TensorFlow is one file's work. `tests/test_source_rules.py` holds this.
+"""
+
+from tensorflow.python import pywrap_tfe
+from tensorflow.python.eager import backprop, context, core, execute, record
+from tensorflow.python.eager.polymorphic_function import atomic_function
+from tensorflow.python.framework import (
+    dtypes,
+    func_graph,
+    op_def_library,
+    op_def_registry,
+    ops,
+    tensor_shape,
+    tensor_util,
+)
+from tensorflow.python.ops import array_ops, handle_data_util, resource_variable_ops
+
+EagerTensor = ops.EagerTensor
+BaseResourceVariable = resource_variable_ops.BaseResourceVariable
+NotOkStatusException = core._NotOkStatusException
+tensor_cache_class = context._EagerTensorCache
+
+__all__ = [
+    "BaseResourceVariable",
+    "EagerTensor",
+    "NotOkStatusException",
+    "apply_op",
+    "array_ops",
+    "atomic_function",
+    "backprop",
+    "context",
+    "dtypes",
+    "execute",
+    "func_graph",
+    "handle_data_util",
+    "handle_shape_and_type",
+    "op_def_registry",
+    "ops",
+    "pywrap_tfe",
+    "record",
+    "status_to_exception",
+    "tensor_cache_class",
+    "tensor_shape",
+    "tensor_util",
+]
+
+
+def apply_op(op_type, **inputs_and_attrs):
+    """Adds an op to the current graph; returns the graph's `Operation`."""
+    return op_def_library._apply_op_helper(op_type, **inputs_and_attrs)[2]
+
+
+def status_to_exception(error):
+    """Returns the `tf.errors.OpError` that a raw status exception stands for."""
+    return core._status_to_exception(error)
+
+
+def handle_shape_and_type(handle):
+    """Returns `(dtype enum, shape or None)` of a variable's eager handle, or None if unknown."""
+    data = getattr(handle, "_handle_data", None)
+    if data is None or not data.is_set or len(data.shape_and_type) != 1:
+        return None
+    entry = data.shape_and_type[0]
+    if entry.shape.unknown_rank:
+        return entry.dtype, None
+    return entry.dtype, tuple(dim.size for dim in entry.shape.dim)

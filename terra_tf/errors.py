@@ -1,0 +1,212 @@
+"""What can go wrong, and how it is said.
+
+Three things live here, and nothing else in the package is imported:
+
+- the exception tree, rooted in `TerraError`;
+- `format_message`, the one builder of the messages those exceptions carry;
+- `Reason` and `ImperativeReason`, the stable names under which `Stats` counts what was
+  not delegated to the graph.
+
+>>> print(format_message("the step ran another op", "TERRA-DIVERGED", where="train.py:43"))
+the step ran another op [TERRA-DIVERGED]
+  Where: train.py:43
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Sequence
+
+_CODE = re.compile(r"TERRA(-[A-Z0-9]+)+")
+
+
+def format_message(
+    what: str,
+    code: str,
+    *,
+    where: str | None = None,
+    why: str | None = None,
+    suggestions: Sequence[str] = (),
+) -> str:
+    """Builds an error's text in the form that every error of this package has.
+
+    Lines after a part's first are indented, so that the labels stay easy to find.
+
+    Args:
+      what: What happened, with the values.
+      code: A stable code such as `TERRA-DIVERGED`; `docs/errors.md` lists them.
+      where: The user's source line, and what ran there.
+      why: One sentence.
+      suggestions: What the user can do, the best first.
+
+    Returns:
+      The message, without a final newline.
+
+    Raises:
+      ValueError: If `code` is not of the form above.
+    """
+    if not _CODE.fullmatch(code):
+        raise ValueError(f"not an error code: {code!r}; one looks like TERRA-DIVERGED")
+    steps = " ".join(f"{i}) {text}" for i, text in enumerate(suggestions, start=1))
+    labelled = [("Where", where), ("Why", why), ("Try", steps)]
+    lines = [f"{what} [{code}]"]
+    lines += [f"  {label}: {text}" for label, text in labelled if text]
+    return "\n".join(line.replace("\n", "\n    ") for line in lines)
+
+
+class TerraError(Exception):
+    """The root of every exception that this package raises of its own.
+
+    An op's error, or the program's own, passes through unchanged and is not one of these.
+    The argument is a whole message, made by `format_message`.
+    """
+
+    @property
+    def code(self) -> str | None:
+        """The stable code in the message, or None if it was not made by `format_message`."""
+        codes = re.findall(rf"\[({_CODE.pattern})\]", str(self))
+        return codes[0][0] if codes else None
+
+
+class UnsupportedError(TerraError):
+    """A thing that the graph cannot do.
+
+    It never reaches the user: it leads to imperative execution, which is counted.
+    """
+
+
+class InternalError(TerraError):
+    """A broken invariant of this package: asks for a report, and is never swallowed."""
+
+
+class ConfigError(TerraError, ValueError):
+    """A knob of `terra_tf.config` was given a value that it cannot have."""
+
+
+class UnknownKnobError(ConfigError, AttributeError):
+    """`terra_tf.config` has no knob of that name."""
+
+
+class NotCallableError(TerraError, TypeError):
+    """`terra_tf.function` was given something that cannot be called."""
+
+
+class DivergenceError(TerraError, RuntimeError):
+    """A step left the graph under the stance `fail_on_divergence`."""
+
+
+class PendingTensorError(TerraError, RuntimeError):
+    """A tensor's value can no longer be had, for its step ended elsewhere (as by a fork)."""
+
+
+class NativeLibraryError(TerraError, ImportError):
+    """The native library is missing, or was built for another TensorFlow or Python."""
+
+
+class _Explained(str, enum.Enum):
+    """A string enum whose members carry one sentence for a person."""
+
+    explanation: str
+
+    def __new__(cls, value: str, explanation: str) -> _Explained:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.explanation = explanation
+        return member
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class Reason(_Explained):
+    """Why a step, or the rest of it, ran outside the graph; the keys of `Stats.fallbacks`.
+
+    The values are stable: programs may compare with them, as members or as strings.
+    """
+
+    NEW_PATH = "new_path", "The program took a path that no traced step had taken."
+    STEP_ENDED_EARLY = "step_ended_early", "The step returned where the graph expected more ops."
+    CONSTANT_CHANGED = (
+        "constant_changed",
+        "A value that had been equal in every traced step had another value.",
+    )
+    FEED_CHANGED = "feed_changed", "An external tensor came with another dtype or shape."
+    CAPTURE_CHANGED = (
+        "capture_changed",
+        "A tensor that had been the same object in every traced step was another one.",
+    )
+    ATTRIBUTES_CHANGED = "attributes_changed", "An op came with other attributes than were traced."
+    DATAFLOW_CHANGED = (
+        "dataflow_changed",
+        "An op took as input another op's output than on any traced path.",
+    )
+    VARIABLE_CHANGED = (
+        "variable_changed",
+        "A variable had another dtype or shape, or stood for two that had been different.",
+    )
+    DEVICE_CHANGED = "device_changed", "An op was placed on another device than was traced."
+    UNPLANNED_MATERIALIZATION = (
+        "unplanned_materialization",
+        "Python read a tensor that no traced step had read.",
+    )
+    LIVE_TENSOR_NOT_FETCHED = (
+        "live_tensor_not_fetched",
+        "A tensor was still referenced where no traced step had kept it.",
+    )
+    OP_ERROR = "op_error", "An op failed in the graph; it was run again to raise its own error."
+    PYTHON_EXCEPTION = "python_exception", "A Python exception left the step."
+    KEYBOARD_INTERRUPT = "keyboard_interrupt", "The user interrupted the step."
+    SEIZED_BY_OTHER_THREAD = (
+        "seized_by_other_thread",
+        "Another thread needed a tensor or a variable of the open step, and finished it.",
+    )
+    CONCURRENT = "concurrent", "Another thread was co-executing; one does so at a time."
+    FORWARD_ACCUMULATOR = (
+        "forward_accumulator",
+        "A forward-mode accumulator was active, which needs every op to run at once.",
+    )
+    OP_CALLBACKS = "op_callbacks", "An op callback (as of tfdbg) was active and must see every op."
+    GRAPH_MODE = "graph_mode", "The function was called while TensorFlow was building a graph."
+    GENERATOR = "generator", "A generator suspended the step, whose end is then not known."
+    STANCE = "stance", "The stance set by the program asked for imperative execution."
+    TOO_MANY_DIVERGENCES = (
+        "too_many_divergences",
+        "Steps left the graph too often; co-execution is tried again after some steps.",
+    )
+    TOO_MANY_SIGNATURES = (
+        "too_many_signatures",
+        "The function was called with more kinds of arguments than are kept.",
+    )
+    TRACE_TOO_LONG = "trace_too_long", "The step ran more ops than a trace may hold."
+    GRAPH_BUILD_FAILED = "graph_build_failed", "No graph could be built from the traces."
+
+
+class ImperativeReason(_Explained):
+    """Why an op runs imperatively in the middle of a co-executed step.
+
+    The graph waits for nothing here: Python runs the op on the spot, with its inputs
+    read from the graph, and feeds the results back.
+    """
+
+    STATEFUL_OP = "stateful_op", "The op has effects that are not known to be safe to delay."
+    NO_OP_DEFINITION = (
+        "no_op_definition",
+        "The op is a function call, which has no op definition to judge its effects by.",
+    )
+    RESOURCE_OP = "resource_op", "The op uses a resource other than as a known variable access."
+    FRESH_VARIABLE = "fresh_variable", "The op uses a variable that this very step created."
+    OP_SEED = "op_seed", "The op has a seed of its own, whose generator advances from call to call."
+    RANDOM_OP = "random_op", "The op draws random numbers in a way the graph cannot repeat."
+    RAISED_BEFORE = (
+        "raised_before",
+        "The op raised an error here before, so it runs where Python is.",
+    )
+    DATASET_ITERATOR = "dataset_iterator", "The op advances a dataset iterator."
+    PYTHON_CALLBACK = "python_callback", "The op calls back into Python."
+    UNSUPPORTED_DTYPE = "unsupported_dtype", "A tensor of this dtype cannot cross into the graph."
+    STRING_TENSOR = "string_tensor", "The op uses strings, which stay on the host with Python."
+    TOO_MANY_VARIANTS = (
+        "too_many_variants",
+        "The op came with too many different attributes or shapes at one place.",
+    )

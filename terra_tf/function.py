@@ -1,0 +1,231 @@
+"""`terra_tf.function`: the decorator and its state machine.
+
+A call does the first of these that applies:
+
+1. inside a step of this thread: just runs the Python function; its ops join the outer step
+2. while TensorFlow builds a graph: does what `tf.function` would do there
+3. stance, an op callback, another thread co-executing, an entry that gave up: imperative
+4. a graph is ready for this entry signature: co-execution
+5. else: tracing
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from terra_tf import _native
+from terra_tf._tf_internals import EagerTensor, context
+from terra_tf.config import config
+from terra_tf.errors import ConfigError, NotCallableError, Reason, format_message
+from terra_tf.runtime import in_flight, interception, stance
+from terra_tf.runtime.entry import Entry
+from terra_tf.runtime.explanation import Explanation, explain
+from terra_tf.runtime.session import StepSession
+from terra_tf.runtime.stats import Counters, Stats
+from terra_tf.trace.trace_graph import TraceGraph
+
+_co_execution = threading.Lock()  # one thread traces or co-executes at a time
+
+_TF_FUNCTION_KEYWORDS = frozenset(inspect.signature(tf.function).parameters) - {"func"}
+
+
+def function(func: Callable | None = None, **tf_function_kwargs: Any) -> Any:
+    """Makes a Python function run by co-execution, with eager's results.
+
+    Use it where you would use `tf.function`, or where you cannot: the function may be any eager
+    TensorFlow program. With keyword arguments only, returns a decorator.
+
+    Args:
+      func: Any callable.
+      **tf_function_kwargs: `tf.function`'s own, used where a graph function is asked for
+        (`get_concrete_function`, calls inside a `tf.function`).
+
+    Returns:
+      A `Function`.
+
+    Raises:
+      NotCallableError: `func` cannot be called.
+      ConfigError: A keyword that `tf.function` does not take.
+    """
+    _check_keywords(tf_function_kwargs)
+    if func is None:
+        return functools.partial(function, **tf_function_kwargs)
+    if isinstance(func, (staticmethod, classmethod)):
+        return type(func)(function(func.__func__, **tf_function_kwargs))
+    if not callable(func):
+        raise NotCallableError(
+            format_message(
+                f"terra_tf.function was given {func!r}, of type {type(func).__name__}",
+                "TERRA-NOT-CALLABLE",
+                why="it decorates functions, methods and other callables.",
+                suggestions=["terra_tf.function(f) with a function f", "@terra_tf.function"],
+            )
+        )
+    return Function(func, tf_function_kwargs)
+
+
+def synchronize() -> None:
+    """Waits until the graph of every step that has returned has ended."""
+    in_flight.settle()
+
+
+def _check_keywords(keywords: dict[str, Any]) -> None:
+    for name in keywords:
+        if name not in _TF_FUNCTION_KEYWORDS:
+            close = difflib.get_close_matches(name, _TF_FUNCTION_KEYWORDS)
+            raise ConfigError(
+                format_message(
+                    f"terra_tf.function has no keyword {name!r}",
+                    "TERRA-KEYWORD",
+                    why=f"it takes tf.function's: {', '.join(sorted(_TF_FUNCTION_KEYWORDS))}.",
+                    suggestions=[f"use {c}=..." for c in close] or ["leave it out"],
+                )
+            )
+
+
+class Function:
+    """A callable that co-executes; made by `function`.
+
+    Safe to call from several threads; one of them co-executes at a time, the others run
+    imperatively meanwhile.
+    """
+
+    def __init__(self, python_function: Callable, tf_function_kwargs: dict[str, Any]) -> None:
+        self._python_function = python_function
+        self._tf_function_kwargs = tf_function_kwargs
+        self._tf_function: Any = None
+        self.reset()
+        functools.update_wrapper(self, python_function, updated=())
+        self.__wrapped__ = python_function
+        interception.install()
+
+    def reset(self) -> None:
+        """Forgets every trace, graph and counter."""
+        self._counters = Counters()
+        self._entries: dict[Any, Entry] = {}
+        self._last_entry: Entry | None = None
+
+    @property
+    def python_function(self) -> Callable:
+        """The function that was decorated."""
+        return self._python_function
+
+    # ------------------------------------------------------------- calling
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        native = _native.load().module
+        if native.in_step():
+            return self._python_function(*args, **kwargs)
+        if not tf.executing_eagerly():
+            self._counters.count_fallback(Reason.GRAPH_MODE)
+            return self._graph_function()(*args, **kwargs)
+        self._counters.steps += 1
+        reason = self._reason_to_stay_imperative()
+        if reason is not None:
+            self._counters.count_fallback(reason)
+            return self._python_function(*args, **kwargs)
+        if not _co_execution.acquire(blocking=False):
+            self._counters.count_fallback(Reason.CONCURRENT)
+            return self._python_function(*args, **kwargs)
+        try:
+            return self._step(args, kwargs)
+        finally:
+            _co_execution.release()
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self
+        return functools.partial.__new__(_BoundFunction, self, instance)
+
+    def _reason_to_stay_imperative(self) -> Reason | None:
+        if stance.current() == "imperative":
+            return Reason.STANCE
+        if context.context().op_callbacks:
+            return Reason.OP_CALLBACKS
+        return None
+
+    def _step(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        tensors = [x for x in tf.nest.flatten((args, kwargs)) if isinstance(x, EagerTensor)]
+        entry = self._entry(tensors)
+        if entry is None or entry.is_imperative():
+            return self._python_function(*args, **kwargs)
+        built = entry.next_graph()
+        if built is None:
+            self._counters.traced_steps += 1
+        session = StepSession(entry, tensors, sys._getframe(), built)
+        session.begin()
+        try:
+            result = self._python_function(*args, **kwargs)
+        except BaseException as error:
+            session.leave_by_exception(error)
+            raise
+        session.finish()
+        return result
+
+    def _entry(self, tensors: list[Any]) -> Entry | None:
+        signature = tuple((t.dtype, tuple(t.shape.as_list())) for t in tensors)
+        entry = self._entries.get(signature)
+        if entry is None:
+            if len(self._entries) >= config.max_entry_signatures:
+                self._counters.count_fallback(Reason.TOO_MANY_SIGNATURES)
+                return None
+            entry = self._entries[signature] = Entry(self._counters)
+        self._last_entry = entry
+        return entry
+
+    # ------------------------------------------------------------- looking
+
+    @property
+    def trace_graph(self) -> TraceGraph | None:
+        """The TraceGraph of the last used entry signature, or None before the first trace."""
+        return None if self._last_entry is None else self._last_entry.current
+
+    def stats(self) -> Stats:
+        """Returns a snapshot of the counters."""
+        in_flight.retire_finished()
+        built = None if self._last_entry is None else self._last_entry.current_built
+        return self._counters.snapshot(built)
+
+    def explain(self) -> Explanation:
+        """Returns a report for a person: `print(f.explain())`."""
+        return explain(self._python_function, self.stats(), self._counters, self._last_entry)
+
+    # ------------------------------------------------- tf.function's surface
+
+    def _graph_function(self) -> Any:
+        if self._tf_function is None:
+            self._tf_function = tf.function(self._python_function, **self._tf_function_kwargs)
+        return self._tf_function
+
+    @property
+    def input_signature(self) -> Any:
+        """`tf.function`'s attribute of the same name."""
+        return self._graph_function().input_signature
+
+    def get_concrete_function(self, *args: Any, **kwargs: Any) -> Any:
+        """Builds a graph function as `tf.function` does, for export."""
+        return self._graph_function().get_concrete_function(*args, **kwargs)
+
+    def experimental_get_tracing_count(self) -> int:
+        """Returns how often the real `tf.function` behind this has traced; 0 if never used."""
+        return 0 if self._tf_function is None else self._tf_function.experimental_get_tracing_count()
+
+    def pretty_printed_concrete_signatures(self, verbose: bool = True) -> str:
+        """`tf.function`'s method of the same name."""
+        return self._graph_function().pretty_printed_concrete_signatures(verbose)
+
+
+class _BoundFunction(functools.partial):
+    """A `Function` as a method: the instance comes first, everything else is the function's."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.func, name)
+

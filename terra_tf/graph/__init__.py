@@ -1,0 +1,1 @@
+"""From a TraceGraph to a TensorFlow function: op classes, folding, epochs, generator."""

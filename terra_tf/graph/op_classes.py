@@ -1,0 +1,132 @@
+"""What is known of op types: how they touch variables, whether they can fail, who may run them.
+
+Everything not listed is treated as the worst it could be: a stateful op runs imperatively, an
+op with a resource input too, and an op that is not known to be safe counts as fallible.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from terra_tf._tf_internals import dtypes, op_def_registry
+from terra_tf.errors import ImperativeReason
+
+READS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"})
+DENSE_WRITES = frozenset({"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"})
+_SCATTERS = ("Add", "Sub", "Mul", "Div", "Min", "Max", "Update")
+INDEXED_WRITES = frozenset(f"ResourceScatter{kind}" for kind in _SCATTERS) | frozenset(
+    f"ResourceScatterNd{kind}" for kind in ("Add", "Sub", "Min", "Max", "Update")
+)
+IN_PLACE_WRITES = INDEXED_WRITES | {"ResourceStridedSliceAssign"}
+VARIABLE_OPS = READS | DENSE_WRITES | IN_PLACE_WRITES
+
+# Seeded ops and the stateless ops that draw the same bits from (key, counter).
+STATELESS_RANDOM = {
+    "RandomUniform": "StatelessRandomUniformV2",
+    "RandomStandardNormal": "StatelessRandomNormalV2",
+    "TruncatedNormal": "StatelessTruncatedNormalV2",
+    "RandomUniformInt": "StatelessRandomUniformIntV2",
+}
+
+# Stateful by definition, but without an effect that anybody could see twice.
+SAFE_STATEFUL = frozenset(
+    {"CheckNumerics", "CheckNumericsV2", "Assert", "StatelessRandomGetAlg", "EnsureShape"}
+)
+
+DEPENDS_ON_SHAPE_ONLY = frozenset({"Shape", "ShapeN", "Size", "Rank", "VariableShape"})
+
+_ITERATORS = ("Iterator", "Dataset", "Optional")
+_UNSUPPORTED_DTYPES = frozenset(
+    {dtypes.variant.as_datatype_enum, dtypes.resource.as_datatype_enum}
+)
+
+# Cannot fail for any value of inputs that have the traced types and shapes.
+_INFALLIBLE = frozenset(
+    """
+    Abs Acos Acosh Add AddN AddV2 All Angle Any ApproximateEqual Asin Asinh Atan Atan2 Atanh
+    AvgPool AvgPoolGrad BatchMatMul BatchMatMulV2 BatchMatMulV3 BiasAdd BiasAddGrad
+    BroadcastGradientArgs Cast Ceil ClipByValue Complex ComplexAbs Conj Conv2D
+    Conv2DBackpropFilter Conv2DBackpropInput Conv3D Cos Cosh Cross Cumprod Cumsum
+    DepthwiseConv2dNative DepthwiseConv2dNativeBackpropFilter DepthwiseConv2dNativeBackpropInput
+    Diag DiagPart Digamma DivNoNan Einsum Elu EluGrad Equal Erf Erfc Erfcinv Erfinv Exp
+    ExpandDims Expm1 Floor FusedBatchNorm FusedBatchNormGrad FusedBatchNormGradV2
+    FusedBatchNormGradV3 FusedBatchNormV2 FusedBatchNormV3 Greater GreaterEqual Identity
+    IdentityN Igamma Imag Inv InvGrad IsFinite IsInf IsNan L2Loss LRN LRNGrad LeakyRelu
+    LeakyReluGrad Less LessEqual Lgamma Log Log1p LogSoftmax LogicalAnd LogicalNot LogicalOr
+    MatMul MatrixDiag MatrixDiagPart MatrixTranspose MaxPool MaxPoolGrad Maximum Minimum Mul
+    MulNoNan Ndtri Neg NextAfter NotEqual OnesLike PreventGradient Rank Real RealDiv Reciprocal
+    ReciprocalGrad Relu Relu6 Relu6Grad ReluGrad Rint Round Rsqrt RsqrtGrad Select SelectV2 Selu
+    SeluGrad Shape ShapeN Sigmoid SigmoidGrad Sign Sin Sinh Size Snapshot Softmax
+    SoftmaxCrossEntropyWithLogits Softplus SoftplusGrad Softsign SoftsignGrad Sqrt SqrtGrad
+    Square SquaredDifference Squeeze StopGradient Sub Tan Tanh TanhGrad Where Xdivy Xlog1py Xlogy
+    ZerosLike Pack Unpack Const ReadVariableOp AssignVariableOp AssignAddVariableOp
+    AssignSubVariableOp VariableShape StatelessRandomUniformV2 StatelessRandomNormalV2
+    StatelessTruncatedNormalV2 StatelessRandomUniformIntV2 StatelessRandomGetKeyCounter
+    StatelessRandomGetAlg RandomUniform RandomStandardNormal TruncatedNormal RandomUniformInt
+    Bitcast Invert BitwiseAnd BitwiseOr BitwiseXor LeftShift RightShift ExtractImagePatches
+    ResizeBilinear ResizeNearestNeighbor ResizeBilinearGrad ResizeNearestNeighborGrad
+    SpaceToDepth DepthToSpace MaxPoolGradGrad MatrixBandPart MatrixDiagV3 MatrixDiagPartV3
+    """.split()
+)
+
+# Cannot fail when these inputs are constants, for the traced run has succeeded with them.
+_INFALLIBLE_WITH_CONSTANTS = {
+    "ArgMax": (1,), "ArgMin": (1,), "BroadcastTo": (1,), "Fill": (0,), "Max": (1,),
+    "Mean": (1,), "Min": (1,), "MirrorPad": (1,), "MirrorPadGrad": (1,), "OneHot": (1,),
+    "Pad": (1,), "PadV2": (1,), "Prod": (1,), "Range": (0, 1, 2), "Reshape": (1,),
+    "ReverseV2": (1,), "Roll": (1, 2), "Slice": (1, 2), "Split": (0,), "SplitV": (1, 2),
+    "StridedSlice": (1, 2, 3), "StridedSliceGrad": (0, 1, 2, 3), "Sum": (1,), "Tile": (1,),
+    "TopKV2": (1,), "Transpose": (1,), "EuclideanNorm": (1,),
+    "GatherV2": (1, 2), "ConcatV2": (-1,), "Bucketize": (),
+    "UnsortedSegmentSum": (1, 2), "LinSpace": (0, 1, 2),
+}  # fmt: skip
+
+# Integer division by zero is an error; float division is not.
+_FLOAT_ONLY = frozenset({"Div", "FloorDiv", "FloorMod", "TruncateDiv", "TruncateMod", "Mod", "Pow"})
+
+
+@functools.lru_cache(maxsize=None)
+def _definition(op_type: str):
+    return op_def_registry.get(op_type)
+
+
+def imperative_reason(
+    op_type: str, input_dtypes: tuple[int, ...], output_dtypes: tuple[int, ...]
+) -> ImperativeReason | None:
+    """Returns why an op has to run on the spot, or None if it can be delegated."""
+    definition = _definition(op_type)
+    if definition is None:
+        return ImperativeReason.NO_OP_DEFINITION
+    if op_type in VARIABLE_OPS:
+        return None
+    if "PyFunc" in op_type:
+        return ImperativeReason.PYTHON_CALLBACK
+    if any(word in op_type for word in _ITERATORS):
+        return ImperativeReason.DATASET_ITERATOR
+    if any(dtype in _UNSUPPORTED_DTYPES for dtype in input_dtypes + output_dtypes):
+        return ImperativeReason.RESOURCE_OP
+    if op_type in STATELESS_RANDOM or op_type in SAFE_STATEFUL:
+        return None
+    if definition.is_stateful:
+        return ImperativeReason.STATEFUL_OP
+    if any(attr.type == "func" for attr in definition.attr):
+        return ImperativeReason.STATEFUL_OP
+    return None
+
+
+def is_fallible(op_type: str, input_dtypes: tuple[int, ...], constants: frozenset[int]) -> bool:
+    """Says whether the op may raise for other values of the same types and shapes.
+
+    Args:
+      op_type: The op.
+      input_dtypes: DataType enums, flat.
+      constants: The flat input positions that are constants of the graph.
+    """
+    if op_type in _FLOAT_ONLY:
+        return not dtypes.as_dtype(input_dtypes[0]).is_floating
+    if op_type in _INFALLIBLE:
+        return False
+    needed = _INFALLIBLE_WITH_CONSTANTS.get(op_type)
+    if needed is None:
+        return True
+    return not all((i % len(input_dtypes)) in constants for i in needed)

@@ -1,0 +1,53 @@
+"""A TraceGraph with everything that was built from it."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Any
+
+from terra_tf.graph.epochs import is_imperative
+from terra_tf.graph.generator import GeneratedGraph, generate
+from terra_tf.runtime.plan import make_plan
+from terra_tf.trace.trace_graph import TraceGraph
+
+
+@dataclasses.dataclass(slots=True)
+class BuiltGraph:
+    """What co-executing a step needs.
+
+    Attributes:
+      trace_graph: The nodes as they were when it was built.
+      generated: The function and its channels; keeps the function registered.
+      plan: The native tables.
+      feed_slots: Feed group -> the plan's feed slot.
+    """
+
+    trace_graph: TraceGraph
+    generated: GeneratedGraph
+    plan: Any
+    feed_slots: dict[int, int]
+
+    @property
+    def num_feeds(self) -> int:
+        """How many tensors (and variables) Python feeds in a step."""
+        g = self.generated
+        channels = (g.feed_channels, g.variable_channels, g.output_feeds, g.seed_channels)
+        return sum(map(len, channels))
+
+    def imperative_ops(self) -> dict[str, int]:
+        """Returns op type -> how many of the graph's ops Python runs itself."""
+        nodes = filter(is_imperative, self.trace_graph.nodes)
+        return dict(collections.Counter(node.record.op_type for node in nodes))
+
+
+def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
+    """Generates the function and the plan.
+
+    Raises:
+      UnsupportedError: The graph cannot be built; the caller runs imperatively.
+    """
+    snapshot = trace_graph.snapshot()
+    generated = generate(snapshot)
+    plan, feed_slots = make_plan(snapshot, generated)
+    return BuiltGraph(snapshot, generated, plan, feed_slots)

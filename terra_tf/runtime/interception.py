@@ -1,0 +1,175 @@
+"""Installs the hooks: once per process, at the first terra function, or by hand.
+
+    install()      replaces TensorFlow's three eager entry points and the readers
+    uninstall()    puts everything back; only while no step is open
+
+Installed but off, an op costs one branch more (`benchmarks.micro --only=off_overhead`).
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from terra_tf import _native
+from terra_tf._tf_internals import (
+    BaseResourceVariable,
+    EagerTensor,
+    backprop,
+    context,
+    pywrap_tfe,
+    tensor_cache_class,
+)
+from terra_tf.config import config
+from terra_tf.trace.attributes import canonical_attributes
+from terra_tf.trace.recorder import GradientMarkers, gradient_function_wrapper
+
+_MAX_INT32 = 2**31 - 1
+
+
+class _ThreadMarkers(threading.local):
+    def __init__(self) -> None:
+        self.markers = GradientMarkers()
+
+
+_thread = _ThreadMarkers()
+
+
+def thread_markers() -> GradientMarkers:
+    """Returns the calling thread's stack of running gradient functions."""
+    return _thread.markers
+
+
+_gradient_wrapper = gradient_function_wrapper(backprop._gradient_function, thread_markers)
+GRADIENT_WRAPPER_CODE = _gradient_wrapper.__code__
+
+_VALUE_READERS = ("_numpy_internal", "_copy_to_device")
+_SHAPE_READERS = ("_shape_tuple", "_rank", "_num_elements")
+_FUNCTION_READERS = {"TFE_ToDlpackCapsule": False, "TFE_Py_TensorShapeSlice": True}
+
+originals: dict[str, Any] = {}
+last_internal_seed: int | None = None
+
+
+def is_installed() -> bool:
+    """Says whether the hooks are in place."""
+    return bool(originals)
+
+
+def install() -> None:
+    """Puts the hooks in place. Idempotent; initializes TensorFlow's eager context."""
+    if originals:
+        return
+    native = _native.load().module
+    eager_context = context.context()
+    eager_context.ensure_initialized()
+    _save_originals()
+    native.initialize(eager_context, eager_context._handle, _runtime_objects())
+    native.set_knobs(config.wait_slice_s, config.stall_warning_s)
+    _install_hooks(native)
+    _install_readers(native)
+    _install_seed_hooks(native)
+    _install_cache_bypass(native)
+
+
+def uninstall() -> None:
+    """Puts TensorFlow back as it was."""
+    if not originals:
+        return
+    for (owner, name), original in originals["attributes"].items():
+        setattr(owner, name, original)
+    pywrap_tfe.TFE_Py_RegisterGradientFunction(backprop._gradient_function)
+    _native.load().module.uninstall_buffer_reader()
+    originals.clear()
+
+
+def _save_originals() -> None:
+    originals["attributes"] = {}
+    originals["fast_path_execute"] = pywrap_tfe.TFE_Py_FastPathExecute
+    originals["execute"] = pywrap_tfe.TFE_Py_Execute
+    originals["execute_cancelable"] = pywrap_tfe.TFE_Py_ExecuteCancelable
+    originals["record_gradient"] = pywrap_tfe.TFE_Py_RecordGradient
+
+
+def _runtime_objects() -> dict[str, Any]:
+    return {
+        "execute": originals["execute"],
+        "execute_cancelable": originals["execute_cancelable"],
+        "record_gradient": originals["record_gradient"],
+        "variable_watcher": pywrap_tfe.TFE_Py_VariableWatcherVariableAccessed,
+        "resource_variable_type": BaseResourceVariable,
+        "canonical_attributes": canonical_attributes,
+    }
+
+
+def _replace(owner: Any, name: str, replacement: Any) -> Any:
+    original = owner.__dict__[name] if isinstance(owner, type) else getattr(owner, name)
+    originals["attributes"][owner, name] = original
+    setattr(owner, name, replacement)
+    return original
+
+
+def _install_hooks(native: Any) -> None:
+    _replace(pywrap_tfe, "TFE_Py_FastPathExecute", native.hook_function(0))
+    execute = native.hook_function(1)
+    _replace(pywrap_tfe, "TFE_Py_Execute", execute)
+    _replace(pywrap_tfe, "TFE_Py_ExecuteCancelable", execute)
+    _replace(pywrap_tfe, "TFE_Py_RecordGradient", native.hook_function(2))
+    pywrap_tfe.TFE_Py_RegisterGradientFunction(_gradient_wrapper)
+
+
+def _install_readers(native: Any) -> None:
+    for names, shape_only in ((_VALUE_READERS, False), (_SHAPE_READERS, True)):
+        for name in names:
+            original = getattr(EagerTensor, name)
+            _replace(EagerTensor, name, native.wrap_reader(original, shape_only, True))
+    for name, shape_only in _FUNCTION_READERS.items():
+        original = getattr(pywrap_tfe, name)
+        _replace(pywrap_tfe, name, native.wrap_reader(original, shape_only, False))
+    native.install_buffer_reader()
+
+
+def _install_seed_hooks(native: Any) -> None:
+    draw = context.Context._internal_operation_seed
+
+    def _internal_operation_seed(self):
+        global last_internal_seed
+        last_internal_seed = draw(self)
+        native.note_internal_seed(last_internal_seed)
+        return last_internal_seed
+
+    _replace(context.Context, "_internal_operation_seed", _internal_operation_seed)
+    clear = pywrap_tfe.TFE_ContextClearCaches
+
+    def clear_caches(*args):
+        native.clear_seed_ledger()
+        return clear(*args)
+
+    _replace(pywrap_tfe, "TFE_ContextClearCaches", clear_caches)
+
+
+def device_scope() -> str:
+    """Returns the name of the device scope that is active on this thread, or ""."""
+    return context.context().device_name or ""
+
+
+def is_internal_pair(seed: int, seed2: int) -> bool:
+    """Says whether a random op's seeds are TensorFlow's own, so that no op will repeat them."""
+    if seed == 0 and seed2 == 0:
+        return True
+    return last_internal_seed is not None and seed2 == last_internal_seed % _MAX_INT32
+
+
+def _install_cache_bypass(native: Any) -> None:
+    """A pending tensor must not outlive its step in TensorFlow's caches of zeros and ones."""
+    get, put = tensor_cache_class.get, tensor_cache_class.put
+
+    def get_outside_steps(self, key):
+        return None if native.in_step() else get(self, key)
+
+    def put_outside_steps(self, key, value):
+        if not native.in_step():
+            put(self, key, value)
+
+    _replace(tensor_cache_class, "get", get_outside_steps)
+    _replace(tensor_cache_class, "put", put_outside_steps)

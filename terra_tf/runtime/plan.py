@@ -1,0 +1,173 @@
+"""Writes a TraceGraph and its generated function down as the cursor's flat tables."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from terra_tf import _native
+from terra_tf._tf_internals import context, dtypes, handle_shape_and_type, op_def_registry
+from terra_tf.config import config
+from terra_tf.graph.epochs import is_imperative, writes_variable
+from terra_tf.graph.folding import constant_value, is_constant
+from terra_tf.graph.generator import GeneratedGraph
+from terra_tf.trace.recorder import MARKER
+from terra_tf.trace.trace_graph import Captured, Feed, Node, Output, TraceGraph, Variable
+
+_OUTPUT, _VARIABLE, _CONSTANT, _CAPTURED, _FEED, _ANY = range(6)
+_DELEGATED, _FOLDED, _IMPERATIVE = range(3)
+_RESOURCE = dtypes.resource.as_datatype_enum
+
+
+def make_plan(graph: TraceGraph, generated: GeneratedGraph) -> tuple[Any, dict[int, int]]:
+    """Returns the native `Plan`, and the feed slot of each feed group."""
+    maker = _PlanMaker(graph, generated)
+    return maker.make(), maker.feeds
+
+
+def config_proto() -> bytes:
+    """Returns the serialized ConfigProto the function runs with.
+
+    Grappler's arithmetic rewriting is off unless the knob says otherwise: it changes the last
+    bits of results.
+    """
+    proto = context.context().config
+    if not config.grappler_arithmetic:
+        rewrites = proto.graph_options.rewrite_options
+        rewrites.arithmetic_optimization = rewrites.OFF
+        rewrites.remapping = rewrites.OFF
+    return proto.SerializeToString()
+
+
+class _PlanMaker:
+    def __init__(self, graph: TraceGraph, generated: GeneratedGraph) -> None:
+        self._graph = graph
+        self._generated = generated
+        native = _native.load().module
+        self._plan = native.Plan(
+            function_name=generated.name,
+            config_proto=config_proto(),
+            num_channels=generated.num_channels,
+            check_devices=len(context.context().list_logical_devices()) > 1,
+        )
+        self._constants: dict[int, int] = {}
+        self._captured: dict[int, int] = {}
+        self.feeds: dict[int, int] = {}  # group -> feed slot
+        self._epoch_starts = {epoch.start for epoch in generated.epochs[1:]}
+
+    def make(self) -> Any:
+        for slot in self._generated.captured_variables:
+            self._plan.add_launch_input(self._graph.variables[slot].handle)
+        for tensor in self._generated.captured_tensors:
+            self._plan.add_launch_input(tensor)
+        for slot, variable in enumerate(self._graph.variables):
+            self._plan.add_variable(
+                captured=variable.handle if slot in self._generated.captured_variables else None,
+                feed_channel=self._generated.variable_channels.get(slot, -1),
+                accepts=functools.partial(_same_type, handle_shape_and_type(variable.handle)),
+                written=slot in self._generated.written_slots,
+            )
+        for index, node in enumerate(self._graph.nodes):
+            self._add_node(index, node)
+        return self._plan
+
+    def _add_node(self, index: int, node: Node) -> None:
+        generated, record = self._generated, node.record
+        imperative = is_imperative(node)
+        folded = generated.folded.get(index, ())
+        self._plan.add_node(
+            kind=_IMPERATIVE if imperative else _FOLDED if folded else _DELEGATED,
+            name=record.op_type,
+            counts=list(record.counts),
+            inputs=[self._input(node, source) for source in node.inputs],
+            outputs=[self._output(index, node, i) for i in range(len(node.outputs))],
+            is_fast=record.is_fast,
+            attrs=record.attrs,
+            canonical=record.canonical,
+            tape_attrs=record.attrs + self._inferred(node) + (MARKER, index),
+            folded=list(folded),
+            seed_channel=generated.seed_channels.get(index, -1),
+            closes_epoch=index in self._epoch_starts,
+            check_channel=generated.check_channels.get(index, -1),
+            device=record.device,
+        )
+
+    def _output(self, index: int, node: Node, output: int) -> tuple:
+        generated, spec = self._generated, node.outputs[output]
+        shape = spec.shape if is_imperative(node) else generated.output_shapes.get((index, output))
+        return (
+            spec.dtype,
+            None if shape is None else list(shape),
+            generated.fetch_channels.get((index, output), -1),
+            generated.output_feeds.get((index, output), -1),
+        )
+
+    def _input(self, node: Node, source: Any) -> tuple[int, int, int]:
+        if is_imperative(node):
+            return (_ANY, 0, 0)
+        if isinstance(source, Variable):
+            return (_VARIABLE, source.slot, int(writes_variable(node)))
+        if is_constant(source, self._generated.folded):
+            return (_CONSTANT, self._constant(constant_value(source, self._generated.folded)), 0)
+        if isinstance(source, Output):
+            return (_OUTPUT, source.node, source.output)
+        if isinstance(source, Captured):
+            return (_CAPTURED, self._capture(source), 0)
+        return (_FEED, self._feed(source), 0)
+
+    def _constant(self, tensor: Any) -> int:
+        slot = self._constants.get(id(tensor))
+        if slot is None:
+            slot = self._constants[id(tensor)] = len(self._constants)
+            self._plan.add_constant(tensor)
+        return slot
+
+    def _capture(self, source: Captured) -> int:
+        slot = self._captured.get(source.handle)
+        if slot is None:
+            slot = self._captured[source.handle] = len(self._captured)
+            self._plan.add_captured(source.tensor)
+        return slot
+
+    def _feed(self, source: Feed) -> int:
+        slot = self.feeds.get(source.group)
+        if slot is None:
+            slot = self.feeds[source.group] = len(self.feeds)
+            # A group that only folded nodes use has no channel; then nobody waits for it.
+            channel = self._generated.feed_channels.get(source.group, 0)
+            self._plan.add_feed(source.spec.dtype, _dims(source.spec.shape), channel)
+        return slot
+
+    def _input_dtype(self, source: Any) -> int:
+        if isinstance(source, Variable):
+            return _RESOURCE
+        if isinstance(source, Output):
+            return self._graph.nodes[source.node].outputs[source.output].dtype
+        return source.spec.dtype
+
+    def _inferred(self, node: Node) -> tuple:
+        """The inferred attributes as TensorFlow gives them to the tape."""
+        definition = op_def_registry.get(node.record.op_type)
+        if definition is None or not node.record.is_fast:
+            return ()
+        result: list[Any] = []
+        position = 0
+        for arg, count in zip(definition.input_arg, node.record.counts):
+            n = max(count, 1) if count < 0 else count
+            types = [self._input_dtype(s) for s in node.inputs[position : position + n]]
+            position += n
+            if arg.number_attr:
+                result += [arg.number_attr, n]
+            if arg.type_list_attr:
+                result += [arg.type_list_attr, types]
+            elif arg.type_attr and types:
+                result += [arg.type_attr, types[0]]
+        return tuple(result)
+
+
+def _dims(shape: tuple | None) -> list[int] | None:
+    return None if shape is None else list(shape)
+
+
+def _same_type(expected: Any, handle: Any) -> bool:
+    return expected is not None and handle_shape_and_type(handle) == expected

@@ -1,0 +1,42 @@
+"""The ends of a process: interpreter exit, and fork.
+
+Exit: what has returned to the user is waited for, then the GraphRunner's thread is joined while
+TensorFlow's context still lives. Fork: before it, every step is settled, in flight or open, so
+that the child holds no pending tensor; the child has no GraphRunner and starts off.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+
+from terra_tf import _native
+from terra_tf.runtime import in_flight
+
+_logger = logging.getLogger("terra_tf")
+
+
+def register() -> None:
+    """Registers the handlers, once, when the package is imported."""
+    atexit.register(_at_exit)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+
+
+def _at_exit() -> None:
+    try:
+        in_flight.settle()
+    except Exception:  # noqa: BLE001 - there is nobody left to raise it to
+        _logger.exception("a step failed while the interpreter exited")
+    _native.load().module.runner_shutdown()
+
+
+def _before_fork() -> None:
+    native = _native.load().module
+    for session in native.live_controllers():
+        session.on_conflict()
+
+
+def _after_fork_in_child() -> None:
+    in_flight.forget_all()
+    _native.load().module.after_fork_in_child()

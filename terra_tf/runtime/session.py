@@ -1,0 +1,354 @@
+"""The session of a step: one call of a decorated function, from entry to return.
+
+The native session calls back here for everything that is not the hot path. Its modes, and who
+changes them:
+
+    TRACING ------------------------------- finish --> merged into the TraceGraph
+       ^
+       | on_divergence: cancel, replay, go on recording
+       |
+    CO_EXECUTION -- finish: commit ------------------> in flight, or awaited
+       |
+       '-- replay raises --> IMPERATIVE -- finish
+
+Locks: `_lock` serializes divergence, which the owner starts or another thread that seizes the
+step. Everything else is guarded by the GIL.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any
+
+from terra_tf import _native
+from terra_tf.config import config
+from terra_tf.errors import DivergenceError, InternalError, Reason, format_message
+from terra_tf.runtime import in_flight, interception, source_lines, stance
+from terra_tf.runtime.entry import Entry
+from terra_tf.runtime.prefix import prefix_trace
+from terra_tf.runtime.replay import Replay, ReplayError
+from terra_tf.trace.location import LocationTracker
+from terra_tf.trace.recorder import Recorder
+
+_logger = logging.getLogger("terra_tf")
+
+
+class StepSession:
+    """Drives one step; see the module's docstring.
+
+    Args:
+      entry: The entry signature's state: what is known, and where to count.
+      arguments: The tensors among the call's arguments.
+      stop_frame: The frame whose callees the step's locations start with.
+      built: The graph to co-execute, or None to trace.
+    """
+
+    def __init__(
+        self, entry: Entry, arguments: Iterable[Any], stop_frame: FrameType, built: Any
+    ) -> None:
+        module = _native.load().module
+        self._mode = module.Mode
+        self.entry = entry
+        self.built = built
+        self.native = module.Session(None if built is None else built.plan, self)
+        self._module = module
+        self._arguments = tuple(arguments)
+        self._stop_frame: FrameType | None = stop_frame
+        self._recorder: Recorder | None = None
+        self._lock = threading.RLock()
+        self._epoch = 0
+        self._deferred_error: BaseException | None = None
+        self._owner = threading.get_ident()
+
+    # ------------------------------------------------------------ lifetime
+
+    def begin(self) -> None:
+        """Enters the step on the calling thread."""
+        if self.built is None:
+            in_flight.settle()
+            self._recorder = self._new_recorder()
+        else:
+            in_flight.settle(config.max_inflight_steps - 1)
+            self.native.launch()
+        self.native.enter()
+
+    def finish(self) -> None:
+        """Ends a step whose function has returned; its result is still referenced.
+
+        Raises:
+          Exception: What an op raised, if it only shows now.
+        """
+        try:
+            if self.native.mode == self._mode.CO_EXECUTION:
+                self._finish_co_execution()
+            if self.native.mode == self._mode.TRACING and not self.native.committed:
+                self._finish_tracing()
+        finally:
+            self.leave()
+        if self._deferred_error is not None:
+            raise self._deferred_error
+
+    def leave_by_exception(self, error: BaseException) -> None:
+        """Ends a step that an exception leaves.
+
+        Raises:
+          Exception: What an op raised, if eager would have raised that first.
+        """
+        try:
+            if self.native.mode == self._mode.CO_EXECUTION:
+                interrupted = isinstance(error, KeyboardInterrupt)
+                reason = Reason.KEYBOARD_INTERRUPT if interrupted else Reason.PYTHON_EXCEPTION
+                self.on_divergence(reason, type(error).__name__)
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Leaves the step's thread; releases what is not in flight."""
+        self.native.leave()
+        self._stop_frame = None
+        self._recorder = None
+        if not self.native.committed:
+            self.release()
+
+    def release(self) -> None:
+        """Adds up the counters and drops every reference of the step."""
+        self.entry.stats.add_stalls(self.native)
+        self.native.release()
+
+    def await_end(self) -> None:
+        """Waits for the graph; a KeyboardInterrupt is raised only after it has ended."""
+        interrupted: BaseException | None = None
+        while not self.native.ended:
+            try:
+                self.native.await_end()
+            except KeyboardInterrupt as error:
+                if interrupted is not None:
+                    raise
+                interrupted = error
+        if interrupted is not None:
+            raise interrupted
+
+    def _finish_co_execution(self) -> None:
+        if self.native.position != len(self.built.trace_graph.nodes):
+            self.on_divergence(Reason.STEP_ENDED_EARLY, f"after op {self.native.position}")
+            return
+        unfetched = set(self.native.unfetched())
+        if unfetched:
+            self.entry.add_fetches(self.built, unfetched)
+            self.on_divergence(Reason.LIVE_TENSOR_NOT_FETCHED, self._describe(unfetched))
+            return
+        self.native.commit(self.built.generated.epochs[-1].commit)
+        self.native.committed = True
+        self.entry.count_co_executed(self.built)
+        in_flight.add(self)
+        if self.built.generated.is_fallible and not config.run_ahead_on_fallible:
+            in_flight.settle_through(self)
+
+    def _finish_tracing(self) -> None:
+        trace = self._recorder.trace
+        trace.alive |= set(self.native.referenced())
+        self.native.leave()  # what building a graph runs is no part of the step
+        self.entry.add_trace(trace)
+
+    def _describe(self, outputs: set[tuple[int, int]]) -> str:
+        node, _ = min(outputs)
+        return f"the result of {self.built.trace_graph.nodes[node].record.op_type}"
+
+    # ----------------------------------------------------------- recording
+
+    def _new_recorder(self) -> Recorder:
+        tracker = LocationTracker(gradient_wrapper_code=interception.GRADIENT_WRAPPER_CODE)
+        tracker.begin(self._stop_frame)
+        return self._recorder_with(tracker)
+
+    def _recorder_with(self, tracker: LocationTracker) -> Recorder:
+        return Recorder(
+            self.native,
+            self._module,
+            self._arguments,
+            tracker,
+            interception.thread_markers(),
+            interception.is_internal_pair,
+        )
+
+    def on_op(self, op_type: str, is_fast: int, attrs: tuple, inputs: tuple, counts: tuple) -> int:
+        """TRACING: an op is about to run. Returns its index."""
+        return self._recorder.begin_op(
+            op_type, bool(is_fast), attrs, inputs, counts, interception.device_scope()
+        )
+
+    def on_result(self, index: int, outputs: list) -> None:
+        """TRACING: the op has run."""
+        self._recorder.end_op(index, outputs)
+
+    def on_error(self, index: int) -> None:
+        """TRACING: the op has raised; from now on it runs imperatively at this place."""
+        self.entry.note_raised_location(self._recorder.abandon_op(index))
+
+    def on_materialize(self, node: int, output: int, shape_only: int) -> None:
+        """TRACING: Python reads an output of this step."""
+        self._recorder.materialize(node, output, bool(shape_only))
+
+    # ---------------------------------------------------------- divergence
+
+    def on_divergence(self, reason: str, detail: str = "") -> None:
+        """CO_EXECUTION: makes everything so far as eager would have it, and goes on recording.
+
+        Raises:
+          Exception: What an op raises in replay; eager would have raised it before.
+        """
+        with self._lock:
+            if self.native.mode != self._mode.CO_EXECUTION or self.native.committed:
+                return
+            where = source_lines.current_user_line()
+            self.entry.count_divergence(Reason(reason), detail, where)
+            self._diverge()
+        if stance.current() == "fail_on_divergence":
+            raise DivergenceError(
+                format_message(
+                    f"a step left the graph: {detail or reason}",
+                    "TERRA-DIVERGED",
+                    where=where,
+                    why=Reason(reason).explanation,
+                    suggestions=['terra_tf.set_stance("co_execute") lets such a step run on'],
+                )
+            )
+
+    def _diverge(self) -> None:
+        position = self.native.position
+        self.native.cancel()
+        self.await_end()
+        self._module.runner_resume()
+        try:
+            in_flight.settle()
+        finally:
+            self.native.mode = self._mode.IMPERATIVE
+        trace = prefix_trace(self.built, self.native, position)
+        error = self._replay(position)
+        if error is not None:
+            raise error
+        self._go_on_recording(trace)
+
+    def _replay(self, stop: int) -> BaseException | None:
+        start = self.built.generated.epochs[self._epoch].start
+        try:
+            Replay(self.built, self.native, start, stop).run()
+        except ReplayError as failure:
+            record = self.built.trace_graph.nodes[failure.node].record
+            self.entry.note_raised_location(record.location)
+            self.entry.drop_graph(self.built)
+            source_lines.add_note(failure.error, record)
+            return failure.error
+        return None
+
+    def _go_on_recording(self, trace: Any) -> None:
+        locations = [op.location for op in trace.ops if op.location is not None]
+        tracker = LocationTracker(gradient_wrapper_code=interception.GRADIENT_WRAPPER_CODE)
+        tracker.begin(self._stop_frame, earlier=locations)
+        self._recorder = self._recorder_with(tracker)
+        self._recorder.adopt(trace)
+        self.native.mode = self._mode.TRACING
+
+    def replay_committed(self) -> BaseException | None:
+        """Runs a step again whose graph failed after it had returned; returns what it raised."""
+        with self._lock:
+            self.entry.count_divergence(Reason.OP_ERROR, "after the step had returned", "")
+            self.native.mode = self._mode.IMPERATIVE
+            error = self._replay(len(self.built.trace_graph.nodes))
+            self.release()
+            return error
+
+    # -------------------------------------------------- reading and seizing
+
+    def on_unplanned(self, node: int, output: int, is_owner: int) -> None:
+        """Somebody reads an output that the graph does not fetch."""
+        if self.native.committed:
+            raise InternalError(
+                format_message(
+                    f"output {output} of op {node} is read, and nobody will ever set it",
+                    "TERRA-LOST-TENSOR",
+                    why="a step was committed while a tensor of it was referenced unseen.",
+                    suggestions=["please report this, with the program"],
+                )
+            )
+        self.entry.add_fetches(self.built, {(node, output)})
+        op_type = self.built.trace_graph.nodes[node].record.op_type
+        if is_owner:
+            self.on_divergence(Reason.UNPLANNED_MATERIALIZATION, f"the result of {op_type}")
+        else:
+            self.seize(f"the result of {op_type}")
+
+    def on_dead(self, node: int, output: int) -> None:
+        """Somebody waits for an output of a graph that has ended without setting it."""
+        del node, output
+        if self.native.committed:
+            in_flight.settle_through(self)
+        elif threading.get_ident() == self._owner:
+            self.on_divergence(Reason.OP_ERROR, "in the graph")
+        else:
+            self.seize("an op error")
+
+    def on_conflict(self) -> None:
+        """An op outside the step touches a variable of it."""
+        if self.native.committed:
+            in_flight.settle_through(self)
+        else:
+            self.seize("a variable")
+
+    def on_finished(self) -> None:
+        """A committed step's graph has ended."""
+        in_flight.retire_finished()
+
+    def seize(self, what: str) -> None:
+        """Settles the open step from outside; its owner finds out at its next op.
+
+        An op error of the owner's program is the owner's: it is raised when its step ends.
+        """
+        try:
+            self.on_divergence(Reason.SEIZED_BY_OTHER_THREAD, what)
+        except Exception as error:  # noqa: BLE001
+            if threading.get_ident() == self._owner:
+                raise
+            self._deferred_error = error
+
+    # -------------------------------------------------------------- epochs
+
+    def on_epoch_close(self, index: int) -> None:
+        """The op at `index` needs everything before it to have happened."""
+        unfetched = set(self.native.unfetched())
+        if unfetched:
+            self.entry.add_fetches(self.built, unfetched)
+            self.on_divergence(Reason.LIVE_TENSOR_NOT_FETCHED, self._describe(unfetched))
+            return
+        epoch = self.built.generated.epochs[self._epoch]
+        self.native.commit(epoch.commit)
+        done = self.native.await_channel(epoch.done)
+        if self.native.mode != self._mode.CO_EXECUTION:
+            return  # seized while waiting
+        if not done:
+            self.on_divergence(Reason.OP_ERROR, f"before op {index}")
+            return
+        self._epoch += 1
+        self.native.toggle_epoch_closed()
+
+    def on_epoch_resume(self, index: int) -> None:
+        """The op at `index` is done, or was only waiting for the epoch before it."""
+        del index
+        self.native.toggle_epoch_closed()
+        self.native.commit(self.built.generated.epochs[self._epoch - 1].resume)
+
+    def on_stall(self, node: int, waited_s: float) -> None:
+        """A wait takes longer than `stall_warning_s`."""
+        what = "the end of the graph"
+        if 0 <= node < len(self.built.trace_graph.nodes):
+            what = f"op {node} {self.built.trace_graph.nodes[node].record.op_type}"
+        _logger.warning(
+            "Python has waited %.1f s for %s at %s; the graph has it not computed yet",
+            waited_s,
+            what,
+            source_lines.current_user_line(),
+        )
+

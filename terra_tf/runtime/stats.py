@@ -1,0 +1,123 @@
+"""What a terra function counts about itself."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Any
+
+from terra_tf.runtime.built_graph import BuiltGraph
+
+PHASES = ("tracing", "co-execution", "imperative")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """A snapshot of one function's counters.
+
+    A *step* is one call. Times are in seconds, sizes in bytes; nothing is ever reset but by
+    `reset()`.
+
+    Attributes:
+      phase: "tracing", "co-execution" or "imperative": what the next step will be.
+      steps: Calls that this function ran itself (not those that joined an outer step).
+      traced_steps: Steps that were recorded from their start.
+      co_executed_steps: Steps whose every op was matched and committed.
+      graph_builds: Graphs generated.
+      transitions: Changes of phase.
+      fallbacks: Reason -> how often a step, or the rest of it, ran outside the graph.
+      imperative_ops: Op type -> how many of the current graph's ops Python runs itself.
+      num_nodes: Ops of the current graph.
+      num_feeds: Tensors that Python feeds in a step.
+      num_fetches: Tensors that Python gets in a step.
+      num_switch_cases: Switch-Cases of the current graph.
+      num_loops: Loops of the current graph.
+      python_stall_s: Time in which Python waited for the graph.
+      graph_stall_s: Time in which some feed of the graph waited for Python.
+    """
+
+    phase: str
+    steps: int
+    traced_steps: int
+    co_executed_steps: int
+    graph_builds: int
+    transitions: int
+    fallbacks: dict[str, int]
+    imperative_ops: dict[str, int]
+    num_nodes: int
+    num_feeds: int
+    num_fetches: int
+    num_switch_cases: int
+    num_loops: int
+    python_stall_s: float
+    graph_stall_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Something that happened to a function's execution, for `explain()`."""
+
+    step: int
+    what: str
+    detail: str
+    where: str
+
+
+class Counters:
+    """The mutable counters of one function, shared by its entry signatures."""
+
+    MAX_EVENTS = 200
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.traced_steps = 0
+        self.co_executed_steps = 0
+        self.graph_builds = 0
+        self.transitions = 0
+        self.python_stall_s = 0.0
+        self.graph_stall_s = 0.0
+        self.fallbacks: collections.Counter[str] = collections.Counter()
+        self.events: collections.deque[Event] = collections.deque(maxlen=self.MAX_EVENTS)
+        self.phase = "tracing"
+
+    def set_phase(self, phase: str, why: str = "") -> None:
+        """Notes the phase the next step will be in."""
+        if phase != self.phase:
+            self.transitions += 1
+            self.note(f"{self.phase} -> {phase}", why, "")
+            self.phase = phase
+
+    def count_fallback(self, reason: str, detail: str = "", where: str = "") -> None:
+        """Counts that a step, or the rest of it, ran outside the graph."""
+        self.fallbacks[str(reason)] += 1
+        self.note(str(reason), detail, where)
+
+    def note(self, what: str, detail: str, where: str) -> None:
+        """Adds to the story that `explain()` tells."""
+        self.events.append(Event(self.steps, what, detail, where))
+
+    def add_stalls(self, session: Any) -> None:
+        """Adds the waiting of one co-executed step."""
+        if session.plan_is_set:
+            self.python_stall_s += session.python_stall_s
+            self.graph_stall_s += session.graph_stall_s
+
+    def snapshot(self, built: BuiltGraph | None) -> Stats:
+        """Returns the counters, with the sizes of the graph in use."""
+        return Stats(
+            phase=self.phase,
+            steps=self.steps,
+            traced_steps=self.traced_steps,
+            co_executed_steps=self.co_executed_steps,
+            graph_builds=self.graph_builds,
+            transitions=self.transitions,
+            fallbacks=dict(self.fallbacks),
+            imperative_ops={} if built is None else built.imperative_ops(),
+            num_nodes=0 if built is None else len(built.trace_graph.nodes),
+            num_feeds=0 if built is None else built.num_feeds,
+            num_fetches=0 if built is None else len(built.generated.fetch_channels),
+            num_switch_cases=0,
+            num_loops=0,
+            python_stall_s=self.python_stall_s,
+            graph_stall_s=self.graph_stall_s,
+        )

@@ -1,0 +1,121 @@
+"""Canonical attributes: what two calls of an op must share to be the same op.
+
+TensorFlow gives an op's attributes in two forms, by route (Python values of those that are
+not inferred, or all of them). The canonical form is for equality only: a sorted tuple of
+`(name, frozen value)` without the inferred attributes. The tape and the graph get the
+caller's own values.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+
+from terra_tf._tf_internals import dtypes, op_def_registry, tensor_shape
+
+SEED_NAMES = ("seed", "seed2")
+
+
+@functools.lru_cache(maxsize=None)
+def inferred_attributes(op_type: str) -> frozenset[str]:
+    """Returns the attributes that TensorFlow infers from the inputs; empty for a function."""
+    definition = op_def_registry.get(op_type)
+    if definition is None:
+        return frozenset()
+    names = set()
+    for arg in definition.input_arg:
+        names |= {arg.type_attr, arg.number_attr, arg.type_list_attr}
+    return frozenset(names - {""})
+
+
+@functools.lru_cache(maxsize=None)
+def is_seeded(op_type: str) -> bool:
+    """Says whether the op draws random numbers from the attributes `seed` and `seed2`."""
+    definition = op_def_registry.get(op_type)
+    if definition is None:
+        return False
+    return set(SEED_NAMES) <= {attr.name for attr in definition.attr}
+
+
+def freeze(value: Any) -> Hashable:
+    """Returns a hashable stand-in that is equal just when the attribute values mean the same."""
+    if isinstance(value, (list, tuple)):
+        return tuple(freeze(item) for item in value)
+    if isinstance(value, dtypes.DType):
+        return ("dtype", value.as_datatype_enum)
+    if isinstance(value, tensor_shape.TensorShape):
+        return ("shape", None if value.rank is None else tuple(value.as_list()))
+    if isinstance(value, np.ndarray):
+        return ("array", value.dtype.str, value.shape, value.tobytes())
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bool):
+        return ("bool", value)
+    if isinstance(value, float):
+        return ("float", value.hex())
+    if isinstance(value, (int, bytes, type(None))):
+        return value
+    if hasattr(value, "SerializeToString"):
+        return ("proto", value.SerializeToString(deterministic=True))
+    if hasattr(value, "name"):  # a function given as an attribute
+        return ("function", value.name)
+    return ("repr", repr(value))
+
+
+def canonical_attributes(op_type: str, attrs: tuple, is_fast: bool) -> Hashable:
+    """Returns the canonical form of a call's attribute tuple `(name, value, ...)`.
+
+    Args:
+      op_type: The op, or a function's name.
+      attrs: As TensorFlow's entry points get them.
+      is_fast: The route; unused by design, since both forms must meet here.
+
+    Returns:
+      A hashable value. Seeds of random ops are left out: they are fed.
+    """
+    del is_fast
+    if isinstance(op_type, bytes):
+        op_type = op_type.decode()
+    left_out = set(inferred_attributes(op_type))
+    if is_seeded(op_type):
+        left_out.update(SEED_NAMES)
+    pairs = {
+        name: _freeze_typed(op_type, name, value)
+        for name, value in zip(attrs[::2], attrs[1::2])
+        if name not in left_out
+    }
+    return tuple(sorted(pairs.items()))
+
+
+def _freeze_typed(op_type: str, name: str, value: Any) -> Hashable:
+    """Freezes with the attribute's declared type in view: 1 and True are one bool."""
+    attr = _attribute_types(op_type).get(name)
+    if value is None or attr is None:
+        return freeze(value)
+    if attr == "bool":
+        return ("bool", bool(value))
+    if attr == "type":
+        return ("dtype", dtypes.as_dtype(value).as_datatype_enum)
+    if attr == "float":
+        return ("float", float(value).hex())
+    if attr == "int":
+        return int(value)
+    if attr == "list(int)":
+        return tuple(int(item) for item in value)
+    if attr == "list(type)":
+        return tuple(("dtype", dtypes.as_dtype(item).as_datatype_enum) for item in value)
+    if attr == "shape":
+        shape = tensor_shape.as_shape(value)
+        return ("shape", None if shape.rank is None else tuple(shape.as_list()))
+    return freeze(value)
+
+
+@functools.lru_cache(maxsize=None)
+def _attribute_types(op_type: str) -> dict[str, str]:
+    definition = op_def_registry.get(op_type)
+    return {} if definition is None else {attr.name: attr.type for attr in definition.attr}

@@ -1,0 +1,104 @@
+"""Where in the run of a step an op was executed.
+
+A static stack (see `static_stack`) can occur many times in a step. A *location*
+tells these apart: each level also has the iteration of each loop around the
+instruction, and an *ordinal* for code that was called again from C without any
+loop (`map`, `sorted`). The paper keeps a call id stack and a loop id stack for
+this; here nothing in the program is touched: see `location_rule`.
+
+No frame is ever identified, so the counters are *virtual* iterations: unique
+within a step and the same at each run, but an iteration without any op is not
+counted.
+
+A *backward op* runs inside a gradient function. One level of its location is a
+*marker* naming the forward op. The tape may call gradient functions in any
+order, so markers take no ordinals:
+
+    step: levels outside (the gradient call site) > marker > levels inside
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from types import CodeType, FrameType
+
+from terra_tf.trace.code_origin import is_package_file
+from terra_tf.trace.location_rule import next_location
+from terra_tf.trace.location_tree import (
+    LibraryCall,
+    Location,
+    LocationLevel,
+    SourceFrame,
+    describe,
+    first_location,
+)
+from terra_tf.trace.static_stack import StackReader, place_markers
+
+__all__ = ["LibraryCall", "Location", "LocationLevel", "LocationTracker", "SourceFrame",
+           "describe", "first_location", "next_location"]
+
+
+class LocationTracker:
+    """Give each op of a step its location. One per thread; takes no lock of its own.
+
+    Args:
+      is_left_out: says of a file name whether its frames are left out of
+        locations; terra_tf's own by default.
+      gradient_wrapper_code: the code object of the one function, marked frame by
+        frame in `locate`, through which every gradient function is called.
+        Whatever else the tape calls from C (to add gradients up, to make zeros)
+        should go through it too, or it looks like another iteration of the loop
+        around the gradient call.
+    """
+
+    def __init__(self, is_left_out: Callable[[str], bool] = is_package_file,
+                 gradient_wrapper_code: CodeType | None = None):
+        self._reader = StackReader(is_left_out, gradient_wrapper_code)
+        self._stop_frame: FrameType | None = None
+        self._previous: Location | None = None
+        self._entered: set[Location] = set()
+
+    def begin(self, stop_frame: FrameType | None, earlier: Iterable[Location] = ()) -> None:
+        """Start a step.
+
+        Args:
+          stop_frame: the frame whose callees locations start with. It is kept
+            alive until `end`.
+          earlier: the locations of the ops that have run, in order, to go on
+            in the middle of a step.
+        """
+        self.end()
+        self._stop_frame = stop_frame
+        for location in earlier:
+            self._arrive(location)
+
+    def end(self) -> None:
+        """End the step and let go of its frame."""
+        self._stop_frame = None
+        self._previous = None
+        self._entered = set()
+
+    def locate(self, frame: FrameType, backward_marker: Hashable | None = None,
+               outer_markers: Sequence[Hashable] = ()) -> Location:
+        """Return the location of the op that `frame` runs now, and remember it as the previous one.
+
+        Args:
+          frame: the innermost frame.
+          backward_marker: inside a gradient function, the key of its forward op.
+          outer_markers: inside gradient functions that call each other, the
+            keys of the outer ones, outermost first.
+        """
+        stack = self._reader.read(frame, self._stop_frame)
+        if backward_marker is not None:
+            place_markers(stack, (backward_marker, *reversed(outer_markers)))
+        if self._previous is None:
+            location = first_location(stack)
+        else:
+            location = next_location(self._previous, stack, self._entered)
+        self._arrive(location)
+        return location
+
+    def _arrive(self, location: Location) -> None:
+        self._previous = location
+        marked = location.innermost_marker
+        while marked is not None and marked not in self._entered:
+            self._entered.add(marked)
+            marked = marked.path[-2].innermost_marker

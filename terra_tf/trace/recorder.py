@@ -1,0 +1,244 @@
+"""Turns the ops that pass the hooks into a `Trace`.
+
+One recorder serves one step on one thread. It asks its *session* which output a tensor is, and
+nothing else of the runtime, so it can be tested with a dictionary in the session's place.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from terra_tf._tf_internals import backprop, dtypes
+from terra_tf.config import config
+from terra_tf.errors import ImperativeReason
+from terra_tf.graph.op_classes import STATELESS_RANDOM, imperative_reason
+from terra_tf.trace.attributes import canonical_attributes, is_seeded
+from terra_tf.trace.location import LocationTracker
+from terra_tf.trace.records import (
+    External,
+    ExternalRef,
+    InputRef,
+    Materialization,
+    OpRecord,
+    OutputRef,
+    TensorSpec,
+    Trace,
+    VariableRef,
+)
+
+_RESOURCE = dtypes.resource
+_HOST_INTEGERS = frozenset(
+    t.as_datatype_enum for t in (dtypes.int32, dtypes.int64, dtypes.bool)
+)
+MARKER = "_terra_node"
+
+
+class GradientMarkers:
+    """The forward ops whose gradient functions are running, innermost last. One per thread."""
+
+    def __init__(self) -> None:
+        self.stack: list[int] = []
+
+
+def marker_of(attrs: tuple) -> int | None:
+    """Returns the forward op's index that a tape entry's attributes carry."""
+    if len(attrs) >= 2 and attrs[-2] == MARKER:
+        return attrs[-1]
+    return None
+
+
+def gradient_function_wrapper(original: Callable, markers_of_thread: Callable) -> Callable:
+    """Wraps TensorFlow's gradient dispatcher so that ops know their forward op."""
+
+    def call_gradient_function(op_name, attr_tuple, *args):
+        marker = marker_of(attr_tuple)
+        if marker is None:
+            return original(op_name, attr_tuple, *args)
+        stack = markers_of_thread().stack
+        stack.append(marker)
+        try:
+            return original(op_name, attr_tuple[:-2], *args)
+        finally:
+            stack.pop()
+
+    return call_gradient_function
+
+
+class Recorder:
+    """Records one step.
+
+    Args:
+      session: Answers `made_index(tensor) -> (node, output) | None`.
+      native: The native module: `handle_id`, `owns_memory`, `copy_tensor`.
+      arguments: The tensors among the arguments of the call.
+      tracker: Locations; None records none.
+      markers: The thread's gradient functions.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        native: Any,
+        arguments: Iterable[Any],
+        tracker: LocationTracker | None,
+        markers: GradientMarkers,
+        is_internal_pair: Callable[[int, int], bool],
+    ) -> None:
+        self.trace = Trace()
+        self._session = session
+        self._native = native
+        self._tracker = tracker
+        self._markers = markers
+        self._is_internal_pair = is_internal_pair
+        self._argument_ids = {native.handle_id(t) for t in arguments}
+        self._external_by_handle: dict[int, int] = {}
+        self._variable_by_handle: dict[int, int] = {}
+        self._open: dict[int, dict] = {}
+
+    def begin_op(
+        self, op_type: str, is_fast: bool, attrs: tuple, inputs: tuple, counts: tuple, device: str
+    ) -> int:
+        """Notes an op at its entry; returns its index in the trace."""
+        if isinstance(op_type, bytes):
+            op_type = op_type.decode()
+        index = len(self.trace.ops) + len(self._open)
+        self._open[index] = {
+            "op_type": op_type,
+            "is_fast": bool(is_fast),
+            "attrs": attrs,
+            "canonical": canonical_attributes(op_type, attrs, is_fast),
+            "counts": counts,
+            "inputs": tuple(self.reference(tensor) for tensor in inputs),
+            "location": self._locate(),
+            "device": device,
+            "under_tape": not backprop.pywrap_tfe.TFE_Py_TapeSetIsEmpty(),
+            "forward_node": self._markers.stack[-1] if self._markers.stack else None,
+            "_input_dtypes": tuple(t.dtype.as_datatype_enum for t in inputs),
+        }
+        return index
+
+    def end_op(self, index: int, outputs: list) -> None:
+        """Completes the record of an op that has succeeded."""
+        fields = self._open.pop(index)
+        specs = tuple(_spec(tensor) for tensor in outputs)
+        op_type, input_dtypes = fields["op_type"], fields.pop("_input_dtypes")
+        location = fields["location"]
+        self.trace.ops.append(
+            OpRecord(
+                outputs=specs,
+                folded=self._copy_if_foldable(op_type, specs, outputs),
+                imperative=self._imperative(op_type, fields["attrs"], input_dtypes, specs),
+                library_call=None if location is None else location.library_call(),
+                **fields,
+            )
+        )
+
+    def abandon_op(self, index: int) -> Any:
+        """Forgets an op that has raised; returns its location."""
+        return self._open.pop(index)["location"]
+
+    def materialize(self, node: int, output: int, shape_only: bool) -> None:
+        """Notes that Python reads an output of this step."""
+        self.trace.materializations.append(
+            Materialization(node, output, shape_only, self._locate_read())
+        )
+
+    def reference(self, tensor: Any) -> InputRef:
+        """Returns what `tensor` is to this step."""
+        if tensor.dtype == _RESOURCE:
+            return VariableRef(self._bind_variable(tensor))
+        made = self._session.made_index(tensor)
+        if made is not None:
+            return OutputRef(*made)
+        return ExternalRef(self._bind_external(tensor))
+
+    def _bind_variable(self, handle: Any) -> int:
+        key = self._native.handle_id(handle)
+        slot = self._variable_by_handle.get(key)
+        if slot is None:
+            slot = self._variable_by_handle[key] = len(self.trace.variables)
+            self.trace.variables.append(handle)
+        return slot
+
+    def _bind_external(self, tensor: Any) -> int:
+        key = self._native.handle_id(tensor)
+        index = self._external_by_handle.get(key)
+        if index is None:
+            index = self._external_by_handle[key] = len(self.trace.externals)
+            self.trace.externals.append(self._describe(tensor, key in self._argument_ids))
+        return index
+
+    def _describe(self, tensor: Any, is_argument: bool) -> External:
+        spec = _spec(tensor)
+        value = None
+        if not is_argument and _num_bytes(tensor) <= config.max_constant_bytes:
+            value = _host_bytes(tensor)
+        return External(tensor, spec, value, is_argument, self._native.owns_memory(tensor))
+
+    def adopt(self, trace: Trace) -> None:
+        """Starts with the ops of a step's prefix, as a diverged session's recorder does."""
+        self.trace = trace
+        handle_id = self._native.handle_id
+        self._external_by_handle = {handle_id(e.tensor): i for i, e in enumerate(trace.externals)}
+        self._variable_by_handle = {handle_id(v): i for i, v in enumerate(trace.variables)}
+
+    def _copy_if_foldable(self, op_type: str, specs: tuple, outputs: list) -> tuple:
+        small = all(
+            spec.dtype in _HOST_INTEGERS and _num_elements(spec) <= config.max_fold_elements
+            for spec in specs
+        )
+        if not specs or not small:
+            return ()
+        return tuple(self._native.copy_tensor(tensor) for tensor in outputs)
+
+    def _imperative(
+        self, op_type: str, attrs: tuple, input_dtypes: tuple, specs: tuple
+    ) -> ImperativeReason | None:
+        reason = imperative_reason(op_type, input_dtypes, tuple(spec.dtype for spec in specs))
+        if reason is None and is_seeded(op_type):
+            if op_type not in STATELESS_RANDOM:
+                return ImperativeReason.RANDOM_OP
+            seeds = dict(zip(attrs[::2], attrs[1::2]))
+            if not self._is_internal_pair(seeds["seed"], seeds["seed2"]):
+                return ImperativeReason.OP_SEED
+        return reason
+
+    def _locate(self):
+        if self._tracker is None:
+            return None
+        *outer, marker = self._markers.stack or [None]
+        return self._tracker.locate(sys._getframe(2), marker, outer)
+
+    def _locate_read(self):
+        if self._tracker is None:
+            return None
+        return self._tracker.locate(sys._getframe(2), None)
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    shape = tensor.shape
+    return TensorSpec(
+        tensor.dtype.as_datatype_enum, None if shape.rank is None else tuple(shape.as_list())
+    )
+
+
+def _num_elements(spec: TensorSpec) -> int:
+    total = 1
+    for dim in spec.shape or ():
+        total *= dim
+    return total
+
+
+def _num_bytes(tensor: Any) -> int:
+    return _num_elements(_spec(tensor)) * max(tensor.dtype.size or 0, 1)
+
+
+def _host_bytes(tensor: Any) -> bytes | None:
+    if tensor.dtype in (dtypes.variant, dtypes.resource):
+        return None
+    value = tensor.numpy()
+    if tensor.dtype == dtypes.string:
+        return repr(value.tolist() if hasattr(value, "tolist") else value).encode()
+    return value.tobytes()

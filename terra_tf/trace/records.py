@@ -1,0 +1,143 @@
+"""The vocabulary of a trace: frozen records of what one step did, in order.
+
+A *trace* is the list of ops that one call of the decorated function ran, each an `OpRecord`.
+An op's inputs are references:
+
+    OutputRef(3, 0)   the first output of the trace's op 3
+    VariableRef(1)    the variable that the trace's slot 1 was bound to at its first use
+    ExternalRef(2)    the trace's external tensor 2: an argument, a constant, a batch
+
+A *materialization* is the reading of a tensor's value (or only its shape) by Python.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+from terra_tf.errors import ImperativeReason
+from terra_tf.trace.location_tree import LibraryCall, Location
+
+
+class OutputRef(NamedTuple):
+    """An output of an op of the same step."""
+
+    node: int
+    output: int
+
+
+class VariableRef(NamedTuple):
+    """A resource, by the slot that its first use in the step bound."""
+
+    slot: int
+
+
+class ExternalRef(NamedTuple):
+    """A tensor from outside of the step."""
+
+    index: int
+
+
+InputRef = OutputRef | VariableRef | ExternalRef
+
+
+class TensorSpec(NamedTuple):
+    """A tensor's type: DataType enum, and dimensions as seen."""
+
+    dtype: int
+    shape: tuple[int, ...] | None
+
+
+class Materialization(NamedTuple):
+    """Python read an output: its value, or only its shape."""
+
+    node: int
+    output: int
+    shape_only: bool
+    location: Location | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OpRecord:
+    """One op of a trace.
+
+    Attributes:
+      op_type: The op's type (`MatMul`), or the name of a function.
+      is_fast: Which of TensorFlow's entry points it came by; it decides the form of `attrs`.
+      attrs: The caller's own attribute tuple `(name, value, ...)`.
+      canonical: The attributes' canonical form, for equality.
+      counts: Inputs per argument: -1 for a single tensor, n for a list of n.
+      inputs: References, flat.
+      outputs: The results' types.
+      folded: Copies of the results where they are small enough to be constants; else empty.
+      location: Where in the step it ran.
+      library_call: The public library call it belongs to, if any.
+      device: The device scope it ran under, or "".
+      under_tape: Whether a gradient tape recorded it.
+      forward_node: For an op of a gradient function, the trace's index of the forward op.
+      imperative: Why it cannot be delegated, or None.
+    """
+
+    op_type: str
+    is_fast: bool
+    attrs: tuple
+    canonical: Hashable
+    counts: tuple[int, ...]
+    inputs: tuple[InputRef, ...]
+    outputs: tuple[TensorSpec, ...]
+    folded: tuple[Any, ...]
+    location: Location | None
+    library_call: LibraryCall | None
+    device: str
+    under_tape: bool
+    forward_node: int | None
+    imperative: ImperativeReason | None
+
+    def attribute(self, name: str) -> Any:
+        """Returns the caller's value of an attribute, or None."""
+        for key, value in zip(self.attrs[::2], self.attrs[1::2]):
+            if key == name:
+                return value
+        return None
+
+
+class External(NamedTuple):
+    """A tensor from outside of the step, as one trace saw it.
+
+    Attributes:
+      tensor: The eager tensor.
+      spec: Its type.
+      value: Its bytes where it is small enough to be a constant, else None.
+      is_argument: Whether it came as an argument of the decorated function.
+      owns_memory: Whether nobody else (NumPy) can change its buffer.
+    """
+
+    tensor: Any
+    spec: TensorSpec
+    value: bytes | None
+    is_argument: bool
+    owns_memory: bool
+
+
+@dataclasses.dataclass(slots=True)
+class Trace:
+    """One step, recorded.
+
+    Attributes:
+      ops: In execution order.
+      externals: What `ExternalRef.index` means.
+      variables: Handle tensors; what `VariableRef.slot` means.
+      materializations: In order.
+      alive: Outputs that somebody still referenced when the step, or one of its epochs, ended.
+    """
+
+    ops: list[OpRecord] = dataclasses.field(default_factory=list)
+    externals: list[External] = dataclasses.field(default_factory=list)
+    variables: list[Any] = dataclasses.field(default_factory=list)
+    materializations: list[Materialization] = dataclasses.field(default_factory=list)
+    alive: set[tuple[int, int]] = dataclasses.field(default_factory=set)
+
+    def fetches(self) -> set[tuple[int, int]]:
+        """Returns the outputs whose values Python needed."""
+        return self.alive | {(m.node, m.output) for m in self.materializations}

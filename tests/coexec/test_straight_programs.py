@@ -1,0 +1,71 @@
+"""Programs whose path never changes co-execute from the third step on, and nobody can tell."""
+
+import functools
+
+import programs
+import pytest
+
+import terra_tf as terra
+from terra_tf.testing import assert_co_executing, assert_matches_eager, run_program
+
+pytestmark = pytest.mark.timeout(180)
+
+# (builder, optimizer, whether losses and variables are bit-equal to eager).
+RAW = [programs.make_raw_mlp, programs.make_raw_cnn, programs.make_raw_transformer]
+KERAS = [programs.make_keras_mlp, programs.make_keras_cnn, programs.make_keras_transformer]
+CASES = (
+    [(make, "sgd", True) for make in RAW]
+    + [(make, "adam", False) for make in RAW]
+    + [(make, "sgd", False) for make in KERAS]
+    + [(make, "adam", False) for make in KERAS]
+)
+NUM_STEPS = 12
+NUM_WARM_UP_STEPS = 5
+
+
+def name(case):
+    make, optimizer, _ = case
+    return f"{make.__name__.removeprefix('make_')}-{optimizer}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_training_equals_eager(case):
+    make, optimizer, exact = case
+    (train,) = assert_matches_eager(
+        functools.partial(make, optimizer=optimizer), NUM_STEPS, exact=exact, rtol=2e-4, atol=2e-5
+    )
+    stats = train.stats()
+    assert stats.steps == NUM_STEPS
+    assert stats.graph_builds == 1
+    assert stats.traced_steps + stats.co_executed_steps == NUM_STEPS
+    assert stats.co_executed_steps >= NUM_STEPS - NUM_WARM_UP_STEPS
+    assert stats.num_switch_cases == stats.num_loops == 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_steady_state_delegates_every_op(case):
+    make, optimizer, _ = case
+    functions = []
+    program = make(lambda f: functions.append(terra.function(f)) or functions[0], optimizer)
+    before = programs.warm_up(functions[0], program.step, NUM_WARM_UP_STEPS)
+    losses = [program.step() for _ in range(5)]
+    assert_co_executing(functions[0], after=before)
+    assert all(float(loss) == float(loss) for loss in losses)
+
+
+@pytest.mark.parametrize("make", RAW, ids=lambda make: make.__name__)
+def test_raw_training_traces_twice_and_builds_once(make):
+    run = run_program(make, terra.function, NUM_STEPS)
+    stats = run.functions[0].stats()
+    assert (stats.traced_steps, stats.co_executed_steps, stats.graph_builds) == (
+        2,
+        NUM_STEPS - 2,
+        1,
+    )
+    assert stats.fallbacks == {}
+    assert stats.imperative_ops == {}
+
+
+@pytest.mark.parametrize("make", RAW, ids=lambda make: make.__name__)
+def test_losses_read_only_at_the_end_equal_eager(make):
+    assert_matches_eager(make, NUM_STEPS, read_at_end=True)

@@ -1,0 +1,10 @@
+"""What every test has: a quiet TensorFlow on the CPU.
+
+Set before TensorFlow is imported, which reads both once; a run that wants a GPU or
+TensorFlow's log sets them itself. The time limit of each test is in pyproject.toml.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
