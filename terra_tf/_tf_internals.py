@@ -5,6 +5,8 @@ Everything here is private to TensorFlow and bound to one minor version (see
 TensorFlow is one file's work. `tests/test_source_rules.py` holds this.
 """
 
+import functools
+
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import backprop, context, core, execute, record
 from tensorflow.python.eager.polymorphic_function import atomic_function
@@ -38,6 +40,7 @@ __all__ = [
     "func_graph",
     "handle_data_util",
     "handle_shape_and_type",
+    "inferred_attributes",
     "op_def_registry",
     "ops",
     "pywrap_tfe",
@@ -49,8 +52,26 @@ __all__ = [
 ]
 
 
+@functools.cache
+def inferred_attributes(op_type):
+    """Returns the names of the attributes that TensorFlow infers from an op's inputs."""
+    definition = op_def_registry.get(op_type)
+    if definition is None:  # a function
+        return frozenset()
+    names = set()
+    for arg in definition.input_arg:
+        names |= {arg.type_attr, arg.number_attr, arg.type_list_attr}
+    return frozenset(names - {""})
+
+
 def apply_op(op_type, **inputs_and_attrs):
-    """Adds an op to the current graph; returns the graph's `Operation`."""
+    """Adds an op to the current graph; returns the graph's `Operation`.
+
+    Attributes that are not given have their defaults.
+    """
+    for attr in op_def_registry.get(op_type).attr:
+        if attr.HasField("default_value") and attr.name not in inferred_attributes(op_type):
+            inputs_and_attrs.setdefault(attr.name, None)
     return op_def_library._apply_op_helper(op_type, **inputs_and_attrs)[2]
 
 

@@ -191,6 +191,8 @@ bool EnsureReadable(PyObject* tensor, Reading reading) {
     Session* session = live[i];
     const int32_t index = session->FindMade(handle);
     if (index < 0) continue;
+    // What is called or waited for below may let another thread release it.
+    PyRef keep_alive = PyRef::Borrow(session->controller());
     Made& made = session->made()[index];
     const ThreadState& thread = CurrentThread();
     const bool owner = thread.session == session;

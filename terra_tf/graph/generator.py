@@ -17,6 +17,8 @@ import dataclasses
 import itertools
 from typing import Any
 
+import tensorflow as tf
+
 from terra_tf._tf_internals import (
     apply_op,
     array_ops,
@@ -25,6 +27,7 @@ from terra_tf._tf_internals import (
     func_graph,
     handle_data_util,
     handle_shape_and_type,
+    inferred_attributes,
     op_def_registry,
     ops,
     tensor_shape,
@@ -39,7 +42,6 @@ from terra_tf.graph.op_classes import (
     STATELESS_RANDOM,
     is_fallible,
 )
-from terra_tf.trace.attributes import inferred_attributes
 from terra_tf.trace.trace_graph import (
     Captured,
     Constant,
@@ -288,8 +290,9 @@ class _Generator:
             raise UnsupportedError(f"op {index} {op_type}: shape {known} was traced as {traced}")
         self._out.output_shapes[index, output] = known
         wanted = (index, output) in self._graph.fetches
-        if known is None and self._graph.nodes[index].record.under_tape:
-            wanted = True  # the tape asks for the shape
+        if known is None:  # who asks for the shape gets the value; the tape asks at once
+            asked = (index, output) in self._graph.shape_reads
+            wanted = wanted or asked or self._graph.nodes[index].record.under_tape
         if wanted:
             channel = self._fetch(tensor, self._epoch.fallible)
             self._out.fetch_channels[index, output] = channel
@@ -430,6 +433,7 @@ class _Generator:
             with ops.control_dependencies([] if epoch.gate is None else [epoch.gate]):
                 op = apply_op("ReadVariableOp", resource=self._handle(slot), dtype=spec[0])
             epoch.reads.setdefault(slot, []).append(op)
+            op.outputs[0].set_shape(_shape(spec[1]))
             epoch.values[slot] = op.outputs[0]
         return epoch.values[slot]
 
@@ -473,7 +477,7 @@ class _Generator:
         arguments = self._arguments(node)
         if node.record.op_type in INDEXED_WRITES:
             arguments["indices"] = self._check_indices(node, slot, arguments["indices"])
-        tensors = [v for v in arguments.values() if isinstance(v, ops.Tensor) and not _is_handle(v)]
+        tensors = [v for v in arguments.values() if isinstance(v, tf.Tensor) and not _is_handle(v)]
 
         def write() -> Any:
             return apply_op(node.record.op_type, **arguments)

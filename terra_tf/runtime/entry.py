@@ -14,15 +14,18 @@ steps, then starts anew; each time it gives up it waits twice as long.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 from terra_tf import _native
 from terra_tf.config import config
-from terra_tf.errors import Reason, TerraError
+from terra_tf.errors import Reason
 from terra_tf.runtime.built_graph import BuiltGraph, build_graph
 from terra_tf.runtime.stats import Counters
 from terra_tf.trace.records import Trace
 from terra_tf.trace.trace_graph import MergeKind, TraceGraph
+
+_logger = logging.getLogger("terra_tf")
 
 _MAX_PATHS = 4
 _STEPS_PER_POINT = 8
@@ -162,8 +165,11 @@ class Entry:
     def _build(self, path: _Path) -> None:
         try:
             path.built = build_graph(path.trace_graph)
-        except (TerraError, ValueError, TypeError, NotImplementedError) as error:
-            self.stats.count_fallback(Reason.GRAPH_BUILD_FAILED, str(error))
+        except Exception as error:  # noqa: BLE001 - a program is never refused; it is counted
+            _logger.warning("no graph could be built", exc_info=True)
+            self.stats.count_fallback(
+                Reason.GRAPH_BUILD_FAILED, f"{type(error).__name__}: {error}"
+            )
             self._give_up()
             return
         self.stats.graph_builds += 1

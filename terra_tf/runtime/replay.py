@@ -17,6 +17,7 @@ from terra_tf import _native
 from terra_tf._tf_internals import (
     NotOkStatusException,
     context,
+    inferred_attributes,
     record,
     status_to_exception,
 )
@@ -24,7 +25,6 @@ from terra_tf.graph.epochs import is_imperative
 from terra_tf.graph.op_classes import STATELESS_RANDOM
 from terra_tf.runtime import interception
 from terra_tf.runtime.built_graph import BuiltGraph
-from terra_tf.trace.attributes import inferred_attributes
 from terra_tf.trace.trace_graph import Captured, Constant, Feed, Node, Output, Variable
 
 

@@ -149,6 +149,7 @@ class StepSession:
 
     def _finish_tracing(self) -> None:
         trace = self._recorder.trace
+        self._recorder = None  # its location tracker holds the step's frames
         trace.alive |= set(self.native.referenced())
         self.native.leave()  # what building a graph runs is no part of the step
         self.entry.add_trace(trace)

@@ -14,21 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from terra_tf._tf_internals import dtypes, op_def_registry, tensor_shape
+from terra_tf._tf_internals import dtypes, inferred_attributes, op_def_registry, tensor_shape
 
 SEED_NAMES = ("seed", "seed2")
-
-
-@functools.lru_cache(maxsize=None)
-def inferred_attributes(op_type: str) -> frozenset[str]:
-    """Returns the attributes that TensorFlow infers from the inputs; empty for a function."""
-    definition = op_def_registry.get(op_type)
-    if definition is None:
-        return frozenset()
-    names = set()
-    for arg in definition.input_arg:
-        names |= {arg.type_attr, arg.number_attr, arg.type_list_attr}
-    return frozenset(names - {""})
 
 
 @functools.lru_cache(maxsize=None)

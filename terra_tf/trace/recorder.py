@@ -42,9 +42,9 @@ class GradientMarkers:
         self.stack: list[int] = []
 
 
-def marker_of(attrs: tuple) -> int | None:
-    """Returns the forward op's index that a tape entry's attributes carry."""
-    if len(attrs) >= 2 and attrs[-2] == MARKER:
+def marker_of(attrs: tuple | None) -> int | None:
+    """Returns the forward op's index that a tape entry's attributes carry, if any."""
+    if attrs is not None and len(attrs) >= 2 and attrs[-2] == MARKER:
         return attrs[-1]
     return None
 
@@ -142,7 +142,7 @@ class Recorder:
     def materialize(self, node: int, output: int, shape_only: bool) -> None:
         """Notes that Python reads an output of this step."""
         self.trace.materializations.append(
-            Materialization(node, output, shape_only, self._locate_read())
+            Materialization(node, output, shape_only, None if shape_only else self._locate_read())
         )
 
     def reference(self, tensor: Any) -> InputRef:

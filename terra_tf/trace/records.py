@@ -140,4 +140,10 @@ class Trace:
 
     def fetches(self) -> set[tuple[int, int]]:
         """Returns the outputs whose values Python needed."""
-        return self.alive | {(m.node, m.output) for m in self.materializations}
+        return self.alive | {
+            (m.node, m.output) for m in self.materializations if not m.shape_only
+        }
+
+    def shape_reads(self) -> set[tuple[int, int]]:
+        """Returns the outputs whose shapes Python asked for."""
+        return {(m.node, m.output) for m in self.materializations if m.shape_only}

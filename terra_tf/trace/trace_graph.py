@@ -184,7 +184,7 @@ class TraceGraph:
         for node in self.nodes:
             node.has_raised = node.key.location in self.raised_locations
         self.fetches = trace.fetches()
-        self.shape_reads = {(m.node, m.output) for m in trace.materializations if m.shape_only}
+        self.shape_reads = trace.shape_reads()
 
     def _new_group(self) -> int:
         self._next_group += 1
@@ -250,10 +250,9 @@ class TraceGraph:
         return ["two uses of one tensor came apart"] if split & uses else []
 
     def _add_fetches(self, trace: Trace) -> list[str]:
-        reads = {(m.node, m.output) for m in trace.materializations if m.shape_only}
         new = trace.fetches() - self.fetches
         self.fetches |= new
-        self.shape_reads |= reads
+        self.shape_reads |= trace.shape_reads()
         return [f"a new fetch of op {min(new)[0]}"] if new else []
 
     def snapshot(self) -> TraceGraph:

@@ -22,7 +22,8 @@ KINDS = ["divergence", "read", "exception", "op_error", "other_error"]
 NUM_LAYERS = 8
 WIDTH = 8
 NUM_STEPS_AFTER = 10
-MAX_WARM_UP_STEPS = 5
+NUM_WARM_UP_STEPS = 4
+NO_FAULT = (None, None)
 DELAYS = "graph,python"
 
 
@@ -48,7 +49,7 @@ class FaultyTrainer:
         self.num_steps = tf.Variable(0.0)
         self.log = []
         self.kept = []
-        self.armed = (None, None)
+        self.armed = NO_FAULT
         self.num_points = 0
         self.is_fallible = is_fallible
         self.run = wrap(self._run)
@@ -116,25 +117,30 @@ class Lockstep:
         self.trainers = [FaultyTrainer(wrap, is_fallible) for wrap in (lambda f: f, terra.function)]
         self.rng = np.random.default_rng(1)
         self.outcomes = [[], []]
-        self.num_steps = 0
+        self.num_blocks = 0
 
     @property
     def function(self):
         return self.trainers[1].run
 
-    def step(self, kind=None, index=None):
-        x = programs.normal(self.rng, 4, WIDTH, scale=1.0)
+    def run(self, faults):
+        """Run one step for each (kind, index) of `faults`, first eagerly, then under Terra."""
+        blocks = [self._make_inputs(*fault) for fault in faults]
+        self.num_blocks += 1
+        for trainer, outcomes in zip(self.trainers, self.outcomes, strict=True):
+            tf.random.set_seed(self.num_blocks)
+            for fault, (x, poison) in zip(faults, blocks, strict=True):
+                trainer.armed = fault
+                try:
+                    outcomes.append(trainer.run(tf.constant(x), tf.constant(poison)))
+                except (FaultError, tf.errors.InvalidArgumentError) as error:
+                    outcomes.append(describe_exception(error))
+
+    def _make_inputs(self, kind, index):
         poison = np.zeros(64, np.float32)
         if kind == "op_error":
             poison[index] = np.nan
-        self.num_steps += 1
-        for trainer, outcomes in zip(self.trainers, self.outcomes, strict=True):
-            tf.random.set_seed(self.num_steps)
-            trainer.armed = (kind, index)
-            try:
-                outcomes.append(trainer.run(tf.constant(x), tf.constant(poison)))
-            except (FaultError, tf.errors.InvalidArgumentError) as error:
-                outcomes.append(describe_exception(error))
+        return programs.normal(self.rng, 4, WIDTH, scale=1.0), poison
 
     def compare(self, what):
         eager, under_terra = [
@@ -152,10 +158,9 @@ class Lockstep:
     def warm_up(self):
         """Step until the function co-executes; reset it if it does not find back by itself."""
         for _ in range(2):
-            for _ in range(MAX_WARM_UP_STEPS):
-                self.step()
-                if self.function.stats().phase == "co-execution":
-                    return
+            self.run([NO_FAULT] * NUM_WARM_UP_STEPS)
+            if self.function.stats().phase == "co-execution":
+                return
             self.function.reset()
         raise AssertionError(f"no co-execution after a reset\n{self.function.explain()}")
 
@@ -173,17 +178,11 @@ def sweep(kind, indices):
         if kind in ("op_error", "other_error"):
             lockstep.function.reset()  # An op that failed once runs imperatively from then on.
         lockstep.warm_up()
-        co_executed = lockstep.function.stats().co_executed_steps
-        lockstep.step()
-        assert lockstep.function.stats().co_executed_steps == co_executed + 1, (
-            "the fault would hit a traced step"
-        )
-        num_fallbacks = lockstep.count_fallbacks()
-        lockstep.step(kind, index)
-        num_noticed += lockstep.count_fallbacks() > num_fallbacks
+        before = lockstep.function.stats()
+        lockstep.run([NO_FAULT, (kind, index)])
+        num_noticed += lockstep.count_fallbacks() > sum(before.fallbacks.values())
         lockstep.compare(f"{kind} at point {index}")
-        for _ in range(NUM_STEPS_AFTER):
-            lockstep.step()
+        lockstep.run([NO_FAULT] * NUM_STEPS_AFTER)
         lockstep.compare(f"the {NUM_STEPS_AFTER} steps after {kind} at point {index}")
     # A read of what the step returns anyway, at the last point, is none of Terra's business.
     assert num_noticed >= len(indices) - (kind == "read"), lockstep.function.explain()
