@@ -396,9 +396,16 @@ void BindFunctions(py::module_& m) {
     Knobs().slice_s = slice_s;
     Knobs().stall_warning_s = stall_warning_s;
   });
-  m.def("set_graph_delay_us",
-        [](int64_t us) { Step::injected_delay_us = us; });
+  m.def("set_delays", [](int64_t graph_us, int64_t python_us) {
+    Delays().graph_us = graph_us;
+    Delays().python_us = python_us;
+  });
   m.def("in_step", [] { return CurrentThread().session != nullptr; });
+  m.def("current_controller", []() -> py::object {
+    const ThreadState& thread = CurrentThread();
+    if (thread.session == nullptr || thread.nested > 0) return py::none();
+    return py::reinterpret_borrow<py::object>(thread.session->controller());
+  });
   m.def("enter_nested", [] { ++CurrentThread().nested; });
   m.def("leave_nested", [] { --CurrentThread().nested; });
   m.def("note_internal_seed", &NoteInternalSeed);

@@ -1,9 +1,7 @@
 // Kernels of the communication ops. Data stays in host memory on every
 // device; TensorFlow copies at the edges, so no CUDA code is needed.
-#include <chrono>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -21,8 +19,8 @@ using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 
 void InjectDelay() {
-  const int64_t us = Step::injected_delay_us.load(std::memory_order_relaxed);
-  if (us > 0) std::this_thread::sleep_for(std::chrono::microseconds(us));
+  const int64_t us = Delays().graph_us.load(std::memory_order_relaxed);
+  if (us > 0) SleepAtRandom(us);
 }
 
 absl::Status Cancelled() {

@@ -1,6 +1,9 @@
 #include "kernels/step.h"
 
+#include <chrono>
 #include <mutex>
+#include <random>
+#include <thread>
 #include <unordered_map>
 
 namespace terra {
@@ -20,7 +23,17 @@ std::atomic<int64_t> next_id{1};
 
 }  // namespace
 
-std::atomic<int64_t> Step::injected_delay_us{0};
+InjectedDelays& Delays() {
+  static auto* delays = new InjectedDelays;
+  return *delays;
+}
+
+void SleepAtRandom(int64_t max_us) {
+  static thread_local std::minstd_rand engine(std::random_device{}());
+  std::uniform_int_distribution<int64_t> distribution(0, max_us);
+  std::this_thread::sleep_for(
+      std::chrono::microseconds(distribution(engine)));
+}
 
 Step::Step(size_t num_channels)
     : id_(next_id.fetch_add(1)), mailbox_(num_channels) {}

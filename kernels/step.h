@@ -49,9 +49,6 @@ class Step {
   static std::shared_ptr<Step> Find(int64_t id);
   static std::shared_ptr<Step> Create(size_t num_channels);
 
-  // Nanoseconds that a feed or fetch waits before it is served; for tests
-  // that look for races. 0 is off.
-  static std::atomic<int64_t> injected_delay_us;
 
  private:
   const int64_t id_;
@@ -60,6 +57,17 @@ class Step {
   StallClock graph_stall_;
   tensorflow::CancellationManager cancellation_;
 };
+
+// For tests that look for races: up to how many microseconds each runner is
+// held up, at random, at every op. 0 is off.
+struct InjectedDelays {
+  std::atomic<int64_t> graph_us{0};
+  std::atomic<int64_t> python_us{0};
+};
+InjectedDelays& Delays();
+
+// Sleeps for a random time of at most `max_us`.
+void SleepAtRandom(int64_t max_us);
 
 }  // namespace terra
 

@@ -184,11 +184,21 @@ KNOBS: Mapping[str, Knob] = {
         _knob(
             "grappler_arithmetic",
             False,
-            "whether Grappler may rewrite arithmetic, after which results differ in their last"
-            " bits from eager's.",
+            "whether Grappler may rewrite arithmetic (constant folding and remapping too), after"
+            " which results differ in their last bits from eager's.",
         ),
-        _knob("inject_delays", "", "where the runners are slowed down, for tests."),
-        _knob("log", "", "what is logged, as a list with commas.", env="TERRA_LOGS"),
+        _knob(
+            "inject_delays",
+            "",
+            "for tests: which runners are held up at random at every op: graph, python, or both"
+            " with a comma.",
+        ),
+        _knob(
+            "log",
+            "",
+            "what is logged, as a list with commas: phases, fallbacks, graphs.",
+            env="TERRA_LOGS",
+        ),
     )
 }
 

@@ -76,6 +76,20 @@ class UnsupportedError(TerraError):
     """
 
 
+class UndelegableOpError(UnsupportedError):
+    """One op cannot be put into the graph as traced; with it on Python's side, the rest can.
+
+    Attributes:
+      node: The op's index.
+      reason: Why.
+    """
+
+    def __init__(self, node: int, reason: ImperativeReason) -> None:
+        super().__init__(f"op {node}: {reason.explanation}")
+        self.node = node
+        self.reason = reason
+
+
 class InternalError(TerraError):
     """A broken invariant of this package: asks for a report, and is never swallowed."""
 
@@ -168,7 +182,19 @@ class Reason(_Explained):
     )
     OP_CALLBACKS = "op_callbacks", "An op callback (as of tfdbg) was active and must see every op."
     GRAPH_MODE = "graph_mode", "The function was called while TensorFlow was building a graph."
-    GENERATOR = "generator", "A generator suspended the step, whose end is then not known."
+    GENERATOR = (
+        "generator",
+        "The function is a generator or coroutine function: a call only makes the object, and its"
+        " body runs later.",
+    )
+    FORKED_CHILD = (
+        "forked_child",
+        "The process is a forked child, where TensorFlow's threads, and ours, do not exist.",
+    )
+    INTERPRETER_EXIT = (
+        "interpreter_exit",
+        "The interpreter is exiting, and the GraphRunner has been shut down.",
+    )
     STANCE = "stance", "The stance set by the program asked for imperative execution."
     TOO_MANY_DIVERGENCES = (
         "too_many_divergences",
@@ -195,7 +221,6 @@ class ImperativeReason(_Explained):
         "The op is a function call, which has no op definition to judge its effects by.",
     )
     RESOURCE_OP = "resource_op", "The op uses a resource other than as a known variable access."
-    FRESH_VARIABLE = "fresh_variable", "The op uses a variable that this very step created."
     OP_SEED = "op_seed", "The op has a seed of its own, whose generator advances from call to call."
     RANDOM_OP = "random_op", "The op draws random numbers in a way the graph cannot repeat."
     RAISED_BEFORE = (
@@ -204,9 +229,11 @@ class ImperativeReason(_Explained):
     )
     DATASET_ITERATOR = "dataset_iterator", "The op advances a dataset iterator."
     PYTHON_CALLBACK = "python_callback", "The op calls back into Python."
-    UNSUPPORTED_DTYPE = "unsupported_dtype", "A tensor of this dtype cannot cross into the graph."
-    STRING_TENSOR = "string_tensor", "The op uses strings, which stay on the host with Python."
-    TOO_MANY_VARIANTS = (
-        "too_many_variants",
-        "The op came with too many different attributes or shapes at one place.",
+    DYNAMIC_WRITE = (
+        "dynamic_write",
+        "The op writes a variable with a value whose shape depends on data, and might not fit.",
+    )
+    SYNCHRONOUS_ERRORS = (
+        "synchronous_errors",
+        "The op can fail, and the knob synchronous_errors asks for its error at once.",
     )

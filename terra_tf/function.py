@@ -25,7 +25,7 @@ from terra_tf import _native
 from terra_tf._tf_internals import EagerTensor, context
 from terra_tf.config import config
 from terra_tf.errors import ConfigError, NotCallableError, Reason, format_message
-from terra_tf.runtime import in_flight, interception, stance
+from terra_tf.runtime import in_flight, interception, process_ends, stance
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.explanation import Explanation, explain
 from terra_tf.runtime.session import StepSession
@@ -102,6 +102,14 @@ class Function:
         self._python_function = python_function
         self._tf_function_kwargs = tf_function_kwargs
         self._tf_function: Any = None
+        self._is_suspended = any(
+            check(python_function)
+            for check in (
+                inspect.isgeneratorfunction,
+                inspect.iscoroutinefunction,
+                inspect.isasyncgenfunction,
+            )
+        )
         self.reset()
         functools.update_wrapper(self, python_function, updated=())
         self.__wrapped__ = python_function
@@ -148,6 +156,12 @@ class Function:
     def _reason_to_stay_imperative(self) -> Reason | None:
         if stance.current() == "imperative":
             return Reason.STANCE
+        if process_ends.in_forked_child():
+            return Reason.FORKED_CHILD
+        if process_ends.has_shut_down():
+            return Reason.INTERPRETER_EXIT
+        if self._is_suspended:
+            return Reason.GENERATOR
         if context.context().op_callbacks:
             return Reason.OP_CALLBACKS
         return None

@@ -37,6 +37,20 @@ bool Drain(PyObject* handle_tensor, bool writes) {
   }
 }
 
+// For an op that may read variables unseen: a pipeline's captured ones, say.
+bool DrainWrites() {
+  for (;;) {
+    Session* conflict = nullptr;
+    for (Session* session : Session::Live()) {
+      if (session->HasUnsettledWrites()) conflict = session;
+    }
+    if (conflict == nullptr) return true;
+    PyRef done = PyRef::Steal(
+        PyObject_CallMethod(conflict->controller(), "on_conflict", nullptr));
+    if (!done) return false;
+  }
+}
+
 // One input of an op that runs outside every session.
 bool SettleInput(PyObject* value, bool writes) {
   if (EagerTensor_CheckExact(value)) {
@@ -69,6 +83,10 @@ bool Settle(PyObject* py_name, PyObject* args, Py_ssize_t first,
   if (!RetireFinished()) return false;
   const OpInfo* info = OpInfo::Of(py_name);
   const bool writes = info == nullptr || !info->only_reads_resource;
+  const bool reads_unseen =
+      info != nullptr && (info->name.find("Iterator") != std::string::npos ||
+                          info->name.find("Dataset") != std::string::npos);
+  if (reads_unseen && !DrainWrites()) return false;
   for (Py_ssize_t i = first; i < last; ++i) {
     if (!SettleInput(PyTuple_GET_ITEM(args, i), writes)) return false;
   }

@@ -159,6 +159,22 @@ PyRef Session::Variable(int slot) const {
   return v.captured ? v.captured : variables_.at(slot);
 }
 
+bool Session::HasUnsettledWrites() const {
+  if (!live_ || plan_ == nullptr) return false;
+  if (committed_) {
+    if (step_->state().phase() == StepState::Phase::kDone) return false;
+    for (const VariableSlot& v : plan_->variables) {
+      if (v.written) return true;
+    }
+    return false;
+  }
+  if (mode_ != Mode::kCoExecution || epoch_closed_) return false;
+  for (char written : slot_written_) {
+    if (written) return true;
+  }
+  return false;
+}
+
 bool Session::ConflictsWith(uint64_t key, bool writes) const {
   if (!live_ || plan_ == nullptr || key == 0) return false;
   if (mode_ != Mode::kCoExecution && !committed_) return false;
@@ -574,7 +590,9 @@ const char* Session::Verify(const Call& call, PlanNode* node,
       return "device_changed";
     }
   }
-  const int same = AttributesMatch(node, call);
+  // What Python runs itself may have other attributes every time.
+  const int same =
+      node->kind == NodeKind::kImperative ? 1 : AttributesMatch(node, call);
   if (same < 0) PyErr_Clear();
   if (same != 1) {
     *detail = "attributes";
@@ -847,6 +865,11 @@ PyObject* Session::Trace(const Call& call) {
 }
 
 PyObject* Session::OnCall(const Call& call) {
+  const int64_t delay_us = Delays().python_us.load(std::memory_order_relaxed);
+  if (delay_us > 0) {
+    ReleaseGil release;
+    SleepAtRandom(delay_us);
+  }
   if (mode_ == Mode::kImperative) return Execute(call);
   if (mode_ == Mode::kTracing) return Trace(call);
   const char* reason = nullptr;

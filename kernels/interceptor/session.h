@@ -104,6 +104,9 @@ class Session {
   // Whether an op outside the step that touches the resource must not run
   // before this step is settled.
   bool ConflictsWith(uint64_t resource_key, bool writes) const;
+  // Whether some variable will hold another value once this step is settled:
+  // for ops that may read variables unseen (dataset iterators).
+  bool HasUnsettledWrites() const;
   // From closing an epoch until it resumes, nothing is in doubt.
   void MarkEpochClosed();
   void set_committed(bool committed) { committed_ = committed; }

@@ -53,9 +53,14 @@ def epoch_starts(graph: TraceGraph) -> list[int]:
     return starts
 
 
+def why_imperative(node: Node) -> ImperativeReason | None:
+    """Returns why Python runs this op itself, or None if it does not."""
+    return node.record.imperative or node.forced
+
+
 def is_imperative(node: Node) -> bool:
     """Says whether Python runs this op itself."""
-    return node.record.imperative is not None or node.has_raised
+    return why_imperative(node) is not None
 
 
 def writes_variable(node: Node) -> bool:

@@ -31,7 +31,7 @@ def can_fold(
       has_static_shape: Says of an input whether its shape is fixed by the graph.
     """
     record = node.record
-    if not record.folded or record.imperative is not None or node.has_raised:
+    if not record.folded or record.imperative is not None or node.forced is not None:
         return False
     if record.op_type in DEPENDS_ON_SHAPE_ONLY:
         return all(map(has_static_shape, node.inputs))

@@ -32,7 +32,7 @@ from terra_tf._tf_internals import (
     ops,
     tensor_shape,
 )
-from terra_tf.errors import UnsupportedError
+from terra_tf.errors import ImperativeReason, UndelegableOpError, UnsupportedError
 from terra_tf.graph.epochs import epoch_starts, is_imperative, writes_variable
 from terra_tf.graph.folding import can_fold, constant_value, is_constant
 from terra_tf.graph.op_classes import (
@@ -112,7 +112,8 @@ def generate(graph: TraceGraph) -> GeneratedGraph:
     """Builds and registers the function of a TraceGraph.
 
     Raises:
-      UnsupportedError: An op could not be put into a graph.
+      UndelegableOpError: An op has to run imperatively.
+      UnsupportedError: The graph cannot be built at all.
     """
     return _Generator(graph).build()
 
@@ -441,6 +442,7 @@ class _Generator:
         op_type = node.record.op_type
         slot = node.inputs[0].slot
         if writes_variable(node):
+            self._check_write(index, node, slot)
             self._out.written_slots.add(slot)
         if op_type == "ReadVariableOp":
             # A read of its own, so that the tape's and the fetch's identity is this node's.
@@ -454,6 +456,19 @@ class _Generator:
         if op_type in ("ResourceGather", "ResourceGatherNd"):
             return self._gather(node, slot)
         return self._emit_op(node)
+
+    def _check_write(self, index: int, node: Node, slot: int) -> None:
+        """A write that might not fit would fail after the commit: it is no op for the graph."""
+        spec = handle_shape_and_type(self._graph.variables[slot].handle)
+        variable = None if spec is None else spec[1]
+        values = [self._value(source) for source in node.inputs[1:]]
+        is_static = all(value.shape.is_fully_defined() for value in values)
+        if node.record.op_type in DENSE_WRITES:
+            if node.record.op_type == "AssignVariableOp" and variable is None:
+                return  # a variable of any shape takes any value
+            is_static = is_static and tuple(values[0].shape.as_list()) == variable
+        if not is_static or variable is None or -1 in variable:
+            raise UndelegableOpError(index, ImperativeReason.DYNAMIC_WRITE)
 
     def _write_dense(self, index: int, node: Node, slot: int) -> None:
         epoch, op_type = self._epoch, node.record.op_type
@@ -486,8 +501,6 @@ class _Generator:
 
     def _check_indices(self, node: Node, slot: int, indices: Any) -> Any:
         spec = handle_shape_and_type(self._graph.variables[slot].handle)
-        if spec is None or spec[1] is None or -1 in spec[1]:
-            raise UnsupportedError("an indexed write of a variable of unknown shape")
         limits = [spec[1][0]]
         if "Nd" in node.record.op_type:
             limits = list(spec[1][: indices.shape.as_list()[-1]])

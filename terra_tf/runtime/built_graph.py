@@ -6,6 +6,7 @@ import collections
 import dataclasses
 from typing import Any
 
+from terra_tf.errors import UndelegableOpError
 from terra_tf.graph.epochs import is_imperative
 from terra_tf.graph.generator import GeneratedGraph, generate
 from terra_tf.runtime.plan import make_plan
@@ -47,7 +48,12 @@ def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
     Raises:
       UnsupportedError: The graph cannot be built; the caller runs imperatively.
     """
-    snapshot = trace_graph.snapshot()
-    generated = generate(snapshot)
+    while True:
+        snapshot = trace_graph.snapshot()
+        try:
+            generated = generate(snapshot)
+            break
+        except UndelegableOpError as error:
+            trace_graph.nodes[error.node].forced = error.reason
     plan, feed_slots = make_plan(snapshot, generated)
     return BuiltGraph(snapshot, generated, plan, feed_slots)

@@ -6,13 +6,14 @@ that came last, which one a step will take:
     next_graph()        the built graph to co-execute, or None: trace
     add_trace(trace)    after a traced or diverged step: merge, and build when it is time
 
-Policy. Every divergence and every new path costs a point; `_STEPS_PER_POINT` co-executed steps
+Policy. Every divergence, and every traced step on a new path, costs a point; `_STEPS_PER_POINT` co-executed steps
 win one back. At `max_divergences` points the entry runs imperatively for `retry_after_steps`
 steps, then starts anew; each time it gives up it waits twice as long.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from terra_tf import _native
 from terra_tf.config import config
 from terra_tf.errors import Reason
+from terra_tf.runtime import logs
 from terra_tf.runtime.built_graph import BuiltGraph, build_graph
 from terra_tf.runtime.stats import Counters
 from terra_tf.trace.records import Trace
@@ -28,7 +30,7 @@ from terra_tf.trace.trace_graph import MergeKind, TraceGraph
 _logger = logging.getLogger("terra_tf")
 
 _MAX_PATHS = 4
-_STEPS_PER_POINT = 8
+_STEPS_PER_POINT = 4
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -47,11 +49,12 @@ class Entry:
     def __init__(self, stats: Counters) -> None:
         self.stats = stats
         self._paths: list[_Path] = []
-        self._successor: dict[int, _Path] = {}
+        self._successors: dict[int, collections.Counter[_Path]] = {}
         self._last: _Path | None = None
         self._points = 0.0
         self._imperative_steps_left = 0
         self._num_given_up = 0
+        self._why_imperative: Reason = Reason.TOO_MANY_DIVERGENCES
 
     # ------------------------------------------------------------ deciding
 
@@ -60,6 +63,7 @@ class Entry:
         if self._imperative_steps_left == 0:
             return False
         self._imperative_steps_left -= 1
+        self.stats.fallbacks[self._why_imperative] += 1
         if self._imperative_steps_left == 0:
             self._points = 0.0
             self.stats.set_phase("tracing", "co-execution is tried again")
@@ -72,9 +76,9 @@ class Entry:
 
     def _predict(self) -> _Path | None:
         if self._last is not None:
-            path = self._successor.get(id(self._last))
-            if path is not None and path in self._paths:
-                return path
+            for path, _ in self._successors[id(self._last)].most_common():
+                if path in self._paths:
+                    return path
         built = [path for path in self._paths if path.built is not None]
         return max(built, key=lambda path: path.uses, default=None)
 
@@ -123,18 +127,25 @@ class Entry:
         for path in self._paths:
             path.trace_graph.note_raised(location)
 
-    def add_trace(self, trace: Trace) -> None:
-        """Merges the trace of a step that was not co-executed to its end."""
+    def add_trace(self, trace: Trace, diverged: bool) -> None:
+        """Merges the trace of a step that was not co-executed to its end.
+
+        Args:
+          trace: The whole step, the co-executed prefix too.
+          diverged: Whether it has such a prefix; its divergence has been counted.
+        """
         if len(trace.ops) > config.max_trace_ops:
             self.stats.count_fallback(Reason.TRACE_TOO_LONG, f"{len(trace.ops)} ops")
-            self._give_up()
+            self._give_up(Reason.TRACE_TOO_LONG)
             return
-        path = self._find_path(trace)
+        detail = "" if self.current is None else self.current.path_mismatch(trace) or ""
+        path = self._find_path(trace, diverged)
         result = path.trace_graph.merge(trace)
         path.num_traces += 1
         if result.kind is not MergeKind.COVERED:
             path.built = None
-            self.stats.note(result.kind.value, result.detail, "")
+            is_new = result.kind is MergeKind.NEW_PATH
+            self.stats.note(result.kind.value, detail if is_new else result.detail, "")
         self._follow(path)
         if path.built is None and path.num_traces >= config.traces_before_build:
             self._build(path)
@@ -143,11 +154,11 @@ class Entry:
         if self._imperative_steps_left == 0:
             self.stats.set_phase(phase)
 
-    def _find_path(self, trace: Trace) -> _Path:
+    def _find_path(self, trace: Trace, diverged: bool) -> _Path:
         for path in self._paths:
             if path.trace_graph.path_mismatch(trace) is None:
                 return path
-        if self._paths:
+        if self._paths and not diverged:
             self._points += 1
             self._give_up_if_hopeless()
         if len(self._paths) >= _MAX_PATHS:
@@ -159,7 +170,8 @@ class Entry:
     def _follow(self, path: _Path) -> None:
         path.uses += 1
         if self._last is not None:
-            self._successor[id(self._last)] = path
+            self._successors[id(self._last)][path] += 1
+        self._successors.setdefault(id(path), collections.Counter())
         self._last = path
 
     def _build(self, path: _Path) -> None:
@@ -170,19 +182,26 @@ class Entry:
             self.stats.count_fallback(
                 Reason.GRAPH_BUILD_FAILED, f"{type(error).__name__}: {error}"
             )
-            self._give_up()
+            self._give_up(Reason.GRAPH_BUILD_FAILED)
             return
         self.stats.graph_builds += 1
+        num_ops = len(path.trace_graph.nodes)
+        logs.emit("graphs", "step %d: a graph of %d ops was built", self.stats.steps, num_ops)
 
     def _give_up_if_hopeless(self) -> None:
         if self._points >= config.max_divergences:
-            self.stats.count_fallback(Reason.TOO_MANY_DIVERGENCES)
-            self._give_up()
+            self._give_up(Reason.TOO_MANY_DIVERGENCES)
 
-    def _give_up(self) -> None:
+    def give_up_on_forward_accumulator(self) -> None:
+        """A forward-mode accumulator needs every op to run at once."""
+        self.stats.count_fallback(Reason.FORWARD_ACCUMULATOR)
+        self._give_up(Reason.FORWARD_ACCUMULATOR)
+
+    def _give_up(self, reason: Reason) -> None:
+        self._why_imperative = reason
         self._imperative_steps_left = config.retry_after_steps << min(self._num_given_up, 10)
         self._num_given_up += 1
         self._points = 0.0
         self.stats.set_phase(
-            "imperative", f"for {self._imperative_steps_left} steps; see the reasons before"
+            "imperative", f"for {self._imperative_steps_left} steps: {reason.explanation}"
         )

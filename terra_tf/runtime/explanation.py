@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from terra_tf.errors import ImperativeReason, Reason
-from terra_tf.graph.epochs import is_imperative
+from terra_tf.graph.epochs import is_imperative, why_imperative
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.source_lines import line_of
 from terra_tf.runtime.stats import Counters, Event, Stats
@@ -124,7 +124,7 @@ def explain(
     imperative = tuple(
         ImperativeOp(
             node.record.op_type,
-            str(node.record.imperative or ImperativeReason.RAISED_BEFORE),
+            str(why_imperative(node)),
             line_of(node.record),
         )
         for node in nodes

@@ -65,11 +65,32 @@ def install() -> None:
     eager_context.ensure_initialized()
     _save_originals()
     native.initialize(eager_context, eager_context._handle, _runtime_objects())
-    native.set_knobs(config.wait_slice_s, config.stall_warning_s)
+    apply_knobs()
     _install_hooks(native)
     _install_readers(native)
     _install_seed_hooks(native)
+    _install_accumulator_hook(native)
     _install_cache_bypass(native)
+
+
+_applied_knobs: tuple | None = None
+_GRAPH_DELAY_US, _PYTHON_DELAY_US = 500, 200
+
+
+def apply_knobs() -> None:
+    """Hands the knobs that native code reads over, if they have changed. Called at each step."""
+    global _applied_knobs
+    knobs = (config.wait_slice_s, config.stall_warning_s or float("inf"), config.inject_delays)
+    if knobs == _applied_knobs:
+        return
+    native = _native.load().module
+    native.set_knobs(*knobs[:2])
+    delayed = {name.strip() for name in config.inject_delays.split(",")}
+    native.set_delays(
+        _GRAPH_DELAY_US if "graph" in delayed else 0,
+        _PYTHON_DELAY_US if "python" in delayed else 0,
+    )
+    _applied_knobs = knobs
 
 
 def uninstall() -> None:
@@ -158,6 +179,18 @@ def is_internal_pair(seed: int, seed2: int) -> bool:
     if seed == 0 and seed2 == 0:
         return True
     return last_internal_seed is not None and seed2 == last_internal_seed % _MAX_INT32
+
+
+def _install_accumulator_hook(native: Any) -> None:
+    enter = pywrap_tfe.TFE_Py_ForwardAccumulatorSetAdd
+
+    def enter_accumulator(accumulator):
+        controller = native.current_controller()
+        if controller is not None:
+            controller.on_forward_accumulator()
+        return enter(accumulator)
+
+    _replace(pywrap_tfe, "TFE_Py_ForwardAccumulatorSetAdd", enter_accumulator)
 
 
 def _install_cache_bypass(native: Any) -> None:

@@ -28,14 +28,16 @@ def make_plan(graph: TraceGraph, generated: GeneratedGraph) -> tuple[Any, dict[i
 def config_proto() -> bytes:
     """Returns the serialized ConfigProto the function runs with.
 
-    Grappler's arithmetic rewriting is off unless the knob says otherwise: it changes the last
-    bits of results.
+    Those of Grappler's passes that change the last bits of results are off unless the knob says
+    otherwise: arithmetic rewriting, remapping to fused kernels, and constant folding (which
+    turns a division by a constant into a multiplication by its reciprocal).
     """
     proto = context.context().config
     if not config.grappler_arithmetic:
         rewrites = proto.graph_options.rewrite_options
         rewrites.arithmetic_optimization = rewrites.OFF
         rewrites.remapping = rewrites.OFF
+        rewrites.constant_folding = rewrites.OFF
     return proto.SerializeToString()
 
 

@@ -12,9 +12,25 @@ import logging
 import os
 
 from terra_tf import _native
-from terra_tf.runtime import in_flight
+from terra_tf.runtime import in_flight, interception
 
 _logger = logging.getLogger("terra_tf")
+
+
+_in_forked_child = False
+
+
+_has_shut_down = False
+
+
+def has_shut_down() -> bool:
+    """Says whether the GraphRunner has ended because the interpreter exits."""
+    return _has_shut_down
+
+
+def in_forked_child() -> bool:
+    """Says whether this process was forked from one that had this package loaded."""
+    return _in_forked_child
 
 
 def register() -> None:
@@ -24,6 +40,10 @@ def register() -> None:
 
 
 def _at_exit() -> None:
+    global _has_shut_down
+    _has_shut_down = True
+    if not interception.is_installed():
+        return
     try:
         in_flight.settle()
     except Exception:  # noqa: BLE001 - there is nobody left to raise it to
@@ -32,11 +52,17 @@ def _at_exit() -> None:
 
 
 def _before_fork() -> None:
+    if not interception.is_installed():
+        return
     native = _native.load().module
     for session in native.live_controllers():
         session.on_conflict()
 
 
 def _after_fork_in_child() -> None:
+    global _in_forked_child
+    _in_forked_child = True
+    if not interception.is_installed():
+        return
     in_flight.forget_all()
     _native.load().module.after_fork_in_child()

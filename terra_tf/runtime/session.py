@@ -26,7 +26,7 @@ from typing import Any
 from terra_tf import _native
 from terra_tf.config import config
 from terra_tf.errors import DivergenceError, InternalError, Reason, format_message
-from terra_tf.runtime import in_flight, interception, source_lines, stance
+from terra_tf.runtime import in_flight, interception, interrupts, source_lines, stance
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.prefix import prefix_trace
 from terra_tf.runtime.replay import Replay, ReplayError
@@ -67,6 +67,7 @@ class StepSession:
 
     def begin(self) -> None:
         """Enters the step on the calling thread."""
+        interception.apply_knobs()
         if self.built is None:
             in_flight.settle()
             self._recorder = self._new_recorder()
@@ -119,17 +120,9 @@ class StepSession:
         self.native.release()
 
     def await_end(self) -> None:
-        """Waits for the graph; a KeyboardInterrupt is raised only after it has ended."""
-        interrupted: BaseException | None = None
-        while not self.native.ended:
-            try:
-                self.native.await_end()
-            except KeyboardInterrupt as error:
-                if interrupted is not None:
-                    raise
-                interrupted = error
-        if interrupted is not None:
-            raise interrupted
+        """Waits for the graph, which is committed or cancelled and so will end."""
+        with interrupts.deferred():
+            self.native.await_end()
 
     def _finish_co_execution(self) -> None:
         if self.native.position != len(self.built.trace_graph.nodes):
@@ -137,8 +130,7 @@ class StepSession:
             return
         unfetched = set(self.native.unfetched())
         if unfetched:
-            self.entry.add_fetches(self.built, unfetched)
-            self.on_divergence(Reason.LIVE_TENSOR_NOT_FETCHED, self._describe(unfetched))
+            self._diverge_unfetched(unfetched)
             return
         self.native.commit(self.built.generated.epochs[-1].commit)
         self.native.committed = True
@@ -147,16 +139,18 @@ class StepSession:
         if self.built.generated.is_fallible and not config.run_ahead_on_fallible:
             in_flight.settle_through(self)
 
+    def _diverge_unfetched(self, unfetched: set[tuple[int, int]]) -> None:
+        node, _ = min(unfetched)
+        op_type = self.built.trace_graph.nodes[node].record.op_type
+        self.entry.add_fetches(self.built, unfetched)
+        self.on_divergence(Reason.LIVE_TENSOR_NOT_FETCHED, f"the result of {op_type}")
+
     def _finish_tracing(self) -> None:
         trace = self._recorder.trace
         self._recorder = None  # its location tracker holds the step's frames
         trace.alive |= set(self.native.referenced())
         self.native.leave()  # what building a graph runs is no part of the step
-        self.entry.add_trace(trace)
-
-    def _describe(self, outputs: set[tuple[int, int]]) -> str:
-        node, _ = min(outputs)
-        return f"the result of {self.built.trace_graph.nodes[node].record.op_type}"
+        self.entry.add_trace(trace, diverged=self.built is not None)
 
     # ----------------------------------------------------------- recording
 
@@ -201,13 +195,14 @@ class StepSession:
         Raises:
           Exception: What an op raises in replay; eager would have raised it before.
         """
-        with self._lock:
+        with self._lock, interrupts.deferred():
             if self.native.mode != self._mode.CO_EXECUTION or self.native.committed:
                 return
             where = source_lines.current_user_line()
             self.entry.count_divergence(Reason(reason), detail, where)
             self._diverge()
-        if stance.current() == "fail_on_divergence":
+        leaves_anyway = reason in (Reason.PYTHON_EXCEPTION, Reason.KEYBOARD_INTERRUPT)
+        if stance.current() == "fail_on_divergence" and not leaves_anyway:
             raise DivergenceError(
                 format_message(
                     f"a step left the graph: {detail or reason}",
@@ -223,14 +218,16 @@ class StepSession:
         self.native.cancel()
         self.await_end()
         self._module.runner_resume()
+        earlier_error = None
         try:
             in_flight.settle()
-        finally:
-            self.native.mode = self._mode.IMPERATIVE
+        except Exception as error:  # noqa: BLE001 - raised below, once this step is settled too
+            earlier_error = error
+        self.native.mode = self._mode.IMPERATIVE
         trace = prefix_trace(self.built, self.native, position)
-        error = self._replay(position)
-        if error is not None:
-            raise error
+        own_error = self._replay(position)
+        if earlier_error or own_error:
+            raise earlier_error or own_error
         self._go_on_recording(trace)
 
     def _replay(self, stop: int) -> BaseException | None:
@@ -255,7 +252,7 @@ class StepSession:
 
     def replay_committed(self) -> BaseException | None:
         """Runs a step again whose graph failed after it had returned; returns what it raised."""
-        with self._lock:
+        with self._lock, interrupts.deferred():
             self.entry.count_divergence(Reason.OP_ERROR, "after the step had returned", "")
             self.native.mode = self._mode.IMPERATIVE
             error = self._replay(len(self.built.trace_graph.nodes))
@@ -321,10 +318,11 @@ class StepSession:
         """The op at `index` needs everything before it to have happened."""
         unfetched = set(self.native.unfetched())
         if unfetched:
-            self.entry.add_fetches(self.built, unfetched)
-            self.on_divergence(Reason.LIVE_TENSOR_NOT_FETCHED, self._describe(unfetched))
+            self._diverge_unfetched(unfetched)
             return
         epoch = self.built.generated.epochs[self._epoch]
+        if self._epoch > 0 and epoch.start == index:
+            return  # closed before: the op raised then, and is tried again
         self.native.commit(epoch.commit)
         done = self.native.await_channel(epoch.done)
         if self.native.mode != self._mode.CO_EXECUTION:
@@ -340,6 +338,12 @@ class StepSession:
         del index
         self.native.toggle_epoch_closed()
         self.native.commit(self.built.generated.epochs[self._epoch - 1].resume)
+
+    def on_forward_accumulator(self) -> None:
+        """A forward-mode accumulator is being entered on this thread."""
+        self.on_divergence(Reason.FORWARD_ACCUMULATOR)
+        self.native.mode = self._mode.IMPERATIVE
+        self.entry.give_up_on_forward_accumulator()
 
     def on_stall(self, node: int, waited_s: float) -> None:
         """A wait takes longer than `stall_warning_s`."""

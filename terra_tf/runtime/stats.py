@@ -6,6 +6,7 @@ import collections
 import dataclasses
 from typing import Any
 
+from terra_tf.runtime import logs
 from terra_tf.runtime.built_graph import BuiltGraph
 
 PHASES = ("tracing", "co-execution", "imperative")
@@ -85,12 +86,14 @@ class Counters:
         if phase != self.phase:
             self.transitions += 1
             self.note(f"{self.phase} -> {phase}", why, "")
+            logs.emit("phases", "step %d: %s -> %s %s", self.steps, self.phase, phase, why)
             self.phase = phase
 
     def count_fallback(self, reason: str, detail: str = "", where: str = "") -> None:
         """Counts that a step, or the rest of it, ran outside the graph."""
         self.fallbacks[str(reason)] += 1
         self.note(str(reason), detail, where)
+        logs.emit("fallbacks", "step %d: %s; %s at %s", self.steps, reason, detail, where)
 
     def note(self, what: str, detail: str, where: str) -> None:
         """Adds to the story that `explain()` tells."""

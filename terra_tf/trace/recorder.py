@@ -13,7 +13,7 @@ from typing import Any
 from terra_tf._tf_internals import backprop, dtypes
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
-from terra_tf.graph.op_classes import STATELESS_RANDOM, imperative_reason
+from terra_tf.graph.op_classes import STATELESS_RANDOM, imperative_reason, is_fallible
 from terra_tf.trace.attributes import canonical_attributes, is_seeded
 from terra_tf.trace.location import LocationTracker
 from terra_tf.trace.records import (
@@ -129,7 +129,9 @@ class Recorder:
             OpRecord(
                 outputs=specs,
                 folded=self._copy_if_foldable(op_type, specs, outputs),
-                imperative=self._imperative(op_type, fields["attrs"], input_dtypes, specs),
+                imperative=self._imperative(
+                    op_type, fields["attrs"], fields["inputs"], input_dtypes, specs
+                ),
                 library_call=None if location is None else location.library_call(),
                 **fields,
             )
@@ -194,7 +196,7 @@ class Recorder:
         return tuple(self._native.copy_tensor(tensor) for tensor in outputs)
 
     def _imperative(
-        self, op_type: str, attrs: tuple, input_dtypes: tuple, specs: tuple
+        self, op_type: str, attrs: tuple, inputs: tuple, input_dtypes: tuple, specs: tuple
     ) -> ImperativeReason | None:
         reason = imperative_reason(op_type, input_dtypes, tuple(spec.dtype for spec in specs))
         if reason is None and is_seeded(op_type):
@@ -203,7 +205,17 @@ class Recorder:
             seeds = dict(zip(attrs[::2], attrs[1::2]))
             if not self._is_internal_pair(seeds["seed"], seeds["seed2"]):
                 return ImperativeReason.OP_SEED
+        if reason is None and config.synchronous_errors:
+            if is_fallible(op_type, input_dtypes, self._constant_positions(inputs)):
+                return ImperativeReason.SYNCHRONOUS_ERRORS
         return reason
+
+    def _constant_positions(self, inputs: tuple[InputRef, ...]) -> frozenset[int]:
+        return frozenset(
+            position
+            for position, ref in enumerate(inputs)
+            if isinstance(ref, ExternalRef) and self.trace.externals[ref.index].value is not None
+        )
 
     def _locate(self):
         if self._tracker is None:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 from terra_tf._tf_internals import dtypes
+from terra_tf.errors import ImperativeReason
 from terra_tf.trace.records import ExternalRef, OpRecord, OutputRef, TensorSpec, Trace, VariableRef
 
 
@@ -87,7 +88,7 @@ class Node:
       record: The record of the latest trace (attribute values, types, folded results).
       inputs: What its inputs are.
       outputs: Its results' types; a dimension that differed between traces is -1.
-      has_raised: Whether it once failed: it then runs imperatively.
+      forced: Why it has to run imperatively although its op could be delegated, or None.
       hits: How many traces passed it.
     """
 
@@ -95,7 +96,7 @@ class Node:
     record: OpRecord
     inputs: tuple[NodeInput, ...]
     outputs: tuple[TensorSpec, ...]
-    has_raised: bool = False
+    forced: ImperativeReason | None = None
     hits: int = 1
 
 
@@ -182,7 +183,8 @@ class TraceGraph:
             for record in trace.ops
         ]
         for node in self.nodes:
-            node.has_raised = node.key.location in self.raised_locations
+            if node.key.location in self.raised_locations:
+                node.forced = ImperativeReason.RAISED_BEFORE
         self.fetches = trace.fetches()
         self.shape_reads = trace.shape_reads()
 
@@ -275,7 +277,8 @@ class TraceGraph:
         """Makes what runs at `location` imperative from now on: it has failed once."""
         self.raised_locations.add(location)
         for node in self.nodes:
-            node.has_raised = node.has_raised or node.key.location == location
+            if node.key.location == location:
+                node.forced = ImperativeReason.RAISED_BEFORE
 
     @property
     def num_fetched_bytes(self) -> int:
@@ -298,8 +301,11 @@ def _merge_spec(old: TensorSpec, new: TensorSpec) -> TensorSpec:
 
 def _op_mismatch(node: Node, record: OpRecord) -> str | None:
     known = node.record
-    if (known.op_type, known.canonical) != (record.op_type, record.canonical):
+    if known.op_type != record.op_type:
         return f"{known.op_type} was known there"
+    # What Python runs itself may have other attributes every time (a py_function's token).
+    if known.canonical != record.canonical and record.imperative is None:
+        return "it had other attributes"
     if known.counts != record.counts:
         return "another number of inputs"
     if known.device != record.device:

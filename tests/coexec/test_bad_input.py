@@ -29,7 +29,7 @@ def test_function_of_something_that_cannot_be_called(thing):
 
 
 def test_unknown_keyword_of_function():
-    with pytest.raises(TypeError) as caught:
+    with pytest.raises(terra.TerraError) as caught:
         terra.function(lambda x: x, jit_compil=True)
     assert_in_form(caught.value, "TERRA-[A-Z-]+", "jit_compil", "jit_compile")
 

@@ -88,8 +88,8 @@ def test_graph_waits_where_python_is_slow(num_products):
 def test_python_waits_where_the_graph_is_slow(num_products):
     step, call = make_step(2 * num_products, 0.0, reads_loss=True)
     python_stall_s, graph_stall_s = stalls_of(step, call)
-    assert python_stall_s > PYTHON_S
-    assert graph_stall_s < PYTHON_S / 3
+    assert python_stall_s > PYTHON_S / 2
+    assert graph_stall_s < python_stall_s / 3
 
 
 def test_python_does_not_run_further_ahead_than_the_knob_says(num_products):

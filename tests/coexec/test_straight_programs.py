@@ -2,11 +2,13 @@
 
 import functools
 
+import numpy as np
 import programs
 import pytest
+import tensorflow as tf
 
 import terra_tf as terra
-from terra_tf.testing import assert_co_executing, assert_matches_eager, run_program
+from terra_tf.testing import Program, assert_co_executing, assert_matches_eager, run_program
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -69,3 +71,31 @@ def test_raw_training_traces_twice_and_builds_once(make):
 @pytest.mark.parametrize("make", RAW, ids=lambda make: make.__name__)
 def test_losses_read_only_at_the_end_equal_eager(make):
     assert_matches_eager(make, NUM_STEPS, read_at_end=True)
+
+
+def test_division_by_a_constant_rounds_as_eager_does():
+    """Grappler's constant folding multiplies by the reciprocal, which rounds differently."""
+
+    def make(wrap):
+        rng = np.random.default_rng(0)
+        divide = wrap(lambda x: x * 2.0 / tf.constant(6.0))
+        return lambda: divide(tf.constant(programs.normal(rng, 1000)))
+
+    assert_matches_eager(make, 5)
+
+
+def test_gradient_of_a_mean_over_a_length_that_is_no_power_of_two_is_exact():
+    def make(wrap):
+        rng = np.random.default_rng(0)
+        weight = tf.Variable(programs.normal(rng, 16, 16))
+
+        @wrap
+        def train(x):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(tf.reduce_mean(x @ weight, axis=1) ** 2)
+            weight.assign_sub(0.05 * tape.gradient(loss, weight))
+            return loss
+
+        return Program(lambda: train(tf.constant(programs.normal(rng, 8, 6, 16))), [weight])
+
+    assert_matches_eager(make, NUM_STEPS)
