@@ -14,6 +14,7 @@
 #include "kernels/interceptor/hooks.h"
 #include "kernels/interceptor/plan.h"
 #include "kernels/interceptor/readers.h"
+#include "kernels/interceptor/seeds.h"
 #include "kernels/interceptor/session.h"
 #include "kernels/interceptor/tf_python.h"
 #include "kernels/interceptor/waiting.h"
@@ -298,7 +299,8 @@ void BindSession(py::module_& m) {
   py::enum_<Mode>(m, "Mode")
       .value("TRACING", Mode::kTracing)
       .value("CO_EXECUTION", Mode::kCoExecution)
-      .value("IMPERATIVE", Mode::kImperative);
+      .value("IMPERATIVE", Mode::kImperative)
+      .value("SEIZING", Mode::kSeizing);
   py::class_<Session>(m, "Session")
       .def(py::init([](std::shared_ptr<Plan> plan, const py::object& owner) {
              return std::make_unique<Session>(std::move(plan), owner.ptr());

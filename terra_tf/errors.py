@@ -229,9 +229,13 @@ class ImperativeReason(_Explained):
     )
     DATASET_ITERATOR = "dataset_iterator", "The op advances a dataset iterator."
     PYTHON_CALLBACK = "python_callback", "The op calls back into Python."
+    UNCERTAIN_SHAPE = (
+        "uncertain_shape",
+        "TensorFlow's shape function gives another shape than the op had.",
+    )
     DYNAMIC_WRITE = (
         "dynamic_write",
-        "The op writes a variable with a value whose shape depends on data, and might not fit.",
+        "The op writes a variable in a way that might not fit, depending on data.",
     )
     SYNCHRONOUS_ERRORS = (
         "synchronous_errors",

@@ -153,6 +153,10 @@ class Function:
             return self
         return functools.partial.__new__(_BoundFunction, self, instance)
 
+    def __deepcopy__(self, memo: dict) -> Function:
+        del memo  # a function is copied as an atom; what it has learned is not copied
+        return Function(self._python_function, self._tf_function_kwargs)
+
     def _reason_to_stay_imperative(self) -> Reason | None:
         if stance.current() == "imperative":
             return Reason.STANCE
@@ -167,7 +171,7 @@ class Function:
         return None
 
     def _step(self, args: tuple, kwargs: dict[str, Any]) -> Any:
-        tensors = [x for x in tf.nest.flatten((args, kwargs)) if isinstance(x, EagerTensor)]
+        tensors = _find_tensors((args, kwargs))
         entry = self._entry(tensors)
         if entry is None or entry.is_imperative():
             return self._python_function(*args, **kwargs)
@@ -175,8 +179,8 @@ class Function:
         if built is None:
             self._counters.traced_steps += 1
         session = StepSession(entry, tensors, sys._getframe(), built)
-        session.begin()
         try:
+            session.begin()
             result = self._python_function(*args, **kwargs)
         except BaseException as error:
             session.leave_by_exception(error)
@@ -243,3 +247,20 @@ class _BoundFunction(functools.partial):
     def __getattr__(self, name: str) -> Any:
         return getattr(self.func, name)
 
+
+
+def _find_tensors(value: Any) -> list[Any]:
+    """Returns the eager tensors in nested tuples, lists and dicts, in order."""
+    found: list[Any] = []
+    seen: set[int] = set()
+
+    def walk(item: Any) -> None:
+        if isinstance(item, EagerTensor):
+            found.append(item)
+        elif isinstance(item, (tuple, list, dict)) and id(item) not in seen:
+            seen.add(id(item))
+            for part in item.values() if isinstance(item, dict) else item:
+                walk(part)
+
+    walk(value)
+    return found

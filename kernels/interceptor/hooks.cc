@@ -21,33 +21,45 @@ bool RetireFinished() {
 }
 
 // Settles every session that an op with this resource must not overtake.
-bool Drain(PyObject* handle_tensor, bool writes) {
+bool Drain(PyObject* handle_tensor, bool writes, const Session* self) {
   const tensorflow::Tensor* value = nullptr;
   if (!HandleOf(handle_tensor)->Tensor(&value).ok()) return true;
   const uint64_t key = ResourceKey(*value);
   for (;;) {
     Session* conflict = nullptr;
     for (Session* session : Session::Live()) {
-      if (session->ConflictsWith(key, writes)) conflict = session;
+      if (session != self && session->ConflictsWith(key, writes)) {
+        conflict = session;
+      }
     }
     if (conflict == nullptr) return true;
     PyRef done = PyRef::Steal(
         PyObject_CallMethod(conflict->controller(), "on_conflict", nullptr));
     if (!done) return false;
+    if (done.get() == Py_False) return true;  // this thread is settling it
   }
 }
 
+// A dataset's pipeline may have captured variables.
+bool ReadsUnseen(const OpInfo* info) {
+  return info != nullptr && (info->name.find("Iterator") != std::string::npos ||
+                             info->name.find("Dataset") != std::string::npos);
+}
+
 // For an op that may read variables unseen: a pipeline's captured ones, say.
-bool DrainWrites() {
+bool DrainWrites(const Session* self) {
   for (;;) {
     Session* conflict = nullptr;
     for (Session* session : Session::Live()) {
-      if (session->HasUnsettledWrites()) conflict = session;
+      if (session != self && session->HasUnsettledWrites()) {
+        conflict = session;
+      }
     }
     if (conflict == nullptr) return true;
     PyRef done = PyRef::Steal(
         PyObject_CallMethod(conflict->controller(), "on_conflict", nullptr));
     if (!done) return false;
+    if (done.get() == Py_False) return true;  // this thread is settling it
   }
 }
 
@@ -55,7 +67,7 @@ bool DrainWrites() {
 bool SettleInput(PyObject* value, bool writes) {
   if (EagerTensor_CheckExact(value)) {
     if (HandleOf(value)->DataType() == tensorflow::DT_RESOURCE) {
-      return Drain(value, writes);
+      return Drain(value, writes, nullptr);
     }
     return EnsureReadable(value, Reading::kValue);
   }
@@ -73,7 +85,7 @@ bool SettleInput(PyObject* value, bool writes) {
       return true;
     }
     return !EagerTensor_CheckExact(handle.get()) ||
-           Drain(handle.get(), false);
+           Drain(handle.get(), false, nullptr);
   }
   return true;
 }
@@ -83,10 +95,7 @@ bool Settle(PyObject* py_name, PyObject* args, Py_ssize_t first,
   if (!RetireFinished()) return false;
   const OpInfo* info = OpInfo::Of(py_name);
   const bool writes = info == nullptr || !info->only_reads_resource;
-  const bool reads_unseen =
-      info != nullptr && (info->name.find("Iterator") != std::string::npos ||
-                          info->name.find("Dataset") != std::string::npos);
-  if (reads_unseen && !DrainWrites()) return false;
+  if (ReadsUnseen(info) && !DrainWrites(nullptr)) return false;
   for (Py_ssize_t i = first; i < last; ++i) {
     if (!SettleInput(PyTuple_GET_ITEM(args, i), writes)) return false;
   }
@@ -103,6 +112,20 @@ bool IsDestroy(PyObject* py_name) {
 }
 
 }  // namespace
+
+bool SettleCall(const Call& call, const Session* self) {
+  if (Session::Live().size() < 2) return true;
+  if (!RetireFinished()) return false;
+  if (ReadsUnseen(call.info) && !DrainWrites(self)) return false;
+  const bool writes = call.info == nullptr || !call.info->only_reads_resource;
+  for (const PyRef& input : call.inputs) {
+    if (HandleOf(input.get())->DataType() == tensorflow::DT_RESOURCE &&
+        !Drain(input.get(), writes, self)) {
+      return false;
+    }
+  }
+  return true;
+}
 
 ThreadState& CurrentThread() {
   static thread_local ThreadState state;

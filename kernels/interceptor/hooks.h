@@ -8,6 +8,7 @@
 namespace terra {
 
 class Session;
+struct Call;
 
 struct ThreadState {
   Session* session = nullptr;  // OFF when null
@@ -27,6 +28,10 @@ class NestedScope {
 PyObject* FastPathExecuteHook(PyObject* self, PyObject* args);
 PyObject* ExecuteHook(PyObject* self, PyObject* args);
 PyObject* RecordGradientHook(PyObject* self, PyObject* args);
+
+// Settles every session but `self` that the call must not overtake. False
+// with an exception set.
+bool SettleCall(const Call& call, const Session* self);
 
 // Makes sure that the value (or only the shape) of `tensor` can be read
 // without waiting for a Python that waits for this read. False with an

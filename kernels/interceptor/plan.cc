@@ -21,6 +21,21 @@ bool IsSeedName(PyObject* key) {
 int SameValue(PyObject* a, PyObject* b) {
   if (a == b) return 1;
   if (Py_TYPE(a) != Py_TYPE(b)) return 0;
+  if (PyFloat_CheckExact(a)) {
+    const double x = PyFloat_AS_DOUBLE(a);
+    const double y = PyFloat_AS_DOUBLE(b);
+    return std::memcmp(&x, &y, sizeof(x)) == 0;
+  }
+  if (PyList_CheckExact(a) || PyTuple_CheckExact(a)) {
+    const Py_ssize_t n = PySequence_Fast_GET_SIZE(a);
+    if (PySequence_Fast_GET_SIZE(b) != n) return 0;
+    for (Py_ssize_t i = 0; i < n; ++i) {
+      const int same = SameValue(PySequence_Fast_GET_ITEM(a, i),
+                                 PySequence_Fast_GET_ITEM(b, i));
+      if (same != 1) return same;
+    }
+    return 1;
+  }
   return PyObject_RichCompareBool(a, b, Py_EQ);
 }
 

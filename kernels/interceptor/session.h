@@ -5,6 +5,7 @@
 //   kTracing      ops run for real and are recorded by the controller
 //   kCoExecution  ops are matched against the plan and delegated
 //   kImperative   ops run for real, nothing is recorded
+//   kSeizing      the step diverges: the owner waits until it is settled
 // A session starts in one of the first two. kCoExecution goes over to
 // kTracing or kImperative when it diverges; that is the controller's doing
 // (Python: runtime/session.py), which replays the open epoch first.
@@ -31,7 +32,12 @@
 
 namespace terra {
 
-enum class Mode : int { kTracing = 1, kCoExecution = 2, kImperative = 3 };
+enum class Mode : int {
+  kTracing = 1,
+  kCoExecution = 2,
+  kImperative = 3,
+  kSeizing = 4,
+};
 
 // One output that this step has made.
 struct Made {
@@ -126,6 +132,12 @@ class Session {
 
  private:
   PyObject* Trace(const Call& call);
+  PyObject* CoExecute(const Call& call);
+  // While the session is being seized by another thread, waits. False with an
+  // exception set.
+  bool AwaitSeizure();
+  // Writes an op down that has run although its session left co-execution.
+  bool RecordAfterwards(const Call& call, int index, PyObject* outputs);
   PyObject* RunImperative(const Call& call, PlanNode* node);
   PyObject* Delegate(const Call& call, PlanNode* node);
   // Null when the call is what the plan expects; else why not.
@@ -142,7 +154,8 @@ class Session {
   bool Diverge(const char* reason, const std::string& detail);
   void BindInputs(const Call& call, const PlanNode& node);
   void PushSeeds(const Call& call, const PlanNode& node, int index);
-  void PutTensor(int channel, PyObject* tensor);
+  // Returns the copy it made because somebody else could change the bytes.
+  PyRef PutTensor(int channel, PyObject* tensor);
   PyRef MakePending(const OutputSpec& spec, int node, int output);
   void RegisterReal(PyObject* tensor, int node, int output);
   bool RecordOnTape(const Call& call, const PlanNode& node,
@@ -160,18 +173,14 @@ class Session {
   bool epoch_closed_ = false;
   HandleTable table_;
   std::deque<Made> made_;
-  std::vector<PyRef> feeds_;
+  std::vector<PyRef> feeds_;        // as Python gave them: for identity
+  std::vector<PyRef> feed_copies_;  // where NumPy could change the bytes
   std::vector<PyRef> variables_;
   std::vector<std::pair<uint64_t, int>> bound_;  // resource key, slot
   std::vector<char> slot_written_;               // in the open epoch
   std::vector<std::pair<int, std::array<uint64_t, 3>>> seeds_;
   int64_t real_bytes_ = 0;
 };
-
-// Seeds that Python drew for ops without an op-level seed: only those may be
-// delegated, because eager would never use the pair again.
-void NoteInternalSeed(int64_t seed);
-void ClearSeedLedger();
 
 // Runs the call for real with the tape stopped, then records it with a marker
 // that names `node`. New reference to the result.

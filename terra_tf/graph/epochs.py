@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 
 from terra_tf.errors import ImperativeReason
-from terra_tf.graph.op_classes import IN_PLACE_WRITES, READS
+from terra_tf.trace.op_classes import IN_PLACE_WRITES, READS
 from terra_tf.trace.trace_graph import Node, TraceGraph, Variable
 
 _REACHES_ANYTHING = frozenset(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Container
 from typing import Any
 
 from terra_tf._tf_internals import op_def_registry
-from terra_tf.graph.op_classes import DEPENDS_ON_SHAPE_ONLY
+from terra_tf.trace.op_classes import DEPENDS_ON_SHAPE_ONLY
 from terra_tf.trace.trace_graph import Constant, Node, NodeInput, Output
 
 

@@ -13,7 +13,6 @@ would chain the ops that wait; exactly the order that is needed is added here:
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from typing import Any
 
@@ -32,10 +31,11 @@ from terra_tf._tf_internals import (
     ops,
     tensor_shape,
 )
-from terra_tf.errors import ImperativeReason, UndelegableOpError, UnsupportedError
+from terra_tf.errors import ImperativeReason, UndelegableOpError
 from terra_tf.graph.epochs import epoch_starts, is_imperative, writes_variable
 from terra_tf.graph.folding import can_fold, constant_value, is_constant
-from terra_tf.graph.op_classes import (
+from terra_tf.graph.generated_graph import EpochChannels, GeneratedGraph
+from terra_tf.trace.op_classes import (
     DENSE_WRITES,
     IN_PLACE_WRITES,
     INDEXED_WRITES,
@@ -57,63 +57,11 @@ _serial = itertools.count()
 _NEVER_FED = frozenset({dtypes.resource.as_datatype_enum, dtypes.variant.as_datatype_enum})
 
 
-@dataclasses.dataclass(slots=True)
-class EpochChannels:
-    """How Python closes an epoch: commit, then await `done`, then `resume` the next."""
-
-    start: int
-    commit: int
-    done: int = -1
-    resume: int = -1
-
-
-@dataclasses.dataclass(slots=True)
-class GeneratedGraph:
-    """A built function and the channels of its mailbox; -1 is no channel.
-
-    Attributes:
-      function: Keeps the function registered in TensorFlow's context while it lives.
-      name: The function's name.
-      num_channels: How many channels a step's mailbox needs.
-      captured_variables: Slots whose handles are the function's first inputs.
-      captured_tensors: Tensors that are its next inputs.
-      variable_channels: Slot -> the channel its handle is fed through.
-      feed_channels: Feed group -> channel.
-      output_feeds: (node, output) of imperative ops -> channel.
-      seed_channels: Seeded node -> channel.
-      fetch_channels: (node, output) -> channel.
-      check_channels: Imperative node -> channel that says all before it has succeeded.
-      folded: Node -> ready outputs.
-      output_shapes: (node, output) -> static dimensions, or None where they depend on data.
-      epochs: In order; the first starts at node 0.
-      is_fallible: Whether any delegated op can fail on data.
-      written_slots: Variables that some delegated op writes.
-    """
-
-    function: Any = None
-    name: str = ""
-    num_channels: int = 0
-    captured_variables: list[int] = dataclasses.field(default_factory=list)
-    captured_tensors: list[Any] = dataclasses.field(default_factory=list)
-    variable_channels: dict[int, int] = dataclasses.field(default_factory=dict)
-    feed_channels: dict[int, int] = dataclasses.field(default_factory=dict)
-    output_feeds: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
-    seed_channels: dict[int, int] = dataclasses.field(default_factory=dict)
-    fetch_channels: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
-    check_channels: dict[int, int] = dataclasses.field(default_factory=dict)
-    folded: dict[int, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
-    output_shapes: dict[tuple[int, int], tuple | None] = dataclasses.field(default_factory=dict)
-    epochs: list[EpochChannels] = dataclasses.field(default_factory=list)
-    is_fallible: bool = False
-    written_slots: set[int] = dataclasses.field(default_factory=set)
-
-
 def generate(graph: TraceGraph) -> GeneratedGraph:
     """Builds and registers the function of a TraceGraph.
 
     Raises:
       UndelegableOpError: An op has to run imperatively.
-      UnsupportedError: The graph cannot be built at all.
     """
     return _Generator(graph).build()
 
@@ -287,8 +235,7 @@ class _Generator:
         known = tuple(shape.as_list()) if shape.is_fully_defined() else None
         traced = self._graph.nodes[index].outputs[output].shape
         if known is not None and known != traced:
-            op_type = self._graph.nodes[index].record.op_type
-            raise UnsupportedError(f"op {index} {op_type}: shape {known} was traced as {traced}")
+            raise UndelegableOpError(index, ImperativeReason.UNCERTAIN_SHAPE)
         self._out.output_shapes[index, output] = known
         wanted = (index, output) in self._graph.fetches
         if known is None:  # who asks for the shape gets the value; the tape asks at once
@@ -336,7 +283,8 @@ class _Generator:
         constants = frozenset(
             i for i, s in enumerate(node.inputs) if is_constant(s, self._out.folded)
         )
-        if is_fallible(node.record.op_type, input_dtypes, constants):
+        is_static = all(t.shape.is_fully_defined() for t in operation.inputs)
+        if is_fallible(node.record.op_type, input_dtypes, constants, is_static):
             self._epoch.fallible.append(operation)
             self._out.is_fallible = True
 
@@ -388,7 +336,10 @@ class _Generator:
 
     def _has_static_shape(self, source: NodeInput) -> bool:
         if isinstance(source, Variable):
-            return self._graph.variables[source.slot].captured
+            variable = self._graph.variables[source.slot]
+            spec = handle_shape_and_type(variable.handle)
+            known = spec is not None and spec[1] is not None and -1 not in spec[1]
+            return variable.captured and known
         if isinstance(source, Output) and source.node not in self._out.folded:
             tensor = self._env[source.node, source.output]
             return tensor is not None and tensor.shape.is_fully_defined()
@@ -413,6 +364,10 @@ class _Generator:
             alg=1,
             **arguments,
         )
+        sources = [s for s in node.inputs if not is_constant(s, self._out.folded)]
+        if sources:  # a shape or range that may be wrong
+            self._epoch.fallible.append(operation)
+            self._out.is_fallible = True
         return list(operation.outputs)
 
     # ----------------------------------------------------------- variables
@@ -429,8 +384,6 @@ class _Generator:
         epoch = self._epoch
         if slot not in epoch.values:
             spec = handle_shape_and_type(self._graph.variables[slot].handle)
-            if spec is None:
-                raise UnsupportedError("a variable of unknown type")
             with ops.control_dependencies([] if epoch.gate is None else [epoch.gate]):
                 op = apply_op("ReadVariableOp", resource=self._handle(slot), dtype=spec[0])
             epoch.reads.setdefault(slot, []).append(op)
@@ -441,6 +394,8 @@ class _Generator:
     def _emit_variable_op(self, index: int, node: Node) -> list:
         op_type = node.record.op_type
         slot = node.inputs[0].slot
+        if handle_shape_and_type(self._graph.variables[slot].handle) is None:
+            raise UndelegableOpError(index, ImperativeReason.RESOURCE_OP)
         if writes_variable(node):
             self._check_write(index, node, slot)
             self._out.written_slots.add(slot)
@@ -464,9 +419,15 @@ class _Generator:
         values = [self._value(source) for source in node.inputs[1:]]
         is_static = all(value.shape.is_fully_defined() for value in values)
         if node.record.op_type in DENSE_WRITES:
-            if node.record.op_type == "AssignVariableOp" and variable is None:
+            is_assign = node.record.op_type == "AssignVariableOp"
+            if is_assign and variable is None and not node.record.attribute("validate_shape"):
                 return  # a variable of any shape takes any value
             is_static = is_static and tuple(values[0].shape.as_list()) == variable
+        if node.record.op_type == "ResourceStridedSliceAssign":
+            bounds = node.inputs[1:4]
+            is_static = is_static and all(is_constant(s, self._out.folded) for s in bounds)
+        if node.record.op_type == "ResourceScatterDiv":
+            is_static = is_static and values[-1].dtype.is_floating
         if not is_static or variable is None or -1 in variable:
             raise UndelegableOpError(index, ImperativeReason.DYNAMIC_WRITE)
 

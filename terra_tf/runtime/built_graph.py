@@ -8,7 +8,8 @@ from typing import Any
 
 from terra_tf.errors import UndelegableOpError
 from terra_tf.graph.epochs import is_imperative
-from terra_tf.graph.generator import GeneratedGraph, generate
+from terra_tf.graph.generated_graph import GeneratedGraph
+from terra_tf.graph.generator import generate
 from terra_tf.runtime.plan import make_plan
 from terra_tf.trace.trace_graph import TraceGraph
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import logging
 from typing import Any
 
@@ -41,6 +42,8 @@ class _Path:
     built: BuiltGraph | None = None
     num_traces: int = 0
     uses: int = 0
+    serial: int = dataclasses.field(default_factory=itertools.count().__next__)
+    successors: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
 
 
 class Entry:
@@ -49,7 +52,6 @@ class Entry:
     def __init__(self, stats: Counters) -> None:
         self.stats = stats
         self._paths: list[_Path] = []
-        self._successors: dict[int, collections.Counter[_Path]] = {}
         self._last: _Path | None = None
         self._points = 0.0
         self._imperative_steps_left = 0
@@ -63,7 +65,7 @@ class Entry:
         if self._imperative_steps_left == 0:
             return False
         self._imperative_steps_left -= 1
-        self.stats.fallbacks[self._why_imperative] += 1
+        self.stats.fallbacks[str(self._why_imperative)] += 1
         if self._imperative_steps_left == 0:
             self._points = 0.0
             self.stats.set_phase("tracing", "co-execution is tried again")
@@ -76,9 +78,10 @@ class Entry:
 
     def _predict(self) -> _Path | None:
         if self._last is not None:
-            for path, _ in self._successors[id(self._last)].most_common():
-                if path in self._paths:
-                    return path
+            known = {path.serial: path for path in self._paths}
+            for serial, _ in self._last.successors.most_common():
+                if serial in known:
+                    return known[serial]
         built = [path for path in self._paths if path.built is not None]
         return max(built, key=lambda path: path.uses, default=None)
 
@@ -170,8 +173,7 @@ class Entry:
     def _follow(self, path: _Path) -> None:
         path.uses += 1
         if self._last is not None:
-            self._successors[id(self._last)][path] += 1
-        self._successors.setdefault(id(path), collections.Counter())
+            self._last.successors[path.serial] += 1
         self._last = path
 
     def _build(self, path: _Path) -> None:

@@ -11,6 +11,7 @@ a consistent state.
 from __future__ import annotations
 
 import collections
+import threading
 from typing import TYPE_CHECKING
 
 from terra_tf import _native
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from terra_tf.runtime.session import StepSession
 
 _queue: collections.deque[StepSession] = collections.deque()
+_recovery = threading.RLock()  # held by the one thread that runs failed steps again
+_recovering_thread: int | None = None
 
 
 def add(session: StepSession) -> None:
@@ -28,6 +31,8 @@ def add(session: StepSession) -> None:
 
 def retire_finished() -> None:
     """Releases the oldest steps whose graphs have ended. Never waits for a graph."""
+    if _recovering_thread == threading.get_ident():
+        return
     while _queue and _queue[0].native.ended:
         _retire_oldest()
 
@@ -38,14 +43,24 @@ def settle(limit: int = 0) -> None:
     Raises:
       Exception: What an op of a failed step raised, once every step has been run again.
     """
+    if _recovering_thread == threading.get_ident():
+        return
     while len(_queue) > limit:
         _retire_oldest()
 
 
-def settle_through(session: StepSession) -> None:
-    """Waits until `session` is not in flight any more."""
+def settle_through(session: StepSession) -> bool:
+    """Waits until `session` is not in flight any more, and its tensors have their values.
+
+    Returns:
+      False if this very thread is running failed steps again, which includes it.
+    """
+    if _recovering_thread == threading.get_ident():
+        return False
     while session in _queue:
         _retire_oldest()
+    with _recovery:  # another thread may be running it again
+        return True
 
 
 def num_in_flight() -> int:
@@ -61,30 +76,34 @@ def forget_all() -> None:
 def _retire_oldest() -> None:
     oldest = _queue[0]
     oldest.await_end()
-    # Another thread may have retired it while this one waited.
-    if not _queue or _queue[0] is not oldest:
-        return
     if oldest.native.succeeded:
-        _queue.popleft()
-        oldest.release()
+        # Another thread may have retired it while this one waited.
+        if _queue and _queue[0] is oldest:
+            _queue.popleft()
+            oldest.release()
         return
-    _run_again()
+    with _recovery:
+        if oldest in _queue:
+            _run_again()
 
 
 def _run_again() -> None:
     """A graph has failed: the steps launched after it ran on a state that never came to be."""
-    failed = list(_queue)
-    for session in reversed(failed):
-        session.native.cancel()
-    for session in failed:
-        session.await_end()
-    _native.load().module.runner_resume()
+    global _recovering_thread
+    _recovering_thread = threading.get_ident()
     errors = []
-    for session in failed:
-        if session in _queue:
-            _queue.remove(session)
-        error = session.replay_committed()
-        if error is not None:
-            errors.append(error)
+    try:
+        for session in reversed(_queue):
+            session.native.cancel()
+        for session in _queue:
+            session.await_end()
+        while _queue:
+            error = _queue[0].replay_committed()
+            if error is not None:
+                errors.append(error)
+            _queue.popleft().release()
+        _native.load().module.runner_resume()
+    finally:
+        _recovering_thread = None
     if errors:
         raise errors[0]

@@ -174,9 +174,9 @@ def device_scope() -> str:
     return context.context().device_name or ""
 
 
-def is_internal_pair(seed: int, seed2: int) -> bool:
+def is_internal_pair(seed: int | None, seed2: int | None) -> bool:
     """Says whether a random op's seeds are TensorFlow's own, so that no op will repeat them."""
-    if seed == 0 and seed2 == 0:
+    if not seed and not seed2:  # none was set: TensorFlow gives None or 0
         return True
     return last_internal_seed is not None and seed2 == last_internal_seed % _MAX_INT32
 

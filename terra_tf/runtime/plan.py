@@ -10,7 +10,7 @@ from terra_tf._tf_internals import context, dtypes, handle_shape_and_type, op_de
 from terra_tf.config import config
 from terra_tf.graph.epochs import is_imperative, writes_variable
 from terra_tf.graph.folding import constant_value, is_constant
-from terra_tf.graph.generator import GeneratedGraph
+from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.trace.recorder import MARKER
 from terra_tf.trace.trace_graph import Captured, Feed, Node, Output, TraceGraph, Variable
 

@@ -22,7 +22,7 @@ from terra_tf._tf_internals import (
     status_to_exception,
 )
 from terra_tf.graph.epochs import is_imperative
-from terra_tf.graph.op_classes import STATELESS_RANDOM
+from terra_tf.trace.op_classes import STATELESS_RANDOM
 from terra_tf.runtime import interception
 from terra_tf.runtime.built_graph import BuiltGraph
 from terra_tf.trace.trace_graph import Captured, Constant, Feed, Node, Output, Variable

@@ -62,18 +62,25 @@ class StepSession:
         self._epoch = 0
         self._deferred_error: BaseException | None = None
         self._owner = threading.get_ident()
+        self._seizer: int | None = None
+        self._has_begun = False
 
     # ------------------------------------------------------------ lifetime
 
     def begin(self) -> None:
         """Enters the step on the calling thread."""
         interception.apply_knobs()
-        if self.built is None:
-            in_flight.settle()
-            self._recorder = self._new_recorder()
-        else:
-            in_flight.settle(config.max_inflight_steps - 1)
-            self.native.launch()
+        try:
+            if self.built is None:
+                in_flight.settle()
+                self._recorder = self._new_recorder()
+            else:
+                in_flight.settle(config.max_inflight_steps - 1)
+                self.native.launch()
+        except BaseException:
+            self.native.release()
+            raise
+        self._has_begun = True
         self.native.enter()
 
     def finish(self) -> None:
@@ -83,6 +90,7 @@ class StepSession:
           Exception: What an op raised, if it only shows now.
         """
         try:
+            self.await_seizure()
             if self.native.mode == self._mode.CO_EXECUTION:
                 self._finish_co_execution()
             if self.native.mode == self._mode.TRACING and not self.native.committed:
@@ -99,6 +107,13 @@ class StepSession:
           Exception: What an op raised, if eager would have raised that first.
         """
         try:
+            self.await_seizure()
+            if not self._has_begun:
+                return  # the error is begin's own
+            if self.native.mode == self._mode.TRACING and self.built is None:
+                self.entry.stats.count_fallback(
+                    Reason.PYTHON_EXCEPTION, type(error).__name__
+                )
             if self.native.mode == self._mode.CO_EXECUTION:
                 interrupted = isinstance(error, KeyboardInterrupt)
                 reason = Reason.KEYBOARD_INTERRUPT if interrupted else Reason.PYTHON_EXCEPTION
@@ -125,17 +140,20 @@ class StepSession:
             self.native.await_end()
 
     def _finish_co_execution(self) -> None:
-        if self.native.position != len(self.built.trace_graph.nodes):
-            self.on_divergence(Reason.STEP_ENDED_EARLY, f"after op {self.native.position}")
-            return
-        unfetched = set(self.native.unfetched())
-        if unfetched:
-            self._diverge_unfetched(unfetched)
-            return
-        self.native.commit(self.built.generated.epochs[-1].commit)
-        self.native.committed = True
-        self.entry.count_co_executed(self.built)
-        in_flight.add(self)
+        with self._lock:  # nobody may seize a step while it commits
+            if self.native.mode != self._mode.CO_EXECUTION:
+                return
+            if self.native.position != len(self.built.trace_graph.nodes):
+                self.on_divergence(Reason.STEP_ENDED_EARLY, f"after op {self.native.position}")
+                return
+            unfetched = set(self.native.unfetched())
+            if unfetched:
+                self._diverge_unfetched(unfetched)
+                return
+            self.native.committed = True
+            self.native.commit(self.built.generated.epochs[-1].commit)
+            self.entry.count_co_executed(self.built)
+            in_flight.add(self)
         if self.built.generated.is_fallible and not config.run_ahead_on_fallible:
             in_flight.settle_through(self)
 
@@ -189,6 +207,13 @@ class StepSession:
 
     # ---------------------------------------------------------- divergence
 
+    def await_seizure(self) -> bool:
+        """Waits while another thread settles this step; False if this thread is the one."""
+        if self._seizer == threading.get_ident():
+            return False
+        with self._lock:
+            return True
+
     def on_divergence(self, reason: str, detail: str = "") -> None:
         """CO_EXECUTION: makes everything so far as eager would have it, and goes on recording.
 
@@ -214,16 +239,25 @@ class StepSession:
             )
 
     def _diverge(self) -> None:
+        self._seizer = threading.get_ident()
+        self.native.mode = self._mode.SEIZING  # from here on the owner waits
         position = self.native.position
+        try:
+            self._settle_open(position)
+        finally:
+            self._seizer = None
+            if self.native.mode == self._mode.SEIZING:
+                self.native.mode = self._mode.IMPERATIVE
+
+    def _settle_open(self, position: int) -> None:
         self.native.cancel()
         self.await_end()
-        self._module.runner_resume()
         earlier_error = None
         try:
             in_flight.settle()
         except Exception as error:  # noqa: BLE001 - raised below, once this step is settled too
             earlier_error = error
-        self.native.mode = self._mode.IMPERATIVE
+        self._module.runner_resume()
         trace = prefix_trace(self.built, self.native, position)
         own_error = self._replay(position)
         if earlier_error or own_error:
@@ -251,13 +285,16 @@ class StepSession:
         self.native.mode = self._mode.TRACING
 
     def replay_committed(self) -> BaseException | None:
-        """Runs a step again whose graph failed after it had returned; returns what it raised."""
+        """Runs a step again whose graph failed after it had returned.
+
+        Returns:
+          What an op raised, or None. The caller releases the session.
+        """
+        self._seizer = threading.get_ident()
         with self._lock, interrupts.deferred():
             self.entry.count_divergence(Reason.OP_ERROR, "after the step had returned", "")
             self.native.mode = self._mode.IMPERATIVE
-            error = self._replay(len(self.built.trace_graph.nodes))
-            self.release()
-            return error
+            return self._replay(len(self.built.trace_graph.nodes))
 
     # -------------------------------------------------- reading and seizing
 
@@ -289,12 +326,18 @@ class StepSession:
         else:
             self.seize("an op error")
 
-    def on_conflict(self) -> None:
-        """An op outside the step touches a variable of it."""
+    def on_conflict(self) -> bool:
+        """An op outside the step touches a variable of it.
+
+        Returns:
+          False if this thread is the one that is settling the step already.
+        """
+        if self._seizer == threading.get_ident():
+            return False
         if self.native.committed:
-            in_flight.settle_through(self)
-        else:
-            self.seize("a variable")
+            return in_flight.settle_through(self)
+        self.seize("a variable")
+        return True
 
     def on_finished(self) -> None:
         """A committed step's graph has ended."""
@@ -320,18 +363,18 @@ class StepSession:
         if unfetched:
             self._diverge_unfetched(unfetched)
             return
-        epoch = self.built.generated.epochs[self._epoch]
-        if self._epoch > 0 and epoch.start == index:
-            return  # closed before: the op raised then, and is tried again
-        self.native.commit(epoch.commit)
-        done = self.native.await_channel(epoch.done)
-        if self.native.mode != self._mode.CO_EXECUTION:
-            return  # seized while waiting
-        if not done:
-            self.on_divergence(Reason.OP_ERROR, f"before op {index}")
-            return
-        self._epoch += 1
-        self.native.toggle_epoch_closed()
+        with self._lock:  # nobody may seize a step while it commits
+            if self.native.mode != self._mode.CO_EXECUTION:
+                return
+            epoch = self.built.generated.epochs[self._epoch]
+            if self._epoch > 0 and epoch.start == index:
+                return  # closed before: the op raised then, and is tried again
+            self.native.commit(epoch.commit)
+            if not self.native.await_channel(epoch.done):
+                self.on_divergence(Reason.OP_ERROR, f"before op {index}")
+                return
+            self._epoch += 1
+            self.native.toggle_epoch_closed()
 
     def on_epoch_resume(self, index: int) -> None:
         """The op at `index` is done, or was only waiting for the epoch before it."""

@@ -83,6 +83,8 @@ def canonical_attributes(op_type: str, attrs: tuple, is_fast: bool) -> Hashable:
 def _freeze_typed(op_type: str, name: str, value: Any) -> Hashable:
     """Freezes with the attribute's declared type in view: 1 and True are one bool."""
     attr = _attribute_types(op_type).get(name)
+    if value is None:
+        value = _default_of(op_type, name)
     if value is None or attr is None:
         return freeze(value)
     if attr == "bool":
@@ -107,3 +109,19 @@ def _freeze_typed(op_type: str, name: str, value: Any) -> Hashable:
 def _attribute_types(op_type: str) -> dict[str, str]:
     definition = op_def_registry.get(op_type)
     return {} if definition is None else {attr.name: attr.type for attr in definition.attr}
+
+
+@functools.lru_cache(maxsize=None)
+def _default_of(op_type: str, name: str) -> Any:
+    """Returns the default that an attribute given as None has, where it is a simple value."""
+    definition = op_def_registry.get(op_type)
+    attrs = () if definition is None else definition.attr
+    for attr in attrs:
+        if attr.name != name or not attr.HasField("default_value"):
+            continue
+        kind = attr.default_value.WhichOneof("value")
+        if kind in ("i", "b", "f", "s", "type"):
+            return getattr(attr.default_value, kind)
+        if kind == "list" and attr.type == "list(int)":
+            return tuple(attr.default_value.list.i)
+    return None

@@ -186,7 +186,7 @@ class Location:
 
 
 _ids = itertools.count()
-_interning = threading.Lock()
+_interning = threading.RLock()  # a finalizer may run ops while a location is made
 _entries = [Location(None, LocationLevel(ENTRY, (), 0))]
 
 

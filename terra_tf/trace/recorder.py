@@ -13,7 +13,7 @@ from typing import Any
 from terra_tf._tf_internals import backprop, dtypes
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
-from terra_tf.graph.op_classes import STATELESS_RANDOM, imperative_reason, is_fallible
+from terra_tf.trace.op_classes import STATELESS_RANDOM, imperative_reason, is_fallible
 from terra_tf.trace.attributes import canonical_attributes, is_seeded
 from terra_tf.trace.location import LocationTracker
 from terra_tf.trace.records import (
@@ -104,6 +104,7 @@ class Recorder:
         if isinstance(op_type, bytes):
             op_type = op_type.decode()
         index = len(self.trace.ops) + len(self._open)
+        bound_before = (len(self.trace.externals), len(self.trace.variables))
         self._open[index] = {
             "op_type": op_type,
             "is_fast": bool(is_fast),
@@ -115,6 +116,7 @@ class Recorder:
             "device": device,
             "under_tape": not backprop.pywrap_tfe.TFE_Py_TapeSetIsEmpty(),
             "forward_node": self._markers.stack[-1] if self._markers.stack else None,
+            "_bound_before": bound_before,
             "_input_dtypes": tuple(t.dtype.as_datatype_enum for t in inputs),
         }
         return index
@@ -122,6 +124,7 @@ class Recorder:
     def end_op(self, index: int, outputs: list) -> None:
         """Completes the record of an op that has succeeded."""
         fields = self._open.pop(index)
+        fields.pop("_bound_before")
         specs = tuple(_spec(tensor) for tensor in outputs)
         op_type, input_dtypes = fields["op_type"], fields.pop("_input_dtypes")
         location = fields["location"]
@@ -138,8 +141,18 @@ class Recorder:
         )
 
     def abandon_op(self, index: int) -> Any:
-        """Forgets an op that has raised; returns its location."""
-        return self._open.pop(index)["location"]
+        """Forgets an op that has raised, and what it was the first to use; returns its location."""
+        fields = self._open.pop(index)
+        num_externals, num_variables = fields["_bound_before"]
+        del self.trace.externals[num_externals:]
+        del self.trace.variables[num_variables:]
+        for bound, count in (
+            (self._external_by_handle, num_externals),
+            (self._variable_by_handle, num_variables),
+        ):
+            for key in [key for key, position in bound.items() if position >= count]:
+                del bound[key]
+        return fields["location"]
 
     def materialize(self, node: int, output: int, shape_only: bool) -> None:
         """Notes that Python reads an output of this step."""

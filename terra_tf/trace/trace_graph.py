@@ -198,9 +198,11 @@ class TraceGraph:
         if isinstance(ref, VariableRef):
             return Variable(ref.slot)
         external, group = trace.externals[ref.index], groups[ref.index]
+        if not external.owns_memory:
+            return Feed(external.spec, group)  # somebody may change the bytes any time
         if external.value is not None:
             return Constant(external.tensor, external.value, external.spec, group)
-        if external.is_argument or not external.owns_memory:
+        if external.is_argument:
             return Feed(external.spec, group)
         return Captured(external.tensor, self._handle_id(external.tensor), external.spec, group)
 
@@ -226,6 +228,9 @@ class TraceGraph:
             if outputs != node.outputs:
                 changes.append(f"the shape of op {index} {record.op_type} changed")
             node.inputs, node.outputs, node.record = new_inputs, outputs, record
+            if record.location in self.raised_locations and node.forced is None:
+                node.forced = ImperativeReason.RAISED_BEFORE
+                changes.append(f"op {index} {record.op_type} has raised before")
             node.hits += 1
         changes += self._split_groups(regrouped)
         return changes
@@ -277,7 +282,7 @@ class TraceGraph:
         """Makes what runs at `location` imperative from now on: it has failed once."""
         self.raised_locations.add(location)
         for node in self.nodes:
-            if node.key.location == location:
+            if location in (node.key.location, node.record.location):
                 node.forced = ImperativeReason.RAISED_BEFORE
 
     @property

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from terra_tf.errors import ImperativeReason
 from terra_tf.graph.epochs import epoch_starts, is_imperative, writes_variable
-from terra_tf.graph.op_classes import DENSE_WRITES, IN_PLACE_WRITES, READS
+from terra_tf.trace.op_classes import DENSE_WRITES, IN_PLACE_WRITES, READS
 from terra_tf.trace.verify import check_trace_graph
 from tests.unit.synthetic_traces import TraceBuilder, make_trace_graph
 

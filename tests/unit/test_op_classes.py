@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from terra_tf._tf_internals import dtypes, op_def_registry
 from terra_tf.errors import ImperativeReason
-from terra_tf.graph import op_classes
-from terra_tf.graph.op_classes import (
+from terra_tf.trace import op_classes
+from terra_tf.trace.op_classes import (
     DENSE_WRITES,
     DEPENDS_ON_SHAPE_ONLY,
     IN_PLACE_WRITES,

@@ -43,29 +43,24 @@ _UNSUPPORTED_DTYPES = frozenset(
 # Cannot fail for any value of inputs that have the traced types and shapes.
 _INFALLIBLE = frozenset(
     """
-    Abs Acos Acosh Add AddN AddV2 All Angle Any ApproximateEqual Asin Asinh Atan Atan2 Atanh
-    AvgPool AvgPoolGrad BatchMatMul BatchMatMulV2 BatchMatMulV3 BiasAdd BiasAddGrad
-    BroadcastGradientArgs Cast Ceil ClipByValue Complex ComplexAbs Conj Conv2D
-    Conv2DBackpropFilter Conv2DBackpropInput Conv3D Cos Cosh Cross Cumprod Cumsum
-    DepthwiseConv2dNative DepthwiseConv2dNativeBackpropFilter DepthwiseConv2dNativeBackpropInput
-    Diag DiagPart Digamma DivNoNan Einsum Elu EluGrad Equal Erf Erfc Erfcinv Erfinv Exp
-    ExpandDims Expm1 Floor FusedBatchNorm FusedBatchNormGrad FusedBatchNormGradV2
-    FusedBatchNormGradV3 FusedBatchNormV2 FusedBatchNormV3 Greater GreaterEqual Identity
-    IdentityN Igamma Imag Inv InvGrad IsFinite IsInf IsNan L2Loss LRN LRNGrad LeakyRelu
-    LeakyReluGrad Less LessEqual Lgamma Log Log1p LogSoftmax LogicalAnd LogicalNot LogicalOr
-    MatMul MatrixDiag MatrixDiagPart MatrixTranspose MaxPool MaxPoolGrad Maximum Minimum Mul
-    MulNoNan Ndtri Neg NextAfter NotEqual OnesLike PreventGradient Rank Real RealDiv Reciprocal
-    ReciprocalGrad Relu Relu6 Relu6Grad ReluGrad Rint Round Rsqrt RsqrtGrad Select SelectV2 Selu
-    SeluGrad Shape ShapeN Sigmoid SigmoidGrad Sign Sin Sinh Size Snapshot Softmax
-    SoftmaxCrossEntropyWithLogits Softplus SoftplusGrad Softsign SoftsignGrad Sqrt SqrtGrad
-    Square SquaredDifference Squeeze StopGradient Sub Tan Tanh TanhGrad Where Xdivy Xlog1py Xlogy
-    ZerosLike Pack Unpack Const ReadVariableOp AssignVariableOp AssignAddVariableOp
-    AssignSubVariableOp VariableShape StatelessRandomUniformV2 StatelessRandomNormalV2
-    StatelessTruncatedNormalV2 StatelessRandomUniformIntV2 StatelessRandomGetKeyCounter
-    StatelessRandomGetAlg RandomUniform RandomStandardNormal TruncatedNormal RandomUniformInt
-    Bitcast Invert BitwiseAnd BitwiseOr BitwiseXor LeftShift RightShift ExtractImagePatches
-    ResizeBilinear ResizeNearestNeighbor ResizeBilinearGrad ResizeNearestNeighborGrad
-    SpaceToDepth DepthToSpace MaxPoolGradGrad MatrixBandPart MatrixDiagV3 MatrixDiagPartV3
+    Abs Acos Acosh Add AddN AddV2 Angle ApproximateEqual Asin Asinh Atan Atan2 Atanh AvgPool
+    BatchMatMul BatchMatMulV2 BatchMatMulV3 BiasAdd BiasAddGrad Cast Ceil ClipByValue Complex
+    ComplexAbs Conj Conv2D Conv3D Cos Cosh Cross DepthwiseConv2dNative Diag DiagPart Digamma
+    DivNoNan Einsum Elu EluGrad Equal Erf Erfc Erfinv Exp Expm1 Floor FusedBatchNorm
+    FusedBatchNormGrad FusedBatchNormGradV2 FusedBatchNormGradV3 FusedBatchNormV2
+    FusedBatchNormV3 Greater GreaterEqual Identity IdentityN Igamma Imag Inv InvGrad IsFinite
+    IsInf IsNan L2Loss LRN LRNGrad LeakyRelu LeakyReluGrad Less LessEqual Lgamma Log Log1p
+    LogSoftmax LogicalAnd LogicalNot LogicalOr MatMul MatrixDiag MatrixDiagPart MaxPool
+    MaxPoolGrad Maximum Minimum Mul MulNoNan Ndtri Neg NextAfter NotEqual OnesLike
+    PreventGradient Rank Real RealDiv Reciprocal ReciprocalGrad Relu Relu6 Relu6Grad ReluGrad
+    Rint Round Rsqrt RsqrtGrad Select SelectV2 Selu SeluGrad Shape ShapeN Sigmoid SigmoidGrad
+    Sign Sin Sinh Size Snapshot Softmax SoftmaxCrossEntropyWithLogits Softplus SoftplusGrad
+    Softsign SoftsignGrad Sqrt SqrtGrad Square SquaredDifference Squeeze StopGradient Sub Tan
+    Tanh TanhGrad Where Xdivy Xlog1py Xlogy ZerosLike Pack Unpack Const ReadVariableOp
+    AssignVariableOp AssignAddVariableOp AssignSubVariableOp VariableShape
+    StatelessRandomGetKeyCounter StatelessRandomGetAlg Bitcast Invert BitwiseAnd BitwiseOr
+    BitwiseXor LeftShift RightShift ExtractImagePatches ResizeNearestNeighborGrad SpaceToDepth
+    DepthToSpace MaxPoolGradGrad
     """.split()
 )
 
@@ -78,7 +73,16 @@ _INFALLIBLE_WITH_CONSTANTS = {
     "StridedSlice": (1, 2, 3), "StridedSliceGrad": (0, 1, 2, 3), "Sum": (1,), "Tile": (1,),
     "TopKV2": (1,), "Transpose": (1,), "EuclideanNorm": (1,),
     "GatherV2": (1, 2), "ConcatV2": (-1,), "Bucketize": (),
-    "UnsortedSegmentSum": (1, 2), "LinSpace": (0, 1, 2),
+    "UnsortedSegmentSum": (1, 2), "LinSpace": (0, 1, 2), "MatrixBandPart": (1, 2),
+    "MatrixDiagV3": (1, 2, 3), "MatrixDiagPartV3": (1,), "Cumsum": (1,), "Cumprod": (1,),
+    "All": (1,), "Any": (1,), "ExpandDims": (1,), "ResizeBilinear": (1,),
+    "ResizeNearestNeighbor": (1,), "ResizeNearestNeighborGrad": (1,), "RandomUniform": (0,),
+    "RandomStandardNormal": (0,), "TruncatedNormal": (0,), "RandomUniformInt": (0, 1, 2),
+    "StatelessRandomUniformV2": (0, 3), "StatelessRandomNormalV2": (0, 3),
+    "StatelessTruncatedNormalV2": (0, 3), "StatelessRandomUniformIntV2": (0, 3, 4, 5),
+    "BroadcastGradientArgs": (0, 1), "Conv2DBackpropInput": (0,), "Conv2DBackpropFilter": (1,),
+    "AvgPoolGrad": (0,), "DepthwiseConv2dNativeBackpropFilter": (1,),
+    "DepthwiseConv2dNativeBackpropInput": (0,),
 }  # fmt: skip
 
 # Integer division by zero is an error; float division is not.
@@ -114,14 +118,23 @@ def imperative_reason(
     return None
 
 
-def is_fallible(op_type: str, input_dtypes: tuple[int, ...], constants: frozenset[int]) -> bool:
+def is_fallible(
+    op_type: str,
+    input_dtypes: tuple[int, ...],
+    constants: frozenset[int],
+    has_static_shapes: bool = True,
+) -> bool:
     """Says whether the op may raise for other values of the same types and shapes.
 
     Args:
       op_type: The op.
       input_dtypes: DataType enums, flat.
       constants: The flat input positions that are constants of the graph.
+      has_static_shapes: Whether the inputs' shapes are the same in every step; if not, they
+        may not fit.
     """
+    if not has_static_shapes:
+        return True
     if op_type in _FLOAT_ONLY:
         return not dtypes.as_dtype(input_dtypes[0]).is_floating
     if op_type in _INFALLIBLE:

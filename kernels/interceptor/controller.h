@@ -1,0 +1,22 @@
+// How native code talks to the Python controller of a session.
+#ifndef TERRA_KERNELS_INTERCEPTOR_CONTROLLER_H_
+#define TERRA_KERNELS_INTERCEPTOR_CONTROLLER_H_
+
+#include <string>
+
+#include "kernels/interceptor/call.h"
+#include "kernels/interceptor/py_ref.h"
+
+namespace terra {
+
+// Calls a method of a session's controller (Python: runtime/session.py) with
+// arguments in Py_BuildValue's format. False with an exception set.
+bool CallController(PyObject* controller, const char* method,
+                    const char* format, ...);
+
+// The op's type, or the function's name, for messages.
+std::string Describe(const Call& call);
+
+}  // namespace terra
+
+#endif  // TERRA_KERNELS_INTERCEPTOR_CONTROLLER_H_

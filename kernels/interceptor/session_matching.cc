@@ -1,0 +1,194 @@
+// Session: is this call what the plan expects?
+#include "absl/strings/str_cat.h"
+#include "kernels/interceptor/controller.h"
+#include "kernels/interceptor/hooks.h"
+#include "kernels/interceptor/seeds.h"
+#include "kernels/interceptor/session.h"
+#include "kernels/interceptor/tf_python.h"
+
+namespace terra {
+namespace {
+
+using tensorflow::Tensor;
+using tensorflow::TensorHandle;
+
+bool SameOp(const PlanNode& node, const Call& call) {
+  if (node.info != nullptr || call.info != nullptr) {
+    return node.info == call.info;
+  }
+  return node.name == Describe(call);
+}
+
+}  // namespace
+
+const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
+                                    std::string* detail) {
+  const VariableSlot& slot = plan_->variables[ref.a];
+  PyObject* expected =
+      slot.captured ? slot.captured.get() : variables_[ref.a].get();
+  if (expected != nullptr) {
+    if (HandleOf(expected) == HandleOf(tensor)) return nullptr;
+    *detail = "another variable";
+    return "variable_changed";
+  }
+  const Tensor* value = nullptr;
+  if (!HandleOf(tensor)->Tensor(&value).ok() ||
+      value->dtype() != tensorflow::DT_RESOURCE) {
+    *detail = "not a variable";
+    return "variable_changed";
+  }
+  const uint64_t key = ResourceKey(*value);
+  for (const VariableSlot& other : plan_->variables) {
+    if (other.captured && other.key == key) {
+      *detail = "the variable of another place";
+      return "variable_changed";
+    }
+  }
+  for (const auto& [bound_key, bound_slot] : bound_) {
+    if (bound_key == key && bound_slot != ref.a) {
+      *detail = "the variable of another place";
+      return "variable_changed";
+    }
+  }
+  // The handle knows the variable's type and shape.
+  PyRef same = PyRef::Steal(PyObject_CallFunction(
+      slot.accepts.get(), "O", tensor));
+  if (!same) {
+    PyErr_Clear();
+    *detail = "a variable of unknown type";
+    return "variable_changed";
+  }
+  if (same.get() == Py_True) return nullptr;
+  *detail = "a variable of another type or shape";
+  return "variable_changed";
+}
+
+const char* Session::VerifyFeed(const InputRef& ref, PyObject* tensor,
+                                std::string* detail) {
+  TensorHandle* handle = HandleOf(tensor);
+  if (FindMade(handle) >= 0) {
+    *detail = "a tensor of this step where an outside one was expected";
+    return "dataflow_changed";
+  }
+  if (feeds_[ref.a]) {
+    if (HandleOf(feeds_[ref.a].get()) == handle) return nullptr;
+    *detail = "another tensor than at this tensor's first use";
+    return "dataflow_changed";
+  }
+  const FeedSlot& slot = plan_->feeds[ref.a];
+  tensorflow::PartialTensorShape shape;
+  // Outputs of earlier steps may be pending: a known shape does not wait.
+  if (!EnsureReadable(tensor, Reading::kShape)) {
+    PyErr_Clear();
+    *detail = "a tensor that could not be read";
+    return "feed_changed";
+  }
+  if (!handle->Shape(&shape).ok() || handle->DataType() != slot.dtype ||
+      !slot.shape.IsCompatibleWith(shape)) {
+    *detail = absl::StrCat(
+        tensorflow::DataTypeString(handle->DataType()), shape.DebugString(),
+        " where ", tensorflow::DataTypeString(slot.dtype),
+        slot.shape.DebugString(), " was expected");
+    return "feed_changed";
+  }
+  return nullptr;
+}
+
+const char* Session::VerifyInput(const InputRef& ref, PyObject* tensor,
+                                 std::string* detail) {
+  TensorHandle* handle = HandleOf(tensor);
+  switch (ref.kind) {
+    case InputKind::kOutput: {
+      const int32_t index = FindMade(handle);
+      if (index >= 0 && made_[index].node == ref.a &&
+          made_[index].output == ref.b) {
+        return nullptr;
+      }
+      *detail = absl::StrCat("expected output ", ref.b, " of op ", ref.a);
+      return "dataflow_changed";
+    }
+    case InputKind::kVariable:
+      return VerifyVariable(ref, tensor, detail);
+    case InputKind::kConstant: {
+      ConstantSlot& constant = plan_->constants[ref.a];
+      if (HandleOf(constant.tensor.get()) == handle) return nullptr;
+      if (FindMade(handle) >= 0) {
+        *detail = "a tensor of this step where a constant was expected";
+        return "dataflow_changed";
+      }
+      const Tensor* value = nullptr;
+      if (!EnsureReadable(tensor, Reading::kValue)) PyErr_Clear();
+      if (handle->Tensor(&value).ok() && ConstantMatches(constant, *value)) {
+        return nullptr;
+      }
+      *detail = value == nullptr
+                    ? "a constant that could not be read"
+                    : absl::StrCat(constant.value.SummarizeValue(4), " became ",
+                                   value->SummarizeValue(4));
+      return "constant_changed";
+    }
+    case InputKind::kCaptured:
+      if (HandleOf(plan_->captured[ref.a].get()) == handle) return nullptr;
+      *detail = "another tensor object";
+      return "capture_changed";
+    case InputKind::kFeed:
+      return VerifyFeed(ref, tensor, detail);
+    case InputKind::kAny:
+      return nullptr;
+  }
+  return "dataflow_changed";
+}
+
+const char* Session::VerifySeeds(const Call& call, PlanNode* node,
+                                 std::string* detail) {
+  if (!node->seeded) return nullptr;
+  int64_t seed = 0;
+  int64_t seed2 = 0;
+  if (FindSeeds(call.attrs.get(), &seed, &seed2) &&
+      IsInternalPair(seed, seed2)) {
+    return nullptr;
+  }
+  *detail = "an op-level seed";
+  return "attributes_changed";
+}
+
+const char* Session::Verify(const Call& call, PlanNode* node,
+                            std::string* detail) {
+  if (!SameOp(*node, call)) {
+    *detail = absl::StrCat(Describe(call), " where ", node->name,
+                           " was expected");
+    return "new_path";
+  }
+  if (node->counts != call.counts) {
+    *detail = "another number of inputs";
+    return "new_path";
+  }
+  if (plan_->check_devices) {
+    PyRef device = PyRef::Steal(
+        PyObject_GetAttrString(Runtime().py_context, "device_name"));
+    const char* text = device && PyUnicode_Check(device.get())
+                           ? PyUnicode_AsUTF8(device.get())
+                           : "";
+    PyErr_Clear();
+    if (node->device != text) {
+      *detail = text;
+      return "device_changed";
+    }
+  }
+  // What Python runs itself may have other attributes every time.
+  const int same =
+      node->kind == NodeKind::kImperative ? 1 : AttributesMatch(node, call);
+  if (same < 0) PyErr_Clear();
+  if (same != 1) {
+    *detail = "attributes";
+    return "attributes_changed";
+  }
+  for (size_t i = 0; i < node->inputs.size(); ++i) {
+    const char* reason =
+        VerifyInput(node->inputs[i], call.inputs[i].get(), detail);
+    if (reason != nullptr) return reason;
+  }
+  return VerifySeeds(call, node, detail);
+}
+
+}  // namespace terra

@@ -1,0 +1,362 @@
+// Session: running a call, delegated, imperative or traced.
+#include "absl/strings/str_cat.h"
+#include "kernels/interceptor/controller.h"
+#include "kernels/interceptor/hooks.h"
+#include "kernels/interceptor/session.h"
+#include "kernels/interceptor/tf_python.h"
+
+namespace terra {
+
+bool Session::Diverge(const char* reason, const std::string& detail) {
+  return CallController(controller_, "on_divergence", "(ss)", reason,
+                        detail.c_str());
+}
+
+bool TapeIsActive() {
+  PyRef empty = PyRef::Steal(TFE_Py_TapeSetIsEmpty());
+  return empty.get() != Py_True;
+}
+
+namespace {
+
+bool RunsPython(const Call& call) {
+  return call.info == nullptr ||
+         call.info->name.find("PyFunc") != std::string::npos;
+}
+
+// attrs + inferred attributes + the marker that names the forward op.
+PyRef TapeAttrs(const Call& call, int node) {
+  PyRef list = PyRef::Steal(PySequence_List(call.attrs.get()));
+  auto append = [&](PyObject* name, PyRef value) {
+    PyList_Append(list.get(), name);
+    PyList_Append(list.get(), value.get());
+  };
+  size_t next = 0;
+  const OpInfo& info = *call.info;
+  for (size_t i = 0; i < info.args.size(); ++i) {
+    const OpInfo::Arg& arg = info.args[i];
+    const int n = call.counts[i] < 0 ? 1 : call.counts[i];
+    if (arg.kind == OpInfo::ArgKind::kRepeated) {
+      PyRef name = PyRef::Steal(PyUnicode_FromString(arg.number_attr.c_str()));
+      append(name.get(), PyRef::Steal(PyLong_FromLong(n)));
+    }
+    if (arg.kind == OpInfo::ArgKind::kHeterogeneous) {
+      PyRef name = PyRef::Steal(PyUnicode_FromString(arg.list_attr.c_str()));
+      PyRef types = PyRef::Steal(PyList_New(n));
+      for (int k = 0; k < n; ++k) {
+        PyList_SET_ITEM(types.get(), k,
+                        PyLong_FromLong(HandleOf(call.inputs[next + k].get())
+                                            ->DataType()));
+      }
+      append(name.get(), std::move(types));
+    } else if (arg.type_attr >= 0 && n > 0) {
+      PyRef name = PyRef::Steal(PyUnicode_FromString(
+          info.type_attrs[arg.type_attr].name.c_str()));
+      append(name.get(), PyRef::Steal(PyLong_FromLong(
+                             HandleOf(call.inputs[next].get())->DataType())));
+    }
+    next += n;
+  }
+  static PyObject* marker = PyUnicode_InternFromString("_terra_node");
+  append(marker, PyRef::Steal(PyLong_FromLong(node)));
+  return PyRef::Steal(PyList_AsTuple(list.get()));
+}
+
+}  // namespace
+
+PyObject* ExecuteAndRecord(const Call& call, int node) {
+  NestedScope nested;
+  if (call.route == Route::kFull || RunsPython(call) || !TapeIsActive()) {
+    return Execute(call);
+  }
+  TFE_Py_TapeSetStopOnThread();
+  PyRef result = PyRef::Steal(Execute(call));
+  TFE_Py_TapeSetRestartOnThread();
+  if (!result) return nullptr;
+  PyRef outputs = OutputList(result.get());
+  PyRef inputs = call.InputTuple();
+  PyRef attrs = TapeAttrs(call, node);
+  PyRef recorded = PyRef::Steal(TFE_Py_RecordGradient(
+      call.info->py_name.get(), inputs.get(), attrs.get(), outputs.get(),
+      Py_None));
+  if (!recorded) return nullptr;
+  return result.release();
+}
+
+bool Session::RecordOnTape(const Call& call, const PlanNode& node,
+                           const std::vector<PyRef>& outputs) {
+  PyRef list = PyRef::Steal(PyList_New(outputs.size()));
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    PyList_SET_ITEM(list.get(), i, PyRef(outputs[i]).release());
+  }
+  PyRef inputs = call.InputTuple();
+  PyRef recorded = PyRef::Steal(
+      TFE_Py_RecordGradient(node.info->py_name.get(), inputs.get(),
+                            node.tape_attrs.get(), list.get(), Py_None));
+  return static_cast<bool>(recorded);
+}
+
+namespace {
+
+// Keeps the garbage collector, and so anybody's __del__, out of a scope.
+class GcPause {
+ public:
+  GcPause() : was_enabled_(PyGC_Disable()) {}
+  ~GcPause() {
+    if (was_enabled_) PyGC_Enable();
+  }
+  GcPause(const GcPause&) = delete;
+
+ private:
+  int was_enabled_;
+};
+
+// Another tensor object on the same handle: objects carry attributes.
+PyRef SameValueNewObject(PyObject* tensor) {
+  HandleOf(tensor)->Ref();
+  return PyRef::Steal(
+      EagerTensorFromHandle(tensorflow::wrap(HandleOf(tensor))));
+}
+
+}  // namespace
+
+PyObject* Session::Delegate(const Call& call, PlanNode* node) {
+  const bool records = call.route == Route::kFast && !node->outputs.empty() &&
+                       node->kind == NodeKind::kDelegated && TapeIsActive();
+  for (const OutputSpec& spec : node->outputs) {
+    // The tape asks for the shape at once, holding the GIL.
+    if (records && !spec.shape_known && spec.fetch_channel < 0) {
+      if (!Diverge("unplanned_materialization",
+                   absl::StrCat("the tape needs the shape of ", node->name))) {
+        return nullptr;
+      }
+      return OnCall(call);
+    }
+  }
+  GcPause no_python_in_between;
+  std::vector<PyRef> outputs;
+  outputs.reserve(node->outputs.size());
+  if (node->kind == NodeKind::kFolded) {
+    for (const PyRef& tensor : node->folded) {
+      outputs.push_back(SameValueNewObject(tensor.get()));
+    }
+  } else {
+    BindInputs(call, *node);
+    if (node->seeded) PushSeeds(call, *node, position_);
+    for (size_t i = 0; i < node->outputs.size(); ++i) {
+      outputs.push_back(
+          MakePending(node->outputs[i], position_, static_cast<int>(i)));
+    }
+  }
+  const size_t first_made = made_.size() - outputs.size();
+  ++position_;
+  ++num_matched;
+  if (records) {
+    for (size_t i = 0; i < node->outputs.size(); ++i) {
+      if (node->outputs[i].shape_known) continue;
+      const int ready = WaitReady(made_[first_made + i]);
+      if (ready < 0) return nullptr;
+      if (ready == 0 && !Diverge("op_error", node->name)) return nullptr;
+    }
+    if (!RecordOnTape(call, *node, outputs)) return nullptr;
+  }
+  return WrapOutputs(call, std::move(outputs)).release();
+}
+
+// 1 when every input has a value; 0 when the session diverged instead; -1
+// with an exception set.
+int Session::AwaitInputs(const Call& call) {
+  for (const PyRef& input : call.inputs) {
+    const int32_t index = FindMade(HandleOf(input.get()));
+    if (index < 0) {
+      if (!EnsureReadable(input.get(), Reading::kValue)) return -1;
+      continue;
+    }
+    Made& made = made_[index];
+    if (!made.ready->load()) {
+      if (made.fetch_channel < 0) {
+        return Diverge("unplanned_materialization",
+                       "an input of " + Describe(call))
+                   ? 0
+                   : -1;
+      }
+      const int ready = WaitReady(made);
+      if (ready < 0) return -1;
+      if (ready == 0) return Diverge("op_error", Describe(call)) ? 0 : -1;
+    }
+    made.seen = true;
+  }
+  return 1;
+}
+
+bool Session::RecordAfterwards(const Call& call, int index,
+                               PyObject* outputs) {
+  NestedScope recording;
+  PyRef inputs = call.InputTuple();
+  PyRef counts = call.CountTuple();
+  if (!CallController(controller_, "on_op", "(OiOOO)", call.py_name,
+                      call.route == Route::kFast ? 1 : 0, call.attrs.get(),
+                      inputs.get(), counts.get())) {
+    return false;
+  }
+  AddReal(index, outputs);
+  return CallController(controller_, "on_result", "(iO)", index, outputs);
+}
+
+PyObject* Session::RunImperative(const Call& call, PlanNode* node) {
+  const int index = position_;
+  if (node->closes_epoch &&
+      !CallController(controller_, "on_epoch_close", "(i)", index)) {
+    return nullptr;
+  }
+  if (mode_ != Mode::kCoExecution) return OnCall(call);
+  if (node->check_channel >= 0) {
+    const int ok = WaitChannel(node->check_channel);
+    if (ok < 0) return nullptr;
+    if (ok == 0) {
+      if (!Diverge("op_error", "before " + Describe(call))) return nullptr;
+      return OnCall(call);
+    }
+  }
+  const int awaited = AwaitInputs(call);
+  if (awaited < 0) return nullptr;
+  if (awaited == 0) return OnCall(call);
+  if (mode_ != Mode::kCoExecution) return OnCall(call);
+  // Steps in flight may still change what this op reads.
+  if (!SettleCall(call, this)) return nullptr;
+  if (mode_ != Mode::kCoExecution) return OnCall(call);
+  PyRef result = PyRef::Steal(ExecuteAndRecord(call, index));
+  if (!AwaitSeizure() || !result) return nullptr;
+  PyRef outputs = OutputList(result.get());
+  const size_t n = PyList_GET_SIZE(outputs.get());
+  bool as_planned = n == node->outputs.size();
+  for (size_t i = 0; as_planned && i < n; ++i) {
+    PyObject* tensor = PyList_GET_ITEM(outputs.get(), i);
+    const OutputSpec& spec = node->outputs[i];
+    tensorflow::PartialTensorShape shape;
+    as_planned = EagerTensor_CheckExact(tensor) &&
+                 HandleOf(tensor)->DataType() == spec.dtype &&
+                 HandleOf(tensor)->Shape(&shape).ok() &&
+                 spec.shape.IsCompatibleWith(shape);
+  }
+  if (mode_ == Mode::kCoExecution && !as_planned &&
+      !Diverge("feed_changed", "the result of " + Describe(call))) {
+    return nullptr;
+  }
+  if (mode_ != Mode::kCoExecution) {
+    // Diverged, or seized while the op ran: it belongs to the new trace.
+    if (mode_ == Mode::kTracing &&
+        !RecordAfterwards(call, index, outputs.get())) {
+      return nullptr;
+    }
+    return result.release();
+  }
+  for (size_t i = 0; i < n; ++i) {
+    PyObject* tensor = PyList_GET_ITEM(outputs.get(), i);
+    RegisterReal(tensor, index, static_cast<int>(i));
+    const int channel = node->outputs[i].feed_channel;
+    if (channel >= 0) PutTensor(channel, tensor);
+  }
+  if (node->closes_epoch &&
+      !CallController(controller_, "on_epoch_resume", "(i)", index)) {
+    return nullptr;
+  }
+  ++position_;
+  return result.release();
+}
+
+PyObject* Session::Trace(const Call& call) {
+  for (const PyRef& input : call.inputs) {
+    // A tensor of an earlier step may still be pending.
+    if (FindMade(HandleOf(input.get())) < 0 &&
+        !EnsureReadable(input.get(), Reading::kValue)) {
+      return nullptr;
+    }
+  }
+  PyRef inputs = call.InputTuple();
+  PyRef counts = call.CountTuple();
+  PyRef index;
+  {
+    NestedScope recording;  // what the recorder reads is no read of the step
+    index = PyRef::Steal(PyObject_CallMethod(
+        controller_, "on_op", "OiOOO", call.py_name,
+        call.route == Route::kFast ? 1 : 0, call.attrs.get(), inputs.get(),
+        counts.get()));
+  }
+  if (!index) return nullptr;
+  const int node = static_cast<int>(PyLong_AsLong(index.get()));
+  PyRef result = PyRef::Steal(ExecuteAndRecord(call, node));
+  if (!result) {
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    const bool noted = CallController(controller_, "on_error", "(i)", node);
+    if (noted) PyErr_Restore(type, value, traceback);
+    return nullptr;
+  }
+  PyRef outputs = OutputList(result.get());
+  AddReal(node, outputs.get());
+  NestedScope recording;
+  if (!CallController(controller_, "on_result", "(iO)", node,
+                      outputs.get())) {
+    return nullptr;
+  }
+  return result.release();
+}
+
+PyObject* Session::OnCall(const Call& call) {
+  const int64_t delay_us = Delays().python_us.load(std::memory_order_relaxed);
+  if (delay_us > 0) {
+    ReleaseGil release;
+    SleepAtRandom(delay_us);
+  }
+  if (!AwaitSeizure()) return nullptr;
+  switch (mode_) {
+    case Mode::kTracing:
+      return Trace(call);
+    case Mode::kCoExecution:
+      return CoExecute(call);
+    case Mode::kImperative:
+    case Mode::kSeizing:  // by this very thread: an op run by a finalizer
+      return Execute(call);
+  }
+  return nullptr;
+}
+
+bool Session::AwaitSeizure() {
+  while (mode_ == Mode::kSeizing) {
+    PyRef waited = PyRef::Steal(
+        PyObject_CallMethod(controller_, "await_seizure", nullptr));
+    if (!waited) return false;
+    if (waited.get() == Py_False) return true;  // this thread is the one
+  }
+  return true;
+}
+
+PyObject* Session::CoExecute(const Call& call) {
+  const char* reason = nullptr;
+  std::string detail;
+  if (position_ >= static_cast<int>(plan_->nodes.size())) {
+    reason = "new_path";
+    detail = Describe(call) + " where the step was expected to end";
+  } else {
+    PlanNode* node = &plan_->nodes[position_];
+    reason = Verify(call, node, &detail);
+    if (reason == nullptr && mode_ == Mode::kCoExecution) {
+      if (node->kind == NodeKind::kImperative) return RunImperative(call, node);
+      if (!node->closes_epoch) return Delegate(call, node);
+      // A read after an in-place write: the write is applied first.
+      if (!CallController(controller_, "on_epoch_close", "(i)", position_) ||
+          (mode_ == Mode::kCoExecution &&
+           !CallController(controller_, "on_epoch_resume", "(i)",
+                           position_))) {
+        return nullptr;
+      }
+      return mode_ == Mode::kCoExecution ? Delegate(call, node) : OnCall(call);
+    }
+  }
+  // Verify may have waited, and this step may have been seized meanwhile.
+  if (mode_ == Mode::kCoExecution && !Diverge(reason, detail)) return nullptr;
+  return OnCall(call);
+}
+
+}  // namespace terra
