@@ -17,12 +17,12 @@ export TERRA_TF_PACKAGE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 PY := $(VENV)/bin/python
 
-.PHONY: help setup build test test-fast lint bench demo native-test native-binaries wheel \
+.PHONY: help setup build test test-fast test-slow lint bench demo native-test native-binaries wheel \
         conformance clean distclean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make setup | build | test | test-fast | native-test | lint | bench | demo |"
+	@echo "make setup | build | test | test-fast | test-slow | native-test | lint | bench | demo |"
 	@echo "     conformance | wheel | clean | distclean"
 
 # ---- Environment: made anew only when the packaging changes -----------------------------
@@ -46,10 +46,14 @@ build: $(VENV)/.installed
 # ---- Tests: pytest comes last, so that its summary ends the output ----------------------
 test: build
 	@$(MAKE) --no-print-directory native-test
-	$(PY) -m pytest tests $(PYTEST_ARGS)
+	$(PY) -m pytest tests -q -m "not slow" $(PYTEST_ARGS)
 
 test-fast: build
 	$(PY) -m pytest tests -m "not slow" -x -q $(PYTEST_ARGS)
+
+# Every fault at every op, every conformance case: hours on a small machine.
+test-slow: build
+	$(PY) -m pytest tests -q -m slow $(PYTEST_ARGS)
 
 conformance: build
 	@test -n "$(CONFORMANCE)" || { echo "no conformance cases found;" \
@@ -95,7 +99,7 @@ lint: $(VENV)/.lint-installed
 	$(PY) -m mypy
 
 bench: build
-	$(PY) -m benchmarks $(BENCH_ARGS)
+	$(PY) -m benchmarks.micro $(BENCH_ARGS)
 
 demo: build
 	$(PY) -m benchmarks.demo

@@ -102,6 +102,10 @@ class UnknownKnobError(ConfigError, AttributeError):
     """`terra_tf.config` has no knob of that name."""
 
 
+class UnknownKeywordError(ConfigError, TypeError):
+    """`terra_tf.function` was given a keyword that `tf.function` does not take."""
+
+
 class NotCallableError(TerraError, TypeError):
     """`terra_tf.function` was given something that cannot be called."""
 

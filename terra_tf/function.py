@@ -24,7 +24,7 @@ import tensorflow as tf
 from terra_tf import _native
 from terra_tf._tf_internals import EagerTensor, context
 from terra_tf.config import config
-from terra_tf.errors import ConfigError, NotCallableError, Reason, format_message
+from terra_tf.errors import NotCallableError, Reason, UnknownKeywordError, format_message
 from terra_tf.runtime import in_flight, interception, process_ends, stance
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.explanation import Explanation, explain
@@ -53,7 +53,7 @@ def function(func: Callable | None = None, **tf_function_kwargs: Any) -> Any:
 
     Raises:
       NotCallableError: `func` cannot be called.
-      ConfigError: A keyword that `tf.function` does not take.
+      UnknownKeywordError: A keyword that `tf.function` does not take.
     """
     _check_keywords(tf_function_kwargs)
     if func is None:
@@ -81,7 +81,7 @@ def _check_keywords(keywords: dict[str, Any]) -> None:
     for name in keywords:
         if name not in _TF_FUNCTION_KEYWORDS:
             close = difflib.get_close_matches(name, _TF_FUNCTION_KEYWORDS)
-            raise ConfigError(
+            raise UnknownKeywordError(
                 format_message(
                     f"terra_tf.function has no keyword {name!r}",
                     "TERRA-KEYWORD",
@@ -234,7 +234,9 @@ class Function:
 
     def experimental_get_tracing_count(self) -> int:
         """Returns how often the real `tf.function` behind this has traced; 0 if never used."""
-        return 0 if self._tf_function is None else self._tf_function.experimental_get_tracing_count()
+        if self._tf_function is None:
+            return 0
+        return self._tf_function.experimental_get_tracing_count()
 
     def pretty_printed_concrete_signatures(self, verbose: bool = True) -> str:
         """`tf.function`'s method of the same name."""

@@ -4,7 +4,8 @@ Within an epoch every write of a variable is held back until Python has validate
 epoch has to begin before
 
 - an imperative op that can reach a variable which the graph uses, or might reach any (a
-  Python callback, a stateful function), once the epoch has touched a variable;
+  Python callback, a stateful function): the graph's uses before it must have happened, and
+  those after it must not have;
 - an imperative op that may read variables unseen (a dataset iterator), once the epoch has
   written one;
 - a use of a variable after an in-place write of it: the write is done in place, so there is
@@ -35,17 +36,17 @@ class _Open:
 
 def epoch_starts(graph: TraceGraph) -> list[int]:
     """Returns the nodes before which a new epoch begins, in order."""
-    in_graph = {
-        i.slot
-        for node in graph.nodes
+    last_use = {
+        slot: index
+        for index, node in enumerate(graph.nodes)
         if not is_imperative(node)
-        for i in node.inputs
-        if isinstance(i, Variable)
+        for slot in _slots(node)
     }
     starts, open_epoch = [], _Open()
     for index, node in enumerate(graph.nodes):
-        slots = {i.slot for i in node.inputs if isinstance(i, Variable)}
-        if _must_close(node, slots, open_epoch, in_graph):
+        slots = _slots(node)
+        used_later = {slot for slot, last in last_use.items() if last > index}
+        if _must_close(node, slots, open_epoch, used_later):
             starts.append(index)
             open_epoch = _Open()
         if not is_imperative(node):
@@ -72,14 +73,14 @@ def _slots(node: Node) -> set[int]:
     return {i.slot for i in node.inputs if isinstance(i, Variable)}
 
 
-def _must_close(node: Node, slots: set[int], open_epoch: _Open, in_graph: set[int]) -> bool:
+def _must_close(node: Node, slots: set[int], open_epoch: _Open, used_later: set[int]) -> bool:
     if not is_imperative(node):
         return bool(slots & open_epoch.changed_in_place)
-    if slots & in_graph and open_epoch.used:
+    if slots & (open_epoch.used | used_later):
         return True
     reason = node.record.imperative
     if reason in _REACHES_ANYTHING:
-        return bool(open_epoch.used)
+        return bool(open_epoch.used or used_later)
     return reason is ImperativeReason.DATASET_ITERATOR and bool(open_epoch.written)
 
 

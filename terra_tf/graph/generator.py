@@ -29,12 +29,12 @@ from terra_tf._tf_internals import (
     inferred_attributes,
     op_def_registry,
     ops,
-    tensor_shape,
 )
 from terra_tf.errors import ImperativeReason, UndelegableOpError
 from terra_tf.graph.epochs import epoch_starts, is_imperative, writes_variable
 from terra_tf.graph.folding import can_fold, constant_value, is_constant
 from terra_tf.graph.generated_graph import EpochChannels, GeneratedGraph
+from terra_tf.graph.symbols import is_handle, scalar, static_shape, unique
 from terra_tf.trace.op_classes import (
     DENSE_WRITES,
     IN_PLACE_WRITES,
@@ -44,7 +44,6 @@ from terra_tf.trace.op_classes import (
 )
 from terra_tf.trace.trace_graph import (
     Captured,
-    Constant,
     Feed,
     Node,
     NodeInput,
@@ -108,8 +107,9 @@ class _Generator:
         function_graph.inputs = self._inputs
         function_graph.outputs = []
         function_graph.structured_outputs = None
-        function_graph.control_outputs = _unique(self._controls)
-        self._out.function = atomic_function.from_func_graph(function_graph.name, function_graph, {})
+        function_graph.control_outputs = unique(self._controls)
+        name = function_graph.name
+        self._out.function = atomic_function.from_func_graph(name, function_graph, {})
         self._out.name = self._out.function.name.decode()
         return self._out
 
@@ -154,7 +154,7 @@ class _Generator:
 
     def _feed(self, dtype: int, shape: Any, channel: int) -> Any:
         return apply_op(
-            "Terra>Feed", step=self._step, dtype=dtype, shape=_shape(shape), channel=channel
+            "Terra>Feed", step=self._step, dtype=dtype, shape=static_shape(shape), channel=channel
         ).outputs[0]
 
     def _fetch(self, tensor: Any, after: list) -> int:
@@ -166,7 +166,7 @@ class _Generator:
         return channel
 
     def _await(self, channel: int, after: list) -> Any:
-        with ops.control_dependencies(_unique(after)):
+        with ops.control_dependencies(unique(after)):
             op = apply_op("Terra>AwaitCommit", step=self._step, channel=channel)
         self._controls.append(op)
         return op
@@ -179,7 +179,7 @@ class _Generator:
         closed.done, closed.resume = self._channel(), self._channel()
         with ops.control_dependencies(done):
             signal = apply_op(
-                "Terra>Fetch", step=self._step, input=_scalar(), channel=closed.done
+                "Terra>Fetch", step=self._step, input=scalar(), channel=closed.done
             )
         self._controls.append(signal)
         self._epoch = _Epoch(self._await(closed.resume, [signal]))
@@ -208,7 +208,7 @@ class _Generator:
                 last_write[slot] = emit()
             done.append(last_write[slot])
         self._controls += done
-        return _unique(done)
+        return unique(done)
 
     # --------------------------------------------------------------- nodes
 
@@ -249,7 +249,7 @@ class _Generator:
         if self._epoch.fallible:
             channel = self._channel()
             with ops.control_dependencies(list(self._epoch.fallible)):
-                op = apply_op("Terra>Fetch", step=self._step, input=_scalar(), channel=channel)
+                op = apply_op("Terra>Fetch", step=self._step, input=scalar(), channel=channel)
             self._controls.append(op)
             self._out.check_channels[index] = channel
         for source in node.inputs:
@@ -387,7 +387,7 @@ class _Generator:
             with ops.control_dependencies([] if epoch.gate is None else [epoch.gate]):
                 op = apply_op("ReadVariableOp", resource=self._handle(slot), dtype=spec[0])
             epoch.reads.setdefault(slot, []).append(op)
-            op.outputs[0].set_shape(_shape(spec[1]))
+            op.outputs[0].set_shape(static_shape(spec[1]))
             epoch.values[slot] = op.outputs[0]
         return epoch.values[slot]
 
@@ -453,7 +453,7 @@ class _Generator:
         arguments = self._arguments(node)
         if node.record.op_type in INDEXED_WRITES:
             arguments["indices"] = self._check_indices(node, slot, arguments["indices"])
-        tensors = [v for v in arguments.values() if isinstance(v, tf.Tensor) and not _is_handle(v)]
+        tensors = [v for v in arguments.values() if isinstance(v, tf.Tensor) and not is_handle(v)]
 
         def write() -> Any:
             return apply_op(node.record.op_type, **arguments)
@@ -493,21 +493,3 @@ class _Generator:
         epoch.fallible.append(operation)
         self._out.is_fallible = True
         return list(operation.outputs)
-
-
-def _scalar() -> Any:
-    return ops.convert_to_tensor(0, dtype=dtypes.int32)
-
-
-def _shape(dims: Any) -> Any:
-    if dims is None:
-        return tensor_shape.TensorShape(None)
-    return tensor_shape.TensorShape([None if d == -1 else d for d in dims])
-
-
-def _is_handle(tensor: Any) -> bool:
-    return tensor.dtype == dtypes.resource
-
-
-def _unique(operations: list) -> list:
-    return list(dict.fromkeys(operations))

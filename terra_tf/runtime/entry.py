@@ -6,8 +6,8 @@ that came last, which one a step will take:
     next_graph()        the built graph to co-execute, or None: trace
     add_trace(trace)    after a traced or diverged step: merge, and build when it is time
 
-Policy. Every divergence, and every traced step on a new path, costs a point; `_STEPS_PER_POINT` co-executed steps
-win one back. At `max_divergences` points the entry runs imperatively for `retry_after_steps`
+Policy. Every divergence, and every traced step on a new path, costs a point;
+`_STEPS_PER_POINT` co-executed steps win one back. At `max_divergences` points the entry runs imperatively for `retry_after_steps`
 steps, then starts anew; each time it gives up it waits twice as long.
 """
 
@@ -179,7 +179,7 @@ class Entry:
     def _build(self, path: _Path) -> None:
         try:
             path.built = build_graph(path.trace_graph)
-        except Exception as error:  # noqa: BLE001 - a program is never refused; it is counted
+        except Exception as error:
             _logger.warning("no graph could be built", exc_info=True)
             self.stats.count_fallback(
                 Reason.GRAPH_BUILD_FAILED, f"{type(error).__name__}: {error}"

@@ -46,7 +46,7 @@ def _at_exit() -> None:
         return
     try:
         in_flight.settle()
-    except Exception:  # noqa: BLE001 - there is nobody left to raise it to
+    except Exception:
         _logger.exception("a step failed while the interpreter exited")
     _native.load().module.runner_shutdown()
 

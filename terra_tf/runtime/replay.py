@@ -22,9 +22,9 @@ from terra_tf._tf_internals import (
     status_to_exception,
 )
 from terra_tf.graph.epochs import is_imperative
-from terra_tf.trace.op_classes import STATELESS_RANDOM
 from terra_tf.runtime import interception
 from terra_tf.runtime.built_graph import BuiltGraph
+from terra_tf.trace.op_classes import STATELESS_RANDOM
 from terra_tf.trace.trace_graph import Captured, Constant, Feed, Node, Output, Variable
 
 
@@ -85,7 +85,7 @@ class Replay:
             outputs = self._execute(index, node)
         except NotOkStatusException as error:
             self._fail(index, status_to_exception(error))
-        except Exception as error:  # noqa: BLE001 - whatever eager would have raised here
+        except Exception as error:
             self._fail(index, error)
         for output, tensor in enumerate(outputs):
             self._settle(index, output, tensor)

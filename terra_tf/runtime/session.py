@@ -255,7 +255,7 @@ class StepSession:
         earlier_error = None
         try:
             in_flight.settle()
-        except Exception as error:  # noqa: BLE001 - raised below, once this step is settled too
+        except Exception as error:
             earlier_error = error
         self._module.runner_resume()
         trace = prefix_trace(self.built, self.native, position)
@@ -350,7 +350,7 @@ class StepSession:
         """
         try:
             self.on_divergence(Reason.SEIZED_BY_OTHER_THREAD, what)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             if threading.get_ident() == self._owner:
                 raise
             self._deferred_error = error

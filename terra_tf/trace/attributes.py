@@ -19,7 +19,7 @@ from terra_tf._tf_internals import dtypes, inferred_attributes, op_def_registry,
 SEED_NAMES = ("seed", "seed2")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def is_seeded(op_type: str) -> bool:
     """Says whether the op draws random numbers from the attributes `seed` and `seed2`."""
     definition = op_def_registry.get(op_type)
@@ -105,13 +105,13 @@ def _freeze_typed(op_type: str, name: str, value: Any) -> Hashable:
     return freeze(value)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _attribute_types(op_type: str) -> dict[str, str]:
     definition = op_def_registry.get(op_type)
     return {} if definition is None else {attr.name: attr.type for attr in definition.attr}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _default_of(op_type: str, name: str) -> Any:
     """Returns the default that an attribute given as None has, where it is a simple value."""
     definition = op_def_registry.get(op_type)

@@ -61,7 +61,7 @@ _INFALLIBLE = frozenset(
     StatelessRandomGetKeyCounter StatelessRandomGetAlg Bitcast Invert BitwiseAnd BitwiseOr
     BitwiseXor LeftShift RightShift ExtractImagePatches ResizeNearestNeighborGrad SpaceToDepth
     DepthToSpace MaxPoolGradGrad
-    """.split()
+    """.split()  # noqa: SIM905
 )
 
 # Cannot fail when these inputs are constants, for the traced run has succeeded with them.
@@ -89,7 +89,7 @@ _INFALLIBLE_WITH_CONSTANTS = {
 _FLOAT_ONLY = frozenset({"Div", "FloorDiv", "FloorMod", "TruncateDiv", "TruncateMod", "Mod", "Pow"})
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _definition(op_type: str):
     return op_def_registry.get(op_type)
 

@@ -13,9 +13,9 @@ from typing import Any
 from terra_tf._tf_internals import backprop, dtypes
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
-from terra_tf.trace.op_classes import STATELESS_RANDOM, imperative_reason, is_fallible
 from terra_tf.trace.attributes import canonical_attributes, is_seeded
 from terra_tf.trace.location import LocationTracker
+from terra_tf.trace.op_classes import STATELESS_RANDOM, imperative_reason, is_fallible
 from terra_tf.trace.records import (
     External,
     ExternalRef,
@@ -96,6 +96,7 @@ class Recorder:
         self._external_by_handle: dict[int, int] = {}
         self._variable_by_handle: dict[int, int] = {}
         self._open: dict[int, dict] = {}
+        self._kept: list[Any] = []
 
     def begin_op(
         self, op_type: str, is_fast: bool, attrs: tuple, inputs: tuple, counts: tuple, device: str
@@ -190,7 +191,12 @@ class Recorder:
         value = None
         if not is_argument and _num_bytes(tensor) <= config.max_constant_bytes:
             value = _host_bytes(tensor)
-        return External(tensor, spec, value, is_argument, self._native.owns_memory(tensor))
+        owns_memory = self._native.owns_memory(tensor)
+        if value is not None and not owns_memory:
+            # NumPy may change the bytes: a constant is kept as a copy, and compared by value.
+            self._kept.append(tensor)  # handles are known by address
+            tensor = self._native.copy_tensor(tensor)
+        return External(tensor, spec, value, is_argument, owns_memory)
 
     def adopt(self, trace: Trace) -> None:
         """Starts with the ops of a step's prefix, as a diverged session's recorder does."""
@@ -218,10 +224,11 @@ class Recorder:
             seeds = dict(zip(attrs[::2], attrs[1::2]))
             if not self._is_internal_pair(seeds["seed"], seeds["seed2"]):
                 return ImperativeReason.OP_SEED
-        if reason is None and config.synchronous_errors:
-            if is_fallible(op_type, input_dtypes, self._constant_positions(inputs)):
-                return ImperativeReason.SYNCHRONOUS_ERRORS
-        return reason
+        if reason is not None or not config.synchronous_errors:
+            return reason
+        if is_fallible(op_type, input_dtypes, self._constant_positions(inputs)):
+            return ImperativeReason.SYNCHRONOUS_ERRORS
+        return None
 
     def _constant_positions(self, inputs: tuple[InputRef, ...]) -> frozenset[int]:
         return frozenset(

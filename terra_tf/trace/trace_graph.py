@@ -198,11 +198,9 @@ class TraceGraph:
         if isinstance(ref, VariableRef):
             return Variable(ref.slot)
         external, group = trace.externals[ref.index], groups[ref.index]
-        if not external.owns_memory:
-            return Feed(external.spec, group)  # somebody may change the bytes any time
         if external.value is not None:
             return Constant(external.tensor, external.value, external.spec, group)
-        if external.is_argument:
+        if external.is_argument or not external.owns_memory:
             return Feed(external.spec, group)
         return Captured(external.tensor, self._handle_id(external.tensor), external.spec, group)
 

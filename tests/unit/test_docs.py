@@ -127,9 +127,13 @@ def test_files_named_in_a_document_exist(path):
 def test_python_blocks_of_a_document_run(path, capsys):
     values = dict(terra.config.__dict__)
     namespace = {"__name__": "document"}
+    num_run = 0
+    blocks = _PYTHON_BLOCK.findall(read(path))
     try:
-        for block in _PYTHON_BLOCK.findall(read(path)):
+        for block in blocks:
             exec(compile(block, str(path), "exec"), namespace)
+            num_run += 1
     finally:
         terra.config.__dict__.update(values)
     capsys.readouterr()
+    assert num_run == len(blocks)

@@ -76,8 +76,9 @@ def test_op_that_reaches_anything_closes_an_epoch_that_used_a_variable(reason, u
 
 
 @pytest.mark.parametrize("reason", [CALLBACK, FUNCTION])
-def test_op_that_reaches_anything_leaves_an_untouched_epoch_open(reason):
-    assert starts(("compute",), ("python", reason), ("read", "w")) == []
+def test_op_that_reaches_anything_comes_before_later_uses(reason):
+    assert starts(("compute",), ("python", reason), ("read", "w")) == [1]
+    assert starts(("compute",), ("python", reason), ("compute",)) == []
 
 
 def test_second_callback_closes_nothing_if_no_variable_was_used_in_between():
@@ -122,8 +123,9 @@ def test_imperative_use_of_a_variable_that_only_python_uses_closes_nothing():
     assert starts(("assign", "w"), ("python", RESOURCE, "v"), ("python", RESOURCE, "v")) == []
 
 
-def test_imperative_use_at_the_start_closes_nothing():
-    assert starts(("python", RESOURCE, "w"), ("read", "w")) == []
+def test_imperative_use_at_the_start_comes_before_later_uses():
+    assert starts(("python", RESOURCE, "w"), ("read", "w")) == [0]
+    assert starts(("python", RESOURCE, "w"), ("read", "v")) == []
 
 
 # ------------------------------------------------------------- in-place writes
