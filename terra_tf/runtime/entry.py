@@ -7,8 +7,9 @@ that came last, which one a step will take:
     add_trace(trace)    after a traced or diverged step: merge, and build when it is time
 
 Policy. Every divergence, and every traced step on a new path, costs a point;
-`_STEPS_PER_POINT` co-executed steps win one back. At `max_divergences` points the entry runs imperatively for `retry_after_steps`
-steps, then starts anew; each time it gives up it waits twice as long.
+`_STEPS_PER_POINT` co-executed steps win one back. At `max_divergences` points the entry runs
+imperatively for `retry_after_steps` steps, then starts anew; each time it gives up it waits
+twice as long.
 """
 
 from __future__ import annotations
