@@ -83,6 +83,8 @@ class Entry:
             for serial, _ in self._last.successors.most_common():
                 if serial in known:
                     return known[serial]
+            if self._last.serial in known:
+                return self._last  # nothing has followed it yet: a program that has moved on
         built = [path for path in self._paths if path.built is not None]
         return max(built, key=lambda path: path.uses, default=None)
 

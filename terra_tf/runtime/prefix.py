@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import tensorflow as tf
@@ -10,7 +11,6 @@ from terra_tf.runtime.built_graph import BuiltGraph
 from terra_tf.trace.records import (
     External,
     ExternalRef,
-    OpRecord,
     OutputRef,
     Trace,
     VariableRef,
@@ -37,7 +37,7 @@ class _Prefix:
             inputs = tuple(self._reference(source) for source in node.inputs)
             slots = [ref.slot + 1 for ref in inputs if isinstance(ref, VariableRef)]
             num_variables = max([num_variables, *slots])
-            self._trace.ops.append(_with_inputs(node.record, inputs))
+            self._trace.ops.append(dataclasses.replace(node.record, inputs=inputs))
         for slot in range(num_variables):
             handle = self._session.variable(slot)
             self._trace.variables.append(graph.variables[slot].handle if handle is None else handle)
@@ -67,11 +67,3 @@ class _Prefix:
             tensor = tf.constant(0)
         return External(tensor, source.spec, None, True, True)
 
-
-def _with_inputs(record: OpRecord, inputs: tuple) -> OpRecord:
-    return OpRecord(
-        **{
-            name: inputs if name == "inputs" else getattr(record, name)
-            for name in OpRecord.__slots__
-        }
-    )

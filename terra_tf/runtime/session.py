@@ -120,6 +120,8 @@ class StepSession:
                 self.on_divergence(reason, type(error).__name__)
         finally:
             self.leave()
+        if self._deferred_error is not None:
+            raise self._deferred_error from None
 
     def leave(self) -> None:
         """Leaves the step's thread; releases what is not in flight."""
@@ -384,7 +386,8 @@ class StepSession:
 
     def on_forward_accumulator(self) -> None:
         """A forward-mode accumulator is being entered on this thread."""
-        self.on_divergence(Reason.FORWARD_ACCUMULATOR)
+        if self.native.mode == self._mode.CO_EXECUTION:
+            self.on_divergence(Reason.FORWARD_ACCUMULATOR)
         self.native.mode = self._mode.IMPERATIVE
         self.entry.give_up_on_forward_accumulator()
 
