@@ -254,15 +254,14 @@ class _BoundFunction(functools.partial):
 def _find_tensors(value: Any) -> list[Any]:
     """Returns the eager tensors in nested tuples, lists and dicts, in order."""
     found: list[Any] = []
-    seen: set[int] = set()
-
-    def walk(item: Any) -> None:
-        if isinstance(item, EagerTensor):
-            found.append(item)
-        elif isinstance(item, (tuple, list, dict)) and id(item) not in seen:
-            seen.add(id(item))
-            for part in item.values() if isinstance(item, dict) else item:
-                walk(part)
-
-    walk(value)
+    _collect_tensors(value, found, set())
     return found
+
+
+def _collect_tensors(item: Any, found: list[Any], seen: set[int]) -> None:
+    if isinstance(item, EagerTensor):
+        found.append(item)
+    elif isinstance(item, (tuple, list, dict)) and id(item) not in seen:
+        seen.add(id(item))
+        for part in item.values() if isinstance(item, dict) else item:
+            _collect_tensors(part, found, seen)
