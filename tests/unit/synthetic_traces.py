@@ -26,7 +26,7 @@ class Line(NamedTuple):
     lineno: int
 
     def user_frame(self):
-        return SourceFrame("/home/user/train.py", self.lineno, "step")
+        return SourceFrame("/project/train.py", self.lineno, "step")
 
 
 def make_trace_graph():
