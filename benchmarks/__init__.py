@@ -2,6 +2,7 @@
 
 `python -m benchmarks.demo` trains on real images in three modes and compares them.
 `python -m benchmarks.micro` measures single costs and whole steps, into `benchmarks/results/`.
+`python -m benchmarks.coverage` measures how much of each conformance case runs in the graph.
 `programs/` holds the training steps, which the tests run as well, at tiny sizes.
 """
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from absl import app, flags
 
-from benchmarks import op_costs, report, step_times
+from benchmarks import control_flow, op_costs, report, step_times
 
 _RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -32,11 +32,19 @@ _OP_COSTS = {
     "matched_op": op_costs.matched_op,
     "matched_op_with_tape": op_costs.matched_op_with_tape,
 }
-_NAMES = [*_OP_COSTS, *_TRAINING_STEPS, "overlap"]
+_CONTROL_FLOW = {
+    "branches": functools.partial(control_flow.branches, training=False),
+    "branches_training": functools.partial(control_flow.branches, training=True),
+    "loop": functools.partial(control_flow.long_loop, reads=False),
+    "loop_with_reads": functools.partial(control_flow.long_loop, reads=True),
+    "rnn": functools.partial(control_flow.dynamic_rnn, training=False),
+    "rnn_training": functools.partial(control_flow.dynamic_rnn, training=True),
+}
+_NAMES = [*_OP_COSTS, *_TRAINING_STEPS, "overlap", *_CONTROL_FLOW]
 
 _ONLY = flags.DEFINE_list("only", _NAMES, "The sections to run.")
 _STEPS = flags.DEFINE_integer(
-    "steps", 300, "Timed steps per contestant of a training step.", lower_bound=1
+    "steps", 300, "Timed steps per contestant, but for costs of single ops.", lower_bound=1
 )
 _JSON = flags.DEFINE_string(
     "json", None, "Where to write the report; by default benchmarks/results/micro-<date>.json."
@@ -53,7 +61,11 @@ def _sections(num_steps: int) -> dict[str, Callable[[], report.Section]]:
         for name, arguments in _TRAINING_STEPS.items()
     }
     overlap = functools.partial(step_times.overlap, num_steps=num_steps)
-    return {**_OP_COSTS, **training_steps, "overlap": overlap}
+    ways = {
+        name: functools.partial(run_section, num_steps=num_steps)
+        for name, run_section in _CONTROL_FLOW.items()
+    }
+    return {**_OP_COSTS, **training_steps, "overlap": overlap, **ways}
 
 
 def _run(name: str, run_section: Callable[[], report.Section]) -> report.Section:

@@ -88,8 +88,9 @@ void SetInferenceContext(OutputSpec* spec) {
   spec->shape_handle = spec->context->MakeShape(dims);
 }
 
-// (dtype enum, dims or None, fetch channel, feed channel)
-using PyOutput = std::tuple<int, py::object, int, int>;
+// (dtype enum, dims or None, fetch channel, feed channel, webs)
+using PyOutput =
+    std::tuple<int, py::object, int, int, std::vector<int>>;
 
 OutputSpec MakeOutput(const PyOutput& from) {
   OutputSpec spec;
@@ -98,6 +99,7 @@ OutputSpec MakeOutput(const PyOutput& from) {
   spec.shape_known = spec.shape.IsFullyDefined();
   spec.fetch_channel = std::get<2>(from);
   spec.feed_channel = std::get<3>(from);
+  spec.webs = std::get<4>(from);
   if (spec.shape_known) SetInferenceContext(&spec);
   return spec;
 }
@@ -108,7 +110,9 @@ void AddNode(Plan& plan, int kind, const std::string& name,
              const std::vector<PyOutput>& outputs, bool is_fast,
              py::tuple attrs, py::object canonical, py::object tape_attrs,
              std::vector<py::object> folded, int seed_channel,
-             bool closes_epoch, int check_channel, const std::string& device) {
+             int check_channel, const std::string& device,
+             const py::object& marker, int level, int branch, bool is_head,
+             int next, std::vector<int> successors, bool is_fork) {
   PlanNode node;
   node.kind = static_cast<NodeKind>(kind);
   node.name = name;
@@ -129,9 +133,15 @@ void AddNode(Plan& plan, int kind, const std::string& name,
   }
   node.seeded = seed_channel >= 0;
   node.seed_channel = seed_channel;
-  node.closes_epoch = closes_epoch;
   node.check_channel = check_channel;
   node.device = device;
+  node.marker = RefOf(marker);
+  node.level = level;
+  node.branch = branch;
+  node.is_head = is_head;
+  node.next = next;
+  node.successors = std::move(successors);
+  node.is_fork = is_fork;
   plan.nodes.push_back(std::move(node));
 }
 
@@ -192,6 +202,18 @@ py::list Referenced(Session& session) {
     }
   }
   return result;
+}
+
+// What a joined input was: (node, output), or an external tensor.
+py::object DecidedInput(Session& session, int join) {
+  const Decided& decided = session.decided().at(join);
+  if (!decided.is_set) return py::none();
+  if (decided.made >= 0) {
+    const Made& made = session.made()[decided.made];
+    return py::make_tuple(made.node, made.output);
+  }
+  return ObjectOf(decided.external_copy ? decided.external_copy
+                                        : decided.external);
 }
 
 void RaiseIfFailed(int result) {
@@ -272,8 +294,39 @@ void BindPlan(py::module_& m) {
            py::arg("name"), py::arg("counts"), py::arg("inputs"),
            py::arg("outputs"), py::arg("is_fast"), py::arg("attrs"),
            py::arg("canonical"), py::arg("tape_attrs"), py::arg("folded"),
-           py::arg("seed_channel"), py::arg("closes_epoch"),
-           py::arg("check_channel"), py::arg("device"))
+           py::arg("seed_channel"), py::arg("check_channel"),
+           py::arg("device"), py::arg("marker"), py::arg("level"),
+           py::arg("branch"), py::arg("is_head"), py::arg("next"),
+           py::arg("successors"), py::arg("is_fork"))
+      .def("add_level",
+           [](Plan& plan, int channel, int skip_index, int epoch) {
+             plan.levels.push_back({channel, skip_index, epoch});
+           },
+           py::kw_only(), py::arg("channel"), py::arg("skip_index"),
+           py::arg("epoch"))
+      .def("add_join",
+           [](Plan& plan, int rule, int web, int same,
+              std::vector<std::pair<int, int>> alternatives,
+              bool allows_external, int channel, int dtype,
+              const py::object& shape) {
+             plan.joins.push_back({static_cast<JoinRule>(rule), web, same,
+                                   std::move(alternatives), allows_external,
+                                   channel, static_cast<DataType>(dtype),
+                                   ShapeOf(shape)});
+           },
+           py::kw_only(), py::arg("rule"), py::arg("web"), py::arg("same"),
+           py::arg("alternatives"), py::arg("allows_external"),
+           py::arg("channel"), py::arg("dtype"), py::arg("shape"))
+      .def("finish",
+           [](Plan& plan, int num_webs, std::vector<int> first_nodes,
+              bool starts_with_fork) {
+             plan.num_webs = num_webs;
+             plan.first_nodes = std::move(first_nodes);
+             plan.starts_with_fork = starts_with_fork;
+             plan.forks.resize(plan.nodes.size() + 1);
+           },
+           py::kw_only(), py::arg("num_webs"), py::arg("first_nodes"),
+           py::arg("starts_with_fork"))
       .def("add_variable", &AddVariable, py::kw_only(), py::arg("captured"),
            py::arg("feed_channel"), py::arg("accepts"), py::arg("written"))
       .def("add_constant",
@@ -318,6 +371,16 @@ void BindSession(py::module_& m) {
       .def_property_readonly(
           "graph_stall_s",
           [](Session& s) { return s.step()->graph_stall().total_s(); })
+      .def("set_stop_frame",
+           [](Session& s, const py::object& frame) {
+             s.set_stop_frame(frame.ptr());
+           })
+      .def_property_readonly("path", &Session::path)
+      .def("skip_to_end", &Session::SkipToEnd)
+      .def_property_readonly("epochs_left", &Session::EpochsLeft)
+      .def("fill_feeds", &Session::FillFeeds)
+      .def("renumber", &Session::Renumber)
+      .def("decided", &DecidedInput)
       .def("launch", &Session::Launch)
       .def("commit", &Session::Commit)
       .def("toggle_epoch_closed", &Session::MarkEpochClosed)

@@ -78,19 +78,72 @@ class ReceiveOp : public AsyncOpKernel {
   int channel_;
 };
 
+// Makes what a message carries the kernel's output.
+absl::Status SetFromMessage(OpKernelContext* context, Message message) {
+  if (message.link == nullptr) {
+    context->set_output(0, std::move(message.tensor));
+    return absl::OkStatus();
+  }
+  const Tensor* tensor = nullptr;
+  TF_RETURN_IF_ERROR(message.link->Tensor(&tensor));
+  context->set_output(0, *tensor);
+  return absl::OkStatus();
+}
+
 class FeedOp : public ReceiveOp {
  public:
   using ReceiveOp::ReceiveOp;
 
  protected:
   void Receive(OpKernelContext* context, Message message) override {
-    if (message.link == nullptr) {
-      context->set_output(0, std::move(message.tensor));
+    OP_REQUIRES_OK(context, SetFromMessage(context, std::move(message)));
+  }
+};
+
+class CaseSelectOp : public ReceiveOp {
+ public:
+  explicit CaseSelectOp(OpKernelConstruction* context) : ReceiveOp(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("num_branches", &num_branches_));
+  }
+
+ protected:
+  void Receive(OpKernelContext* context, Message message) override {
+    OP_REQUIRES(context, message.index >= 0 && message.index < num_branches_,
+                absl::InternalError(absl::StrCat(
+                    "Terra: branch ", message.index, " of ", num_branches_)));
+    Tensor index(static_cast<int32_t>(message.index));
+    context->set_output(0, std::move(index));
+  }
+
+ private:
+  int64_t num_branches_;
+};
+
+class LoopCondOp : public ReceiveOp {
+ public:
+  using ReceiveOp::ReceiveOp;
+
+ protected:
+  void Receive(OpKernelContext* context, Message message) override {
+    context->set_output(0, Tensor(message.index != 0));
+  }
+};
+
+class SelectOp : public ReceiveOp {
+ public:
+  using ReceiveOp::ReceiveOp;
+
+ protected:
+  void Receive(OpKernelContext* context, Message message) override {
+    if (message.index >= 0) {
+      OP_REQUIRES(context, message.index + 1 < context->num_inputs(),
+                  absl::InternalError(absl::StrCat(
+                      "Terra: alternative ", message.index, " of ",
+                      context->num_inputs() - 1)));
+      context->set_output(0, context->input(message.index + 1));
       return;
     }
-    const Tensor* tensor = nullptr;
-    OP_REQUIRES_OK(context, message.link->Tensor(&tensor));
-    context->set_output(0, *tensor);
+    OP_REQUIRES_OK(context, SetFromMessage(context, std::move(message)));
   }
 };
 
@@ -161,6 +214,26 @@ REGISTER_KERNEL_BUILDER(Name("Terra>Fetch")
                             .HostMemory("step")
                             .HostMemory("input"),
                         FetchOp);
+REGISTER_KERNEL_BUILDER(Name("Terra>CaseSelect").Device(DEVICE_CPU),
+                        CaseSelectOp);
+REGISTER_KERNEL_BUILDER(Name("Terra>CaseSelect")
+                            .Device(DEVICE_GPU)
+                            .HostMemory("step")
+                            .HostMemory("index"),
+                        CaseSelectOp);
+REGISTER_KERNEL_BUILDER(Name("Terra>LoopCond").Device(DEVICE_CPU), LoopCondOp);
+REGISTER_KERNEL_BUILDER(Name("Terra>LoopCond")
+                            .Device(DEVICE_GPU)
+                            .HostMemory("step")
+                            .HostMemory("goes_on"),
+                        LoopCondOp);
+REGISTER_KERNEL_BUILDER(Name("Terra>Select").Device(DEVICE_CPU), SelectOp);
+REGISTER_KERNEL_BUILDER(Name("Terra>Select")
+                            .Device(DEVICE_GPU)
+                            .HostMemory("step")
+                            .HostMemory("inputs")
+                            .HostMemory("output"),
+                        SelectOp);
 REGISTER_KERNEL_BUILDER(Name("Terra>AwaitCommit").Device(DEVICE_CPU),
                         AwaitCommitOp);
 REGISTER_KERNEL_BUILDER(

@@ -75,6 +75,54 @@ step: The step's id, a scalar.
 channel: The channel of the step's mailbox.
 )doc");
 
+REGISTER_OP("Terra>CaseSelect")
+    .Input("step: int64")
+    .Output("index: int32")
+    .Attr("channel: int >= 0")
+    .Attr("num_branches: int >= 1")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::ScalarShape)
+    .Doc(R"doc(
+Waits until the PythonRunner says which branch of a switch-case it takes.
+
+step: The step's id, a scalar.
+index: The branch, a scalar in [0, num_branches).
+channel: The channel of the step's mailbox.
+num_branches: How many branches there are; another index is an INTERNAL error.
+)doc");
+
+REGISTER_OP("Terra>LoopCond")
+    .Input("step: int64")
+    .Output("goes_on: bool")
+    .Attr("channel: int >= 0")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::ScalarShape)
+    .Doc(R"doc(
+Waits until the PythonRunner says whether it begins another trip of a loop.
+
+step: The step's id, a scalar.
+goes_on: Whether there is another trip, a scalar.
+channel: The channel of the step's mailbox; one message a trip, and one to end.
+)doc");
+
+REGISTER_OP("Terra>Select")
+    .Input("step: int64")
+    .Input("inputs: N * T")
+    .Output("output: T")
+    .Attr("N: int >= 1")
+    .Attr("T: type")
+    .Attr("channel: int >= 0")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::UnknownShape)
+    .Doc(R"doc(
+Waits until the PythonRunner says which of several tensors it uses.
+
+step: The step's id, a scalar.
+inputs: The alternatives; those that this step has not made are dummies.
+output: The chosen one, or a tensor that came with the message.
+channel: The channel of the step's mailbox.
+)doc");
+
 REGISTER_OP("Terra>CheckIndices")
     .Input("indices: Tindices")
     .Output("output: Tindices")

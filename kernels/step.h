@@ -20,9 +20,10 @@
 
 namespace terra {
 
-// What travels through a channel: a tensor, or a link to another step's
+// What travels through a channel: a decision, a tensor, or a link to another step's
 // pending tensor (resolved when it is taken; that step has ended by then).
 struct Message {
+  int64_t index = -1;  // a decision: which branch, which alternative
   tensorflow::Tensor tensor;
   tensorflow::core::RefCountPtr<tensorflow::TensorHandle> link;
 };

@@ -7,6 +7,7 @@ TensorFlow is one file's work. `tests/test_source_rules.py` holds this.
 
 import functools
 
+from tensorflow.core.framework import attr_value_pb2
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import backprop, context, core, execute, record
 from tensorflow.python.eager.polymorphic_function import atomic_function
@@ -33,6 +34,7 @@ __all__ = [
     "apply_op",
     "array_ops",
     "atomic_function",
+    "attr_value_pb2",
     "backprop",
     "context",
     "dtypes",

@@ -182,6 +182,19 @@ KNOBS: Mapping[str, Knob] = {
         ),
         _knob("max_trace_ops", 200_000, "how many ops one trace may hold.", minimum=1),
         _knob(
+            "max_graph_nodes",
+            50_000,
+            "how many ops a TraceGraph may hold before it forgets ways not taken lately.",
+            minimum=1,
+        ),
+        _knob(
+            "max_siblings",
+            40,
+            "how many nodes one line may have, for other attributes, numbers of inputs or"
+            " variables, before its op runs imperatively.",
+            minimum=1,
+        ),
+        _knob(
             "grappler_arithmetic",
             False,
             "whether Grappler may rewrite arithmetic (constant folding and remapping too), after"

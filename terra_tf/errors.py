@@ -241,6 +241,10 @@ class ImperativeReason(_Explained):
         "dynamic_write",
         "The op writes a variable in a way that might not fit, depending on data.",
     )
+    TOO_MANY_SIBLINGS = (
+        "too_many_siblings",
+        "The op came with other attributes, numbers of inputs or variables too often.",
+    )
     SYNCHRONOUS_ERRORS = (
         "synchronous_errors",
         "The op can fail, and the knob synchronous_errors asks for its error at once.",

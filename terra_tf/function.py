@@ -204,7 +204,7 @@ class Function:
     @property
     def trace_graph(self) -> TraceGraph | None:
         """The TraceGraph of the last used entry signature, or None before the first trace."""
-        return None if self._last_entry is None else self._last_entry.current
+        return None if self._last_entry is None else self._last_entry.trace_graph
 
     def stats(self) -> Stats:
         """Returns a snapshot of the counters."""

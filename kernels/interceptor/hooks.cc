@@ -200,24 +200,23 @@ PyObject* RecordGradientHook(PyObject*, PyObject* args) {
   }
   PyRef results = PyRef::Steal(PySequence_Tuple(PyTuple_GET_ITEM(args, 3)));
   if (!results) return nullptr;
-  int node = -1;
+  PyObject* marker = nullptr;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(results.get()); ++i) {
     PyObject* tensor = PyTuple_GET_ITEM(results.get(), i);
     if (!EagerTensor_CheckExact(tensor)) continue;
     if (!EnsureReadable(tensor, Reading::kShape)) return nullptr;
     const int32_t index = thread.session->FindMade(HandleOf(tensor));
-    if (index >= 0) node = thread.session->made()[index].node;
+    if (index >= 0) marker = thread.session->made()[index].marker;
   }
   PyObject* attrs = PyTuple_GET_ITEM(args, 2);
-  if (node < 0 || attrs == Py_None) {
+  if (marker == nullptr || attrs == Py_None) {
     return PyObject_Call(original, args, nullptr);
   }
   PyRef list = PyRef::Steal(PySequence_List(attrs));
   if (!list) return nullptr;
   PyRef name = PyRef::Steal(PyUnicode_InternFromString("_terra_node"));
-  PyRef number = PyRef::Steal(PyLong_FromLong(node));
   PyList_Append(list.get(), name.get());
-  PyList_Append(list.get(), number.get());
+  PyList_Append(list.get(), marker);
   PyRef new_args = PyRef::Steal(PySequence_List(args));
   PyList_SetItem(new_args.get(), 2, PyList_AsTuple(list.get()));
   PyRef tuple = PyRef::Steal(PyList_AsTuple(new_args.get()));

@@ -1,4 +1,4 @@
-// The flat form of one path of a TraceGraph, as the cursor follows it.
+// The flat form of a TraceGraph, as the cursor follows it.
 //
 // Built once per graph by Python (runtime/plan.py), then immutable but for
 // caches. Shared by all sessions of the graph; only touched with the GIL held.
@@ -7,6 +7,8 @@
 
 #include <memory>
 #include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "kernels/interceptor/call.h"
@@ -25,6 +27,29 @@ enum class InputKind : int {
   kCaptured = 3,  // a: captured tensor
   kFeed = 4,      // a: feed
   kAny = 5,       // an imperative op's external input: no guard
+  kJoin = 6,      // a: join
+};
+
+// How a joined input is decided (Python: trace/joins.py).
+enum class JoinRule : int { kLatest = 0, kSame = 1, kSelect = 2 };
+
+// An input that is one of several tensors, by path.
+struct JoinSpec {
+  JoinRule rule;
+  int web;   // kLatest: whose latest producer it is
+  int same;  // kSame: the join that it equals
+  std::vector<std::pair<int, int>> alternatives;  // kSelect: (node, output)
+  bool allows_external;
+  int channel;  // where Python's decision goes; -1: none is needed
+  tensorflow::DataType dtype;
+  tensorflow::PartialTensorShape shape;
+};
+
+// A level of the case assignment: a switch-case, or a block of every path.
+struct LevelSpec {
+  int channel;     // where the decision goes; -1: no decision
+  int skip_index;  // the branch that does nothing
+  int epoch;
 };
 
 struct InputRef {
@@ -41,6 +66,7 @@ struct OutputSpec {
   int feed_channel;   // imperative and seeded nodes: where the value goes
   std::unique_ptr<tensorflow::shape_inference::InferenceContext> context;
   tensorflow::shape_inference::ShapeHandle shape_handle;
+  std::vector<int> webs;  // that this output is a producer of
 };
 
 enum class NodeKind : int { kDelegated = 0, kFolded = 1, kImperative = 2 };
@@ -59,9 +85,15 @@ struct PlanNode {
   std::vector<PyRef> folded;  // kFolded: the ready outputs
   bool seeded = false;        // attributes seed and seed2 are fed
   int seed_channel = -1;
-  bool closes_epoch = false;  // kImperative: before it runs
   int check_channel = -1;     // kImperative: fetch to await before it runs
   std::string device;
+  PyRef marker;               // names the op to its gradient function
+  int level = 0;              // where it is in the case assignment
+  int branch = 0;             // its block's number in the level
+  bool is_head = false;       // the first of its block
+  int next = -1;              // the next of its block
+  std::vector<int> successors;  // at a block's end, as traced; without END
+  bool is_fork = false;         // which one follows is the location's matter
 };
 
 // A variable slot: captured (always this handle) or bound at first use.
@@ -94,6 +126,13 @@ struct Plan {
   std::vector<ConstantSlot> constants;
   std::vector<PyRef> captured;
   std::vector<FeedSlot> feeds;
+  std::vector<JoinSpec> joins;
+  std::vector<LevelSpec> levels;
+  int num_webs = 0;
+  std::vector<int> first_nodes;  // what may follow the start, as traced
+  bool starts_with_fork = false;
+  // By node + 1: hash of the static stack -> the nodes of that location.
+  std::vector<std::unordered_map<uint64_t, std::vector<int>>> forks;
   bool check_devices = false;
 };
 

@@ -1,6 +1,7 @@
 #include "kernels/interceptor/session.h"
 
 #include <stdexcept>
+#include <unordered_map>
 
 #include "kernels/graph_runner.h"
 #include "kernels/interceptor/controller.h"
@@ -44,6 +45,8 @@ Session::Session(std::shared_ptr<Plan> plan, PyObject* controller)
     feed_copies_.resize(plan_->feeds.size());
     variables_.resize(plan_->variables.size());
     slot_written_.assign(plan_->variables.size(), 0);
+    web_latest_.assign(plan_->num_webs, -1);
+    decided_.resize(plan_->joins.size());
   }
   Live().push_back(this);
 }
@@ -147,7 +150,7 @@ int Session::WaitChannel(int channel) {
         return step_->state().Wait(slice_s, [&] { return arrived->load(); });
       },
       [&](double waited_s) {
-        return CallController(controller_, "on_stall", "(id)", position_,
+        return CallController(controller_, "on_stall", "(id)", bound_for_,
                               waited_s);
       });
 }
@@ -196,12 +199,13 @@ PyRef Session::OutputTensor(int index) const {
   return PyRef::Steal(EagerTensorFromHandle(tensorflow::wrap(handle)));
 }
 
-void Session::RegisterReal(PyObject* tensor, int node, int output) {
+void Session::RegisterReal(PyObject* tensor, int node, int output,
+                           PyObject* marker) {
   if (!EagerTensor_CheckExact(tensor)) return;
   TensorHandle* handle = HandleOf(tensor);
   handle->Ref();
   table_.Insert(handle, static_cast<int32_t>(made_.size()));
-  made_.emplace_back(handle, node, output, -1, true);
+  made_.emplace_back(handle, node, output, -1, marker, true);
   const Tensor* value = nullptr;
   if (handle->Tensor(&value).ok()) real_bytes_ += value->TotalBytes();
   if (real_bytes_ > kSweepBytes) SweepDead();
@@ -224,14 +228,22 @@ void Session::SweepDead() {
   real_bytes_ = 0;
 }
 
-void Session::AddReal(int node, PyObject* outputs) {
+void Session::AddReal(int node, PyObject* marker, PyObject* outputs) {
   const Py_ssize_t n = PyList_GET_SIZE(outputs);
   for (Py_ssize_t i = 0; i < n; ++i) {
-    RegisterReal(PyList_GET_ITEM(outputs, i), node, static_cast<int>(i));
+    RegisterReal(PyList_GET_ITEM(outputs, i), node, static_cast<int>(i),
+                 marker);
   }
 }
 
-PyRef Session::MakePending(const OutputSpec& spec, int node, int output) {
+void Session::Renumber() {
+  std::unordered_map<int, int> place;
+  for (size_t i = 0; i < path_.size(); ++i) place[path_[i]] = i;
+  for (Made& made : made_) made.node = place.at(made.node);
+}
+
+PyRef Session::MakePending(const OutputSpec& spec, int node, int output,
+                           PyObject* marker) {
   tensorflow::EagerContext* context = Runtime().context;
   TensorHandle* handle = TensorHandle::CreateEmptyLocalHandle(
       nullptr, context->HostCPU(), nullptr, spec.dtype, context);
@@ -240,7 +252,8 @@ PyRef Session::MakePending(const OutputSpec& spec, int node, int output) {
   }
   handle->Ref();  // ours
   table_.Insert(handle, static_cast<int32_t>(made_.size()));
-  made_.emplace_back(handle, node, output, spec.fetch_channel, false);
+  made_.emplace_back(handle, node, output, spec.fetch_channel, marker, false);
+  NoteProduced(spec, static_cast<int>(made_.size()) - 1);
   if (spec.fetch_channel >= 0) {
     handle->Ref();  // the receiver's
     auto ready = made_.back().ready;
@@ -281,6 +294,8 @@ void Session::Release() {
   feeds_.clear();
   feed_copies_.clear();
   variables_.clear();
+  decided_.clear();
+  markers_.clear();
   if (step_ != nullptr) step_->Unregister();
 }
 
@@ -315,6 +330,48 @@ PyRef Session::PutTensor(int channel, PyObject* tensor) {
   return copy;
 }
 
+void Session::NoteProduced(const OutputSpec& spec, int made) {
+  for (int web : spec.webs) web_latest_[web] = made;
+}
+
+void Session::BindJoin(int number, PyObject* tensor) {
+  const JoinSpec& join = plan_->joins[number];
+  Decided& decided = decided_[number];
+  decided.is_set = true;
+  decided.made = FindMade(HandleOf(tensor));
+  if (decided.made < 0) decided.external = PyRef::Borrow(tensor);
+  if (join.channel < 0) return;
+  if (decided.made < 0) {
+    decided.external_copy = PutTensor(join.channel, tensor);
+    return;
+  }
+  Message message;
+  message.index = 0;
+  for (size_t i = 0; i < join.alternatives.size(); ++i) {
+    const Made& made = made_[decided.made];
+    if (join.alternatives[i] == std::make_pair(made.node, made.output)) {
+      message.index = static_cast<int64_t>(i);
+    }
+  }
+  step_->mailbox().Put(join.channel, std::move(message));
+}
+
+void Session::FillFeeds() {
+  for (size_t i = 0; i < feeds_.size(); ++i) {
+    if (feeds_[i] || plan_->feeds[i].channel < 0) continue;
+    Message message;
+    message.tensor = Tensor(plan_->feeds[i].dtype, {});
+    step_->mailbox().Put(plan_->feeds[i].channel, std::move(message));
+  }
+  for (size_t i = 0; i < variables_.size(); ++i) {
+    const VariableSlot& slot = plan_->variables[i];
+    if (slot.captured || variables_[i] || slot.feed_channel < 0) continue;
+    Message message;
+    message.tensor = Tensor(tensorflow::DT_RESOURCE, {});
+    step_->mailbox().Put(slot.feed_channel, std::move(message));
+  }
+}
+
 void Session::BindInputs(const Call& call, const PlanNode& node) {
   for (size_t i = 0; i < node.inputs.size(); ++i) {
     const InputRef& ref = node.inputs[i];
@@ -333,6 +390,8 @@ void Session::BindInputs(const Call& call, const PlanNode& node) {
         PutTensor(slot.feed_channel, tensor);
       }
       if (ref.b != 0) slot_written_[ref.a] = 1;
+    } else if (ref.kind == InputKind::kJoin) {
+      BindJoin(ref.a, tensor);
     }
   }
 }

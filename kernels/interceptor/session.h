@@ -42,18 +42,28 @@ enum class Mode : int {
 // One output that this step has made.
 struct Made {
   Made(tensorflow::TensorHandle* handle, int node, int output, int channel,
-       bool ready)
+       PyObject* marker, bool ready)
       : handle(handle),
         node(node),
         output(output),
         fetch_channel(channel),
+        marker(marker),
         ready(std::make_shared<std::atomic<bool>>(ready)) {}
   tensorflow::TensorHandle* handle;  // owned; null once released
   int node;
   int output;
   int fetch_channel;
+  PyObject* marker;  // names the op on a tape; borrowed from plan or session
   std::shared_ptr<std::atomic<bool>> ready;  // has a value (or is poisoned)
   bool seen = false;  // Python has looked at the value: pinned
+};
+
+// What a joined input turned out to be in this step.
+struct Decided {
+  bool is_set = false;
+  int made = -1;       // index of the output, or -1:
+  PyRef external;      // as Python gave it
+  PyRef external_copy;  // where NumPy could change the bytes
 };
 
 class Session {
@@ -66,7 +76,9 @@ class Session {
 
   Mode mode() const { return mode_; }
   void set_mode(Mode mode) { mode_ = mode; }
-  int position() const { return position_; }
+  // How many ops have been matched, and which nodes they were.
+  int position() const { return static_cast<int>(path_.size()); }
+  const std::vector<int>& path() const { return path_; }
   Plan* plan() const { return plan_.get(); }
   Step* step() const { return step_.get(); }
   PyObject* controller() const { return controller_; }
@@ -82,6 +94,18 @@ class Session {
 
   // The hooks' entries. New reference, or null with an exception set.
   PyObject* OnCall(const Call& call);
+
+  // Says which branches are skipped from here to the end of the step. False
+  // if the step cannot end here; then nothing has been said.
+  bool SkipToEnd();
+  // The number of epochs that lie between here and the end.
+  int EpochsLeft() const;
+  // Sends a dummy to every feed that this step had no use for.
+  void FillFeeds();
+  // From now on made() numbers ops by their place in the step.
+  void Renumber();
+  const std::vector<Decided>& decided() const { return decided_; }
+  void set_stop_frame(PyObject* frame) { stop_frame_ = frame; }
 
   // Index into made() of a handle, or -1.
   int32_t FindMade(const tensorflow::TensorHandle* handle) const {
@@ -103,7 +127,12 @@ class Session {
   void PoisonOutput(int index, const std::string& message, int code);
   PyRef OutputTensor(int index) const;
   // Registers outputs of an op that ran for real under node `node`.
-  void AddReal(int node, PyObject* outputs);
+  void AddReal(int node, PyObject* marker, PyObject* outputs);
+  // Keeps the name of an op that is being traced.
+  PyObject* KeepMarker(PyRef marker) {
+    markers_.push_back(std::move(marker));
+    return markers_.back().get();
+  }
   // Drops every handle and feed; readers no longer find this session.
   void Release();
 
@@ -137,9 +166,31 @@ class Session {
   // exception set.
   bool AwaitSeizure();
   // Writes an op down that has run although its session left co-execution.
-  bool RecordAfterwards(const Call& call, int index, PyObject* outputs);
-  PyObject* RunImperative(const Call& call, PlanNode* node);
-  PyObject* Delegate(const Call& call, PlanNode* node);
+  bool RecordAfterwards(const Call& call, int index, PyObject* marker,
+                        PyObject* outputs);
+  // A node has been matched, and Python has its results.
+  void Arrive(int number) {
+    at_ = number;
+    bound_for_ = -1;
+    path_.push_back(number);
+    ++num_matched;
+  }
+  PyObject* RunImperative(const Call& call, int number);
+  PyObject* Delegate(const Call& call, int number);
+  // The node that the call is, or -1 (then `reason` says why, or the mode has
+  // changed), or -2 with an exception set.
+  int FindNode(const Call& call, const char** reason, std::string* detail);
+  int TryNodes(const std::vector<int>& candidates, const Call& call,
+               const char** reason, std::string* detail);
+  // The nodes at the place where Python is. Null with an exception set.
+  const std::vector<int>* NodesHere();
+  bool IsLegal(int number) const;
+  // Says which way is taken from the last node to this one.
+  void Decide(int number);
+  // Closes the epochs before a node, all but the last of them resumed. False
+  // with an exception set.
+  bool CloseEpochs(int epoch);
+  bool ResumeEpoch();
   // Null when the call is what the plan expects; else why not.
   const char* Verify(const Call& call, PlanNode* node, std::string* detail);
   const char* VerifyInput(const InputRef& ref, PyObject* tensor,
@@ -152,12 +203,17 @@ class Session {
                           std::string* detail);
   // Calls the controller. False with an exception set.
   bool Diverge(const char* reason, const std::string& detail);
+  const char* VerifyJoin(const InputRef& ref, PyObject* tensor,
+                         std::string* detail);
   void BindInputs(const Call& call, const PlanNode& node);
+  void BindJoin(int number, PyObject* tensor);
+  void NoteProduced(const OutputSpec& spec, int made);
   void PushSeeds(const Call& call, const PlanNode& node, int index);
   // Returns the copy it made because somebody else could change the bytes.
   PyRef PutTensor(int channel, PyObject* tensor);
-  PyRef MakePending(const OutputSpec& spec, int node, int output);
-  void RegisterReal(PyObject* tensor, int node, int output);
+  PyRef MakePending(const OutputSpec& spec, int node, int output,
+                    PyObject* marker);
+  void RegisterReal(PyObject* tensor, int node, int output, PyObject* marker);
   bool RecordOnTape(const Call& call, const PlanNode& node,
                     const std::vector<PyRef>& outputs);
   int AwaitInputs(const Call& call);
@@ -167,7 +223,15 @@ class Session {
   std::shared_ptr<Step> step_;
   PyObject* controller_;
   Mode mode_;
-  int position_ = 0;
+  int at_ = -1;      // the last node, or -1 before the first
+  int bound_for_ = -1;  // the node whose way has been told but that has not run
+  int epoch_ = 0;
+  bool epoch_is_pending_ = false;  // closed, and not resumed yet
+  std::vector<int> path_;
+  std::vector<int> web_latest_;  // index in made_, or -1
+  std::vector<Decided> decided_;
+  std::vector<PyRef> markers_;
+  PyObject* stop_frame_ = nullptr;  // borrowed from the controller
   bool live_ = true;
   bool committed_ = false;
   bool epoch_closed_ = false;
@@ -183,8 +247,12 @@ class Session {
 };
 
 // Runs the call for real with the tape stopped, then records it with a marker
-// that names `node`. New reference to the result.
-PyObject* ExecuteAndRecord(const Call& call, int node);
+// that names it. New reference to the result.
+PyObject* ExecuteAndRecord(const Call& call, PyObject* marker);
+
+// Hashes where the calling thread's Python is: code and instruction of every
+// frame inside `stop_frame`.
+uint64_t HashOfStack(PyObject* stop_frame);
 
 // Whether a gradient tape or forward accumulator listens on this thread.
 bool TapeIsActive();

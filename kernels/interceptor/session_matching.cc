@@ -21,6 +21,32 @@ bool SameOp(const PlanNode& node, const Call& call) {
 
 }  // namespace
 
+namespace {
+
+const char* VerifyShape(PyObject* tensor, tensorflow::DataType dtype,
+                        const tensorflow::PartialTensorShape& expected,
+                        std::string* detail) {
+  TensorHandle* handle = HandleOf(tensor);
+  tensorflow::PartialTensorShape shape;
+  // Outputs of earlier steps may be pending: a known shape does not wait.
+  if (!EnsureReadable(tensor, Reading::kShape)) {
+    PyErr_Clear();
+    *detail = "a tensor that could not be read";
+    return "feed_changed";
+  }
+  if (handle->Shape(&shape).ok() && handle->DataType() == dtype &&
+      expected.IsCompatibleWith(shape)) {
+    return nullptr;
+  }
+  *detail = absl::StrCat(
+      tensorflow::DataTypeString(handle->DataType()), shape.DebugString(),
+      " where ", tensorflow::DataTypeString(dtype), expected.DebugString(),
+      " was expected");
+  return "feed_changed";
+}
+
+}  // namespace
+
 const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
                                     std::string* detail) {
   const VariableSlot& slot = plan_->variables[ref.a];
@@ -76,22 +102,7 @@ const char* Session::VerifyFeed(const InputRef& ref, PyObject* tensor,
     return "dataflow_changed";
   }
   const FeedSlot& slot = plan_->feeds[ref.a];
-  tensorflow::PartialTensorShape shape;
-  // Outputs of earlier steps may be pending: a known shape does not wait.
-  if (!EnsureReadable(tensor, Reading::kShape)) {
-    PyErr_Clear();
-    *detail = "a tensor that could not be read";
-    return "feed_changed";
-  }
-  if (!handle->Shape(&shape).ok() || handle->DataType() != slot.dtype ||
-      !slot.shape.IsCompatibleWith(shape)) {
-    *detail = absl::StrCat(
-        tensorflow::DataTypeString(handle->DataType()), shape.DebugString(),
-        " where ", tensorflow::DataTypeString(slot.dtype),
-        slot.shape.DebugString(), " was expected");
-    return "feed_changed";
-  }
-  return nullptr;
+  return VerifyShape(tensor, slot.dtype, slot.shape, detail);
 }
 
 const char* Session::VerifyInput(const InputRef& ref, PyObject* tensor,
@@ -133,9 +144,41 @@ const char* Session::VerifyInput(const InputRef& ref, PyObject* tensor,
       return "capture_changed";
     case InputKind::kFeed:
       return VerifyFeed(ref, tensor, detail);
+    case InputKind::kJoin:
+      return VerifyJoin(ref, tensor, detail);
     case InputKind::kAny:
       return nullptr;
   }
+  return "dataflow_changed";
+}
+
+const char* Session::VerifyJoin(const InputRef& ref, PyObject* tensor,
+                                std::string* detail) {
+  const JoinSpec& join = plan_->joins[ref.a];
+  TensorHandle* handle = HandleOf(tensor);
+  const int32_t index = FindMade(handle);
+  bool fits = false;
+  if (join.rule == JoinRule::kSame) {
+    const Decided& other = decided_[join.same];
+    fits = other.is_set && (other.made >= 0
+                                ? other.made == index
+                                : HandleOf(other.external.get()) == handle);
+  } else if (index < 0) {
+    if (!join.allows_external) {
+      *detail = "a tensor from outside of the step";
+      return "dataflow_changed";
+    }
+    return VerifyShape(tensor, join.dtype, join.shape, detail);
+  } else if (join.rule == JoinRule::kLatest) {
+    fits = web_latest_[join.web] == index;
+  } else {
+    const auto made = std::make_pair(made_[index].node, made_[index].output);
+    for (const auto& alternative : join.alternatives) {
+      fits = fits || alternative == made;
+    }
+  }
+  if (fits) return nullptr;
+  *detail = "another op's output than any of those that were known there";
   return "dataflow_changed";
 }
 
@@ -159,7 +202,7 @@ const char* Session::Verify(const Call& call, PlanNode* node,
                            " was expected");
     return "new_path";
   }
-  if (node->counts != call.counts) {
+  if (node->counts != call.counts && node->kind != NodeKind::kImperative) {
     *detail = "another number of inputs";
     return "new_path";
   }

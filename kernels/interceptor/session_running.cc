@@ -25,7 +25,7 @@ bool RunsPython(const Call& call) {
 }
 
 // attrs + inferred attributes + the marker that names the forward op.
-PyRef TapeAttrs(const Call& call, int node) {
+PyRef TapeAttrs(const Call& call, PyObject* marker) {
   PyRef list = PyRef::Steal(PySequence_List(call.attrs.get()));
   auto append = [&](PyObject* name, PyRef value) {
     PyList_Append(list.get(), name);
@@ -57,14 +57,14 @@ PyRef TapeAttrs(const Call& call, int node) {
     }
     next += n;
   }
-  static PyObject* marker = PyUnicode_InternFromString("_terra_node");
-  append(marker, PyRef::Steal(PyLong_FromLong(node)));
+  static PyObject* name = PyUnicode_InternFromString("_terra_node");
+  append(name, PyRef::Borrow(marker));
   return PyRef::Steal(PyList_AsTuple(list.get()));
 }
 
 }  // namespace
 
-PyObject* ExecuteAndRecord(const Call& call, int node) {
+PyObject* ExecuteAndRecord(const Call& call, PyObject* marker) {
   NestedScope nested;
   if (call.route == Route::kFull || RunsPython(call) || !TapeIsActive()) {
     return Execute(call);
@@ -75,7 +75,7 @@ PyObject* ExecuteAndRecord(const Call& call, int node) {
   if (!result) return nullptr;
   PyRef outputs = OutputList(result.get());
   PyRef inputs = call.InputTuple();
-  PyRef attrs = TapeAttrs(call, node);
+  PyRef attrs = TapeAttrs(call, marker);
   PyRef recorded = PyRef::Steal(TFE_Py_RecordGradient(
       call.info->py_name.get(), inputs.get(), attrs.get(), outputs.get(),
       Py_None));
@@ -120,7 +120,8 @@ PyRef SameValueNewObject(PyObject* tensor) {
 
 }  // namespace
 
-PyObject* Session::Delegate(const Call& call, PlanNode* node) {
+PyObject* Session::Delegate(const Call& call, int number) {
+  PlanNode* node = &plan_->nodes[number];
   const bool records = call.route == Route::kFast && !node->outputs.empty() &&
                        node->kind == NodeKind::kDelegated && TapeIsActive();
   for (const OutputSpec& spec : node->outputs) {
@@ -142,15 +143,15 @@ PyObject* Session::Delegate(const Call& call, PlanNode* node) {
     }
   } else {
     BindInputs(call, *node);
-    if (node->seeded) PushSeeds(call, *node, position_);
+    if (node->seeded) PushSeeds(call, *node, number);
     for (size_t i = 0; i < node->outputs.size(); ++i) {
       outputs.push_back(
-          MakePending(node->outputs[i], position_, static_cast<int>(i)));
+          MakePending(node->outputs[i], number, static_cast<int>(i),
+                      node->marker.get()));
     }
   }
   const size_t first_made = made_.size() - outputs.size();
-  ++position_;
-  ++num_matched;
+  Arrive(number);
   if (records) {
     for (size_t i = 0; i < node->outputs.size(); ++i) {
       if (node->outputs[i].shape_known) continue;
@@ -189,7 +190,7 @@ int Session::AwaitInputs(const Call& call) {
   return 1;
 }
 
-bool Session::RecordAfterwards(const Call& call, int index,
+bool Session::RecordAfterwards(const Call& call, int index, PyObject* marker,
                                PyObject* outputs) {
   NestedScope recording;
   PyRef inputs = call.InputTuple();
@@ -199,17 +200,14 @@ bool Session::RecordAfterwards(const Call& call, int index,
                       inputs.get(), counts.get())) {
     return false;
   }
-  AddReal(index, outputs);
+  AddReal(index, marker, outputs);
   return CallController(controller_, "on_result", "(iO)", index, outputs);
 }
 
-PyObject* Session::RunImperative(const Call& call, PlanNode* node) {
-  const int index = position_;
-  if (node->closes_epoch &&
-      !CallController(controller_, "on_epoch_close", "(i)", index)) {
-    return nullptr;
-  }
-  if (mode_ != Mode::kCoExecution) return OnCall(call);
+PyObject* Session::RunImperative(const Call& call, int number) {
+  PlanNode* node = &plan_->nodes[number];
+  const int index = position();
+  PyObject* marker = node->marker.get();
   if (node->check_channel >= 0) {
     const int ok = WaitChannel(node->check_channel);
     if (ok < 0) return nullptr;
@@ -225,7 +223,7 @@ PyObject* Session::RunImperative(const Call& call, PlanNode* node) {
   // Steps in flight may still change what this op reads.
   if (!SettleCall(call, this)) return nullptr;
   if (mode_ != Mode::kCoExecution) return OnCall(call);
-  PyRef result = PyRef::Steal(ExecuteAndRecord(call, index));
+  PyRef result = PyRef::Steal(ExecuteAndRecord(call, marker));
   if (!AwaitSeizure() || !result) return nullptr;
   PyRef outputs = OutputList(result.get());
   const size_t n = PyList_GET_SIZE(outputs.get());
@@ -246,22 +244,20 @@ PyObject* Session::RunImperative(const Call& call, PlanNode* node) {
   if (mode_ != Mode::kCoExecution) {
     // Diverged, or seized while the op ran: it belongs to the new trace.
     if (mode_ == Mode::kTracing &&
-        !RecordAfterwards(call, index, outputs.get())) {
+        !RecordAfterwards(call, index, marker, outputs.get())) {
       return nullptr;
     }
     return result.release();
   }
   for (size_t i = 0; i < n; ++i) {
     PyObject* tensor = PyList_GET_ITEM(outputs.get(), i);
-    RegisterReal(tensor, index, static_cast<int>(i));
+    RegisterReal(tensor, number, static_cast<int>(i), marker);
+    NoteProduced(node->outputs[i], static_cast<int>(made_.size()) - 1);
     const int channel = node->outputs[i].feed_channel;
     if (channel >= 0) PutTensor(channel, tensor);
   }
-  if (node->closes_epoch &&
-      !CallController(controller_, "on_epoch_resume", "(i)", index)) {
-    return nullptr;
-  }
-  ++position_;
+  if (!ResumeEpoch()) return nullptr;
+  Arrive(number);
   return result.release();
 }
 
@@ -275,17 +271,20 @@ PyObject* Session::Trace(const Call& call) {
   }
   PyRef inputs = call.InputTuple();
   PyRef counts = call.CountTuple();
-  PyRef index;
+  PyRef begun;
   {
     NestedScope recording;  // what the recorder reads is no read of the step
-    index = PyRef::Steal(PyObject_CallMethod(
+    begun = PyRef::Steal(PyObject_CallMethod(
         controller_, "on_op", "OiOOO", call.py_name,
         call.route == Route::kFast ? 1 : 0, call.attrs.get(), inputs.get(),
         counts.get()));
   }
-  if (!index) return nullptr;
-  const int node = static_cast<int>(PyLong_AsLong(index.get()));
-  PyRef result = PyRef::Steal(ExecuteAndRecord(call, node));
+  if (!begun) return nullptr;
+  const int node =
+      static_cast<int>(PyLong_AsLong(PyTuple_GET_ITEM(begun.get(), 0)));
+  PyObject* marker =
+      KeepMarker(PyRef::Borrow(PyTuple_GET_ITEM(begun.get(), 1)));
+  PyRef result = PyRef::Steal(ExecuteAndRecord(call, marker));
   if (!result) {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
@@ -294,7 +293,7 @@ PyObject* Session::Trace(const Call& call) {
     return nullptr;
   }
   PyRef outputs = OutputList(result.get());
-  AddReal(node, outputs.get());
+  AddReal(node, marker, outputs.get());
   NestedScope recording;
   if (!CallController(controller_, "on_result", "(iO)", node,
                       outputs.get())) {
@@ -335,28 +334,25 @@ bool Session::AwaitSeizure() {
 PyObject* Session::CoExecute(const Call& call) {
   const char* reason = nullptr;
   std::string detail;
-  if (position_ >= static_cast<int>(plan_->nodes.size())) {
-    reason = "new_path";
-    detail = Describe(call) + " where the step was expected to end";
-  } else {
-    PlanNode* node = &plan_->nodes[position_];
-    reason = Verify(call, node, &detail);
-    if (reason == nullptr && mode_ == Mode::kCoExecution) {
-      if (node->kind == NodeKind::kImperative) return RunImperative(call, node);
-      if (!node->closes_epoch) return Delegate(call, node);
-      // A read after an in-place write: the write is applied first.
-      if (!CallController(controller_, "on_epoch_close", "(i)", position_) ||
-          (mode_ == Mode::kCoExecution &&
-           !CallController(controller_, "on_epoch_resume", "(i)",
-                           position_))) {
-        return nullptr;
-      }
-      return mode_ == Mode::kCoExecution ? Delegate(call, node) : OnCall(call);
-    }
+  const int number = FindNode(call, &reason, &detail);
+  if (number == -2) return nullptr;
+  // Finding it may have waited, and this step may have been seized meanwhile.
+  if (mode_ != Mode::kCoExecution) return OnCall(call);
+  if (number < 0) {
+    if (!Diverge(reason, detail)) return nullptr;
+    return OnCall(call);
   }
-  // Verify may have waited, and this step may have been seized meanwhile.
-  if (mode_ == Mode::kCoExecution && !Diverge(reason, detail)) return nullptr;
-  return OnCall(call);
+  const PlanNode& node = plan_->nodes[number];
+  if (bound_for_ != number) {
+    Decide(number);
+    bound_for_ = number;
+    if (!CloseEpochs(plan_->levels[node.level].epoch)) return nullptr;
+    if (mode_ != Mode::kCoExecution) return OnCall(call);
+  }
+  if (node.kind == NodeKind::kImperative) return RunImperative(call, number);
+  if (!ResumeEpoch()) return nullptr;
+  if (mode_ != Mode::kCoExecution) return OnCall(call);
+  return Delegate(call, number);
 }
 
 }  // namespace terra

@@ -10,6 +10,10 @@ epoch has to begin before
   written one;
 - a use of a variable after an in-place write of it: the write is done in place, so there is
   no new value to hand on.
+
+An epoch begins with a level of the case assignment, on every path: a path that does not pass
+the op that needs it closes an epoch early, which is always right. Where the op is in the middle
+of a block, the block is cut there.
 """
 
 from __future__ import annotations
@@ -17,12 +21,26 @@ from __future__ import annotations
 import dataclasses
 
 from terra_tf.errors import ImperativeReason
+from terra_tf.trace.case_assignment import BasicBlock, CaseAssignment, assign_cases
 from terra_tf.trace.op_classes import IN_PLACE_WRITES, READS
 from terra_tf.trace.trace_graph import Node, TraceGraph, Variable
 
 _REACHES_ANYTHING = frozenset(
     {ImperativeReason.PYTHON_CALLBACK, ImperativeReason.NO_OP_DEFINITION}
 )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EpochPlan:
+    """The switch-cases of a graph, and where its epochs begin.
+
+    Attributes:
+      cases: Every op that needs an epoch of its own is the first of its block.
+      starts: The levels that begin an epoch, but for the first; ascending.
+    """
+
+    cases: CaseAssignment
+    starts: tuple[int, ...]
 
 
 @dataclasses.dataclass(slots=True)
@@ -33,25 +51,25 @@ class _Open:
     written: set[int] = dataclasses.field(default_factory=set)
     changed_in_place: set[int] = dataclasses.field(default_factory=set)
 
+    def copy(self) -> _Open:
+        return _Open(set(self.used), set(self.written), set(self.changed_in_place))
 
-def epoch_starts(graph: TraceGraph) -> list[int]:
-    """Returns the nodes before which a new epoch begins, in order."""
-    last_use = {
-        slot: index
-        for index, node in enumerate(graph.nodes)
-        if not is_imperative(node)
-        for slot in _slots(node)
-    }
-    starts, open_epoch = [], _Open()
-    for index, node in enumerate(graph.nodes):
-        slots = _slots(node)
-        used_later = {slot for slot, last in last_use.items() if last > index}
-        if _must_close(node, slots, open_epoch, used_later):
-            starts.append(index)
-            open_epoch = _Open()
-        if not is_imperative(node):
-            _use(node, slots, open_epoch)
-    return starts
+    def absorb(self, other: _Open) -> None:
+        self.used |= other.used
+        self.written |= other.written
+        self.changed_in_place |= other.changed_in_place
+
+
+def plan_epochs(graph: TraceGraph) -> EpochPlan:
+    """Returns the graph's switch-cases, cut where epochs have to begin."""
+    cuts: set[int] = set()
+    while True:
+        cases = assign_cases(len(graph.nodes), graph.edges(), cuts)
+        walk = _Walk(graph, cases)
+        cut = walk.run()
+        if cut is None:
+            return EpochPlan(cases, tuple(walk.starts))
+        cuts.add(cut)
 
 
 def why_imperative(node: Node) -> ImperativeReason | None:
@@ -59,34 +77,73 @@ def why_imperative(node: Node) -> ImperativeReason | None:
     return node.record.imperative or node.forced
 
 
-def is_imperative(node: Node) -> bool:
-    """Says whether Python runs this op itself."""
-    return why_imperative(node) is not None
-
-
 def writes_variable(node: Node) -> bool:
     """Says whether a delegated node changes the variables among its inputs."""
-    return bool(_slots(node)) and node.record.op_type not in READS
+    return bool(slots_of(node)) and node.record.op_type not in READS
 
 
-def _slots(node: Node) -> set[int]:
+def slots_of(node: Node) -> set[int]:
+    """Returns the variable slots among a node's inputs."""
     return {i.slot for i in node.inputs if isinstance(i, Variable)}
 
 
-def _must_close(node: Node, slots: set[int], open_epoch: _Open, used_later: set[int]) -> bool:
-    if not is_imperative(node):
-        return bool(slots & open_epoch.changed_in_place)
-    if slots & (open_epoch.used | used_later):
-        return True
-    reason = node.record.imperative
-    if reason in _REACHES_ANYTHING:
-        return bool(open_epoch.used or used_later)
-    return reason is ImperativeReason.DATASET_ITERATOR and bool(open_epoch.written)
+class _Walk:
+    """Goes over the levels once; stops where a block has to be cut."""
 
+    def __init__(self, graph: TraceGraph, cases: CaseAssignment) -> None:
+        self._nodes = graph.nodes
+        self._cases = cases
+        self.starts: list[int] = []
+        self._last_level: dict[int, int] = {}  # slot -> the last level that uses it
+        for number, node in enumerate(graph.nodes):
+            if not node.is_imperative:
+                for slot in slots_of(node):
+                    level = cases.level_of(number)
+                    self._last_level[slot] = max(self._last_level.get(slot, -1), level)
 
-def _use(node: Node, slots: set[int], open_epoch: _Open) -> None:
-    open_epoch.used |= slots
-    if writes_variable(node):
-        open_epoch.written |= slots
-    if node.record.op_type in IN_PLACE_WRITES:
-        open_epoch.changed_in_place |= slots
+    def run(self) -> int | None:
+        state = _Open()
+        for number, level in enumerate(self._cases.levels):
+            if any(self._must_close(block, 0, state) for block in level.blocks):
+                if number > 0:
+                    self.starts.append(number)
+                state = _Open()
+            after = [state.copy() for _ in level.blocks]
+            for block, of_block in zip(level.blocks, after):
+                for position in range(len(block.nodes)):
+                    if position > 0 and self._must_close(block, position, of_block):
+                        return block.nodes[position]
+                    self._use(self._nodes[block.nodes[position]], of_block)
+            for of_block in after:
+                state.absorb(of_block)
+        return None
+
+    def _must_close(self, block: BasicBlock, position: int, state: _Open) -> bool:
+        node = self._nodes[block.nodes[position]]
+        slots = slots_of(node)
+        if not node.is_imperative:
+            return bool(slots & state.changed_in_place)
+        used_later = self._used_after(block, position)
+        if slots & (state.used | used_later):
+            return True
+        if node.record.imperative in _REACHES_ANYTHING:
+            return bool(state.used or used_later)
+        is_iterator = node.record.imperative is ImperativeReason.DATASET_ITERATOR
+        return is_iterator and bool(state.written)
+
+    def _used_after(self, block: BasicBlock, position: int) -> set[int]:
+        later = {slot for slot, level in self._last_level.items() if level > block.level}
+        for number in block.nodes[position + 1 :]:
+            if not self._nodes[number].is_imperative:
+                later |= slots_of(self._nodes[number])
+        return later
+
+    def _use(self, node: Node, state: _Open) -> None:
+        if node.is_imperative:
+            return
+        slots = slots_of(node)
+        state.used |= slots
+        if writes_variable(node):
+            state.written |= slots
+        if node.record.op_type in IN_PLACE_WRITES:
+            state.changed_in_place |= slots

@@ -21,20 +21,20 @@ from terra_tf.trace.trace_graph import Constant, Node, NodeInput, Output
 def can_fold(
     node: Node,
     folded: Container[int],
-    has_static_shape: Callable[[NodeInput], bool],
+    has_static_shape: Callable[[int], bool],
 ) -> bool:
     """Says whether the traced results of `node` hold in every step of the graph.
 
     Args:
       node: The node.
       folded: The indices of the nodes before it that are folded.
-      has_static_shape: Says of an input whether its shape is fixed by the graph.
+      has_static_shape: Says of an input's position whether its shape is fixed by the graph.
     """
     record = node.record
     if not record.folded or record.imperative is not None or node.forced is not None:
         return False
     if record.op_type in DEPENDS_ON_SHAPE_ONLY:
-        return all(map(has_static_shape, node.inputs))
+        return all(map(has_static_shape, range(len(node.inputs))))
     definition = op_def_registry.get(record.op_type)
     if definition is None or definition.is_stateful:
         return False

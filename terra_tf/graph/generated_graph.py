@@ -5,10 +5,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from terra_tf.trace.case_assignment import CaseAssignment
+from terra_tf.trace.joins import Joins
+from terra_tf.trace.trace_graph import Feed
+
 
 @dataclasses.dataclass(slots=True)
 class EpochChannels:
-    """How Python closes an epoch: commit, then await `done`, then `resume` the next."""
+    """How Python closes an epoch: commit, then await `done`, then `resume` the next.
+
+    `start` is the level of the case assignment that the epoch begins with.
+    """
 
     start: int
     commit: int
@@ -21,37 +28,50 @@ class GeneratedGraph:
     """A built function and the channels of its mailbox; -1 is no channel.
 
     Attributes:
+      cases: The switch-cases.
+      joins: How joined inputs are decided.
       function: Keeps the function registered in TensorFlow's context while it lives.
       name: The function's name.
       num_channels: How many channels a step's mailbox needs.
       captured_variables: Slots whose handles are the function's first inputs.
       captured_tensors: Tensors that are its next inputs.
       variable_channels: Slot -> the channel its handle is fed through.
-      feed_channels: Feed group -> channel.
+      feed_channels: Feed -> channel.
       output_feeds: (node, output) of imperative ops -> channel.
       seed_channels: Seeded node -> channel.
       fetch_channels: (node, output) -> channel.
       check_channels: Imperative node -> channel that says all before it has succeeded.
+      case_channels: Level -> the channel of its decision, for those that are switch-cases.
+      join_channels: (node, position) of a joined input -> channel.
       folded: Node -> ready outputs.
       output_shapes: (node, output) -> static dimensions, or None where they depend on data.
-      epochs: In order; the first starts at node 0.
+      epochs: In order; the first starts at level 0.
       is_fallible: Whether any delegated op can fail on data.
       written_slots: Variables that some delegated op writes.
     """
 
+    cases: CaseAssignment
+    joins: Joins
     function: Any = None
     name: str = ""
     num_channels: int = 0
     captured_variables: list[int] = dataclasses.field(default_factory=list)
     captured_tensors: list[Any] = dataclasses.field(default_factory=list)
     variable_channels: dict[int, int] = dataclasses.field(default_factory=dict)
-    feed_channels: dict[int, int] = dataclasses.field(default_factory=dict)
+    feed_channels: dict[Feed, int] = dataclasses.field(default_factory=dict)
     output_feeds: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     seed_channels: dict[int, int] = dataclasses.field(default_factory=dict)
     fetch_channels: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     check_channels: dict[int, int] = dataclasses.field(default_factory=dict)
+    case_channels: dict[int, int] = dataclasses.field(default_factory=dict)
+    join_channels: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     folded: dict[int, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     output_shapes: dict[tuple[int, int], tuple | None] = dataclasses.field(default_factory=dict)
     epochs: list[EpochChannels] = dataclasses.field(default_factory=list)
     is_fallible: bool = False
     written_slots: set[int] = dataclasses.field(default_factory=set)
+
+    def new_channel(self) -> int:
+        """Returns the number of one channel more."""
+        self.num_channels += 1
+        return self.num_channels - 1

@@ -2,8 +2,13 @@
 
 The function takes the step's id, then the captured variables and tensors. Everything else
 comes and goes through channels of the step's mailbox. It has no outputs: fetches deliver
-values, writes change variables. It is built without automatic control dependencies, which
-would chain the ops that wait; exactly the order that is needed is added here:
+values, writes change variables. Its main line is the levels of the case assignment in order:
+a block that every path passes as it is, a switch-case as a `Case` that `Terra>CaseSelect`
+drives, with a branch for skipping. What a branch makes and somebody else uses comes out of the
+Case (SSA); where another branch was taken, it is a dummy that nobody looks at.
+
+It is built without automatic control dependencies, which would chain the ops that wait;
+exactly the order that is needed is added here:
 
 - program order per variable, within an epoch by SSA values, between epochs by the commit;
 - `AwaitCommit` of an epoch after its fallible ops, its fetches and its final values;
@@ -16,44 +21,19 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import tensorflow as tf
-
-from terra_tf._tf_internals import (
-    apply_op,
-    array_ops,
-    atomic_function,
-    dtypes,
-    func_graph,
-    handle_data_util,
-    handle_shape_and_type,
-    inferred_attributes,
-    op_def_registry,
-    ops,
-)
-from terra_tf.errors import ImperativeReason, UndelegableOpError
-from terra_tf.graph.epochs import epoch_starts, is_imperative, writes_variable
-from terra_tf.graph.folding import can_fold, constant_value, is_constant
+from terra_tf._tf_internals import apply_op, array_ops, atomic_function, func_graph, ops
+from terra_tf.graph.emitter import Emitter
+from terra_tf.graph.epochs import plan_epochs, slots_of
 from terra_tf.graph.generated_graph import EpochChannels, GeneratedGraph
-from terra_tf.graph.symbols import is_handle, scalar, static_shape, unique
-from terra_tf.trace.op_classes import (
-    DENSE_WRITES,
-    IN_PLACE_WRITES,
-    INDEXED_WRITES,
-    STATELESS_RANDOM,
-    is_fallible,
-)
-from terra_tf.trace.trace_graph import (
-    Captured,
-    Feed,
-    Node,
-    NodeInput,
-    Output,
-    TraceGraph,
-    Variable,
-)
+from terra_tf.graph.scope import EpochState, HeldCase, HeldWrite, Scope
+from terra_tf.graph.switch_case import add_case, dummy, make_branch_graph
+from terra_tf.graph.symbols import common_shape, scalar, unique
+from terra_tf.graph.variable_emitter import VariableEmitter, dense_writes
+from terra_tf.trace.case_assignment import Level
+from terra_tf.trace.joins import Rule, resolve_joins
+from terra_tf.trace.trace_graph import Output, TraceGraph
 
 _serial = itertools.count()
-_NEVER_FED = frozenset({dtypes.resource.as_datatype_enum, dtypes.variant.as_datatype_enum})
 
 
 def generate(graph: TraceGraph) -> GeneratedGraph:
@@ -65,431 +45,268 @@ def generate(graph: TraceGraph) -> GeneratedGraph:
     return _Generator(graph).build()
 
 
-class _Epoch:
-    """What has been built of the epoch under way."""
-
-    def __init__(self, gate: Any) -> None:
-        self.gate = gate  # reads of variables come after it
-        self.values: dict[int, Any] = {}  # slot -> SSA value
-        self.changed: set[int] = set()
-        self.reads: dict[int, list] = {}  # slot -> ops that read the variable itself
-        self.fallible: list = []
-        self.fetches: list = []
-        self.held_back: list[tuple[int, list, Any]] = []  # slot, inputs, emit
-
-
 class _Generator:
     def __init__(self, graph: TraceGraph) -> None:
         self._graph = graph
-        self._out = GeneratedGraph()
-        self._env: dict[tuple[int, int], Any] = {}
-        self._externals: dict[Any, Any] = {}
-        self._handles: dict[int, Any] = {}
-        self._controls: list = []
-        self._starts = epoch_starts(graph)
+        self._epochs = plan_epochs(graph)
+        self._out = GeneratedGraph(self._epochs.cases, resolve_joins(graph))
+        self._name = f"terra_step_{next(_serial)}"
+        self._emitter = Emitter(graph, self._out, func_graph.FuncGraph(self._name))
+        self._variables = VariableEmitter(self._emitter, self._is_last_use)
         self._last_use = self._find_last_uses()
+        self._used_outside, self._joins_used_outside = self._find_crossing()
 
     # ------------------------------------------------------------ the whole
 
     def build(self) -> GeneratedGraph:
-        function_graph = func_graph.FuncGraph(f"terra_step_{next(_serial)}")
+        emitter, out = self._emitter, self._out
+        function_graph = emitter.main.graph
         with function_graph.as_default():
-            self._inputs = [array_ops.placeholder(dtypes.int64, [])]
-            self._step = self._inputs[0]
-            self._add_captures()
-            self._epoch = _Epoch(None)
-            self._out.epochs.append(EpochChannels(0, self._channel()))
-            for index, node in enumerate(self._graph.nodes):
-                if index in self._starts:
-                    self._begin_epoch(index)
-                self._emit(index, node)
-            self._end_epoch(is_last=True)
-        function_graph.inputs = self._inputs
+            emitter.add_inputs()
+            out.epochs.append(EpochChannels(0, out.new_channel()))
+            for number, level in enumerate(self._epochs.cases.levels):
+                if number in self._epochs.starts:
+                    self._begin_epoch(number)
+                if level.is_inline:
+                    for node in level.blocks[0].nodes:
+                        emitter.emit(node, self._variables.emit)
+                else:
+                    self._emit_case(number, level)
+            self._end_epoch()
+        function_graph.inputs = emitter.inputs
         function_graph.outputs = []
         function_graph.structured_outputs = None
-        function_graph.control_outputs = unique(self._controls)
-        name = function_graph.name
-        self._out.function = atomic_function.from_func_graph(name, function_graph, {})
-        self._out.name = self._out.function.name.decode()
-        return self._out
+        function_graph.control_outputs = unique(emitter.main.controls)
+        out.function = atomic_function.from_func_graph(self._name, function_graph, {})
+        out.name = out.function.name.decode()
+        return out
 
-    def _channel(self) -> int:
-        self._out.num_channels += 1
-        return self._out.num_channels - 1
-
-    def _find_last_uses(self) -> dict[int, int]:
-        last: dict[int, int] = {}
-        for index, node in enumerate(self._graph.nodes):
-            for source in node.inputs:
-                if isinstance(source, Variable):
-                    last[source.slot] = index
+    def _find_last_uses(self) -> dict[int, tuple[int, int]]:
+        """Slot -> the last (level, position in its block) that uses it."""
+        cases = self._epochs.cases
+        last: dict[int, tuple[int, int]] = {}
+        for number, node in enumerate(self._graph.nodes):
+            place = (cases.level_of(number), cases.position_of[number])
+            for slot in slots_of(node):
+                last[slot] = max(last.get(slot, place), place)
         return last
 
-    def _add_captures(self) -> None:
-        used = [
-            source
-            for node in self._graph.nodes
-            if not is_imperative(node)
-            for source in node.inputs
-        ]
-        for slot in dict.fromkeys(s.slot for s in used if isinstance(s, Variable)):
-            variable = self._graph.variables[slot]
-            if variable.captured:
-                placeholder = self._placeholder(dtypes.resource, [])
-                handle_data_util.copy_handle_data(variable.handle, placeholder)
-                self._handles[slot] = placeholder
-                self._out.captured_variables.append(slot)
-        for source in used:
-            if isinstance(source, Captured) and source.handle not in self._externals:
-                dtype = dtypes.as_dtype(source.spec.dtype)
-                self._externals[source.handle] = self._placeholder(dtype, source.spec.shape)
-                self._out.captured_tensors.append(source.tensor)
+    def _is_last_use(self, slot: int, node: int) -> bool:
+        cases = self._epochs.cases
+        place = (cases.level_of(node), cases.position_of[node])
+        return self._emitter.scope is self._emitter.main and self._last_use[slot] == place
 
-    def _placeholder(self, dtype: Any, shape: Any) -> Any:
-        placeholder = array_ops.placeholder(dtype, shape)
-        self._inputs.append(placeholder)
-        return placeholder
-
-    # ------------------------------------------------------------ channels
-
-    def _feed(self, dtype: int, shape: Any, channel: int) -> Any:
-        return apply_op(
-            "Terra>Feed", step=self._step, dtype=dtype, shape=static_shape(shape), channel=channel
-        ).outputs[0]
-
-    def _fetch(self, tensor: Any, after: list) -> int:
-        channel = self._channel()
-        with ops.control_dependencies(list(after)):
-            op = apply_op("Terra>Fetch", step=self._step, input=tensor, channel=channel)
-        self._epoch.fetches.append(op)
-        self._controls.append(op)
-        return channel
-
-    def _await(self, channel: int, after: list) -> Any:
-        with ops.control_dependencies(unique(after)):
-            op = apply_op("Terra>AwaitCommit", step=self._step, channel=channel)
-        self._controls.append(op)
-        return op
+    def _find_crossing(self) -> tuple[set[Output], set[tuple[int, int]]]:
+        """What blocks make that other blocks use directly: outputs, and joined inputs."""
+        block_of = self._epochs.cases.block_of
+        outputs, joins = set(), set()
+        for number, node in enumerate(self._graph.nodes):
+            if node.is_imperative:
+                continue
+            for position, source in enumerate(node.inputs):
+                join = self._out.joins.of_input.get((number, position))
+                if join is None:
+                    used = (source,) if isinstance(source, Output) else ()
+                elif join.rule is Rule.SAME and join.same is not None:
+                    used = ()
+                    if block_of[join.same[0]] is not block_of[number]:
+                        joins.add(join.same)
+                else:
+                    used = join.alternatives
+                outputs |= {o for o in used if block_of[o.node] is not block_of[number]}
+        return outputs, joins
 
     # -------------------------------------------------------------- epochs
 
-    def _begin_epoch(self, index: int) -> None:
-        done = self._end_epoch(is_last=False)
-        closed = self._out.epochs[-1]
-        closed.done, closed.resume = self._channel(), self._channel()
+    def _begin_epoch(self, level: int) -> None:
+        emitter, out = self._emitter, self._out
+        done = self._end_epoch()
+        closed = out.epochs[-1]
+        closed.done, closed.resume = out.new_channel(), out.new_channel()
         with ops.control_dependencies(done):
             signal = apply_op(
-                "Terra>Fetch", step=self._step, input=scalar(), channel=closed.done
+                "Terra>Fetch", step=emitter.step, input=scalar(), channel=closed.done
             )
-        self._controls.append(signal)
-        self._epoch = _Epoch(self._await(closed.resume, [signal]))
-        self._out.epochs.append(EpochChannels(index, self._channel()))
+        emitter.main.controls.append(signal)
+        emitter.main.epoch = EpochState(emitter.await_commit(closed.resume, [signal]))
+        out.epochs.append(EpochChannels(level, out.new_channel()))
 
-    def _end_epoch(self, is_last: bool) -> list:
-        epoch = self._epoch
+    def _end_epoch(self) -> list:
+        epoch = self._emitter.main.epoch
         finals = [epoch.values[slot].op for slot in sorted(epoch.changed)]
-        inputs = [t.op for _, tensors, _ in epoch.held_back for t in tensors]
-        reads = [op for slot in epoch.reads for op in epoch.reads[slot]]
         gate = [] if epoch.gate is None else [epoch.gate]
-        before = epoch.fallible + epoch.fetches + finals + inputs + reads + gate
-        commit = self._await(self._out.epochs[-1].commit, before)
+        before = epoch.fallible + epoch.fetches + finals + epoch.reads + gate
+        for held in epoch.held_back:
+            before += [tensor.op for tensor in _tensors_of(held)]
+        commit = self._emitter.await_commit(self._out.epochs[-1].commit, before)
         done = [commit]
         last_write: dict[int, Any] = {}
         for slot in sorted(epoch.changed):
             with ops.control_dependencies([commit]):
-                write = apply_op(
-                    "AssignVariableOp", resource=self._handle(slot), value=epoch.values[slot]
+                last_write[slot] = apply_op(
+                    "AssignVariableOp",
+                    resource=self._emitter.handle(slot),
+                    value=epoch.values[slot],
                 )
-            last_write[slot] = write
-            done.append(write)
-        for slot, _, emit in epoch.held_back:
-            after = [commit] + ([last_write[slot]] if slot in last_write else [])
-            with ops.control_dependencies(after):
-                last_write[slot] = emit()
             done.append(last_write[slot])
-        self._controls += done
+        for held in epoch.held_back:
+            slots = _slots_of_held(held)
+            after = [commit] + [last_write[slot] for slot in sorted(slots) if slot in last_write]
+            write = self._apply_held(held, unique(after))
+            last_write.update(dict.fromkeys(slots, write))
+            done.append(write)
+        self._emitter.main.controls += done
         return unique(done)
 
-    # --------------------------------------------------------------- nodes
+    def _apply_held(self, held: HeldWrite | HeldCase, after: list) -> Any:
+        emitter = self._emitter
+        if isinstance(held, HeldWrite):
+            with ops.control_dependencies(after):
+                return held.emit(emitter.handle(held.slot), held.tensors)
+        branches = []
+        for number in range(held.num_branches):
+            graph = make_branch_graph(self._branch_name("apply"), emitter.main.graph)
+            with graph.as_default():
+                last: list = []
+                for write in held.branches[number] if number < len(held.branches) else ():
+                    handle = emitter.handle(write.slot)
+                    with ops.control_dependencies(last):
+                        last = [write.emit(handle, write.tensors)]
+                graph.outputs, graph.control_outputs = [], last
+            branches.append(graph)
+        return add_case(held.index, branches, after)
 
-    def _emit(self, index: int, node: Node) -> None:
-        record = node.record
-        if is_imperative(node):
-            outputs = self._emit_imperative(index, node)
-        elif can_fold(node, self._out.folded, self._has_static_shape):
-            self._out.folded[index] = record.folded
-            outputs = None
-        elif record.op_type in STATELESS_RANDOM:
-            outputs = self._emit_random(index, node)
-        elif any(isinstance(source, Variable) for source in node.inputs):
-            outputs = self._emit_variable_op(index, node)
-        else:
-            outputs = self._emit_op(node)
-        for output, tensor in enumerate(outputs or ()):
-            self._env[index, output] = tensor
-            if not is_imperative(node):
-                self._settle_output(index, output, tensor)
+    # -------------------------------------------------------- switch-cases
 
-    def _settle_output(self, index: int, output: int, tensor: Any) -> None:
-        shape = tensor.shape
-        known = tuple(shape.as_list()) if shape.is_fully_defined() else None
-        traced = self._graph.nodes[index].outputs[output].shape
-        if known is not None and known != traced:
-            raise UndelegableOpError(index, ImperativeReason.UNCERTAIN_SHAPE)
-        self._out.output_shapes[index, output] = known
-        wanted = (index, output) in self._graph.fetches
-        if known is None:  # who asks for the shape gets the value; the tape asks at once
-            asked = (index, output) in self._graph.shape_reads
-            wanted = wanted or asked or self._graph.nodes[index].record.under_tape
-        if wanted:
-            channel = self._fetch(tensor, self._epoch.fallible)
-            self._out.fetch_channels[index, output] = channel
-
-    def _emit_imperative(self, index: int, node: Node) -> list:
-        if self._epoch.fallible:
-            channel = self._channel()
-            with ops.control_dependencies(list(self._epoch.fallible)):
-                op = apply_op("Terra>Fetch", step=self._step, input=scalar(), channel=channel)
-            self._controls.append(op)
-            self._out.check_channels[index] = channel
-        for source in node.inputs:
-            if isinstance(source, Output):
-                self._fetch_late(source)
-        outputs = []
-        for output, spec in enumerate(node.outputs):
-            if spec.dtype in _NEVER_FED:
-                outputs.append(None)
-                continue
-            channel = self._out.output_feeds[index, output] = self._channel()
-            outputs.append(self._feed(spec.dtype, spec.shape, channel))
-        return outputs
-
-    def _fetch_late(self, source: Output) -> None:
-        """An imperative op needs the value: fetch it where it is not fetched already."""
-        key = (source.node, source.output)
-        producer = self._graph.nodes[source.node]
-        if key in self._out.fetch_channels or source.node in self._out.folded:
-            return
-        if not is_imperative(producer):
-            self._out.fetch_channels[key] = self._fetch(self._env[key], self._epoch.fallible)
-
-    def _emit_op(self, node: Node) -> list:
-        operation = apply_op(node.record.op_type, **self._arguments(node))
-        self._note_fallible(node, operation)
-        return list(operation.outputs)
-
-    def _note_fallible(self, node: Node, operation: Any) -> None:
-        input_dtypes = tuple(t.dtype.as_datatype_enum for t in operation.inputs)
-        constants = frozenset(
-            i for i, s in enumerate(node.inputs) if is_constant(s, self._out.folded)
+    def _emit_case(self, number: int, level: Level) -> None:
+        emitter, main = self._emitter, self._emitter.main
+        for slot in sorted(dense_writes(self._graph, _nodes_of(level))):
+            self._variables.read(slot)  # what the other branches hand on
+        branches = [self._build_branch(block.nodes) for block in level.blocks]
+        branches.append(self._build_branch(()))
+        made_dtypes = {key: t.dtype for _, made in branches for key, t in made.items()}
+        keys = list(made_dtypes)
+        for scope, made in branches:
+            with scope.graph.as_default():
+                scope.graph.outputs = [
+                    array_ops.identity(self._hand_out(scope, made, key, made_dtypes[key]))
+                    for key in keys
+                ]
+            scope.graph.control_outputs = unique(scope.controls)
+        channel = self._out.case_channels[number] = self._out.new_channel()
+        index = apply_op(
+            "Terra>CaseSelect", step=emitter.step, channel=channel, num_branches=len(branches)
+        ).outputs[0]
+        case = add_case(
+            index, [scope.graph for scope, _ in branches], self._before_case(branches, main.epoch)
         )
-        is_static = all(t.shape.is_fully_defined() for t in operation.inputs)
-        if is_fallible(node.record.op_type, input_dtypes, constants, is_static):
-            self._epoch.fallible.append(operation)
-            self._out.is_fallible = True
+        self._absorb(case, index, branches, keys)
 
-    def _arguments(self, node: Node) -> dict[str, Any]:
-        record = node.record
-        definition = op_def_registry.get(record.op_type)
-        values = [self._value(source) for source in node.inputs]
-        arguments: dict[str, Any] = {}
-        position = 0
-        for arg, count in zip(definition.input_arg, record.counts):
-            if count < 0:
-                arguments[arg.name] = values[position]
-                position += 1
-            else:
-                arguments[arg.name] = values[position : position + count]
-                position += count
-        inferred = inferred_attributes(record.op_type)
-        for name, value in zip(record.attrs[::2], record.attrs[1::2]):
-            if name not in inferred:
-                arguments[name] = value
-        return arguments
+    def _before_case(self, branches: list, epoch: EpochState) -> list:
+        """A branch that fetches, or lets Python run an op, comes after what can fail."""
+        before = [] if epoch.gate is None else [epoch.gate]
+        if any(scope.epoch.fetches or scope.controls for scope, _ in branches):
+            before += epoch.fallible
+        return unique(before)
 
-    def _value(self, source: NodeInput) -> Any:
-        if isinstance(source, Variable):
-            return self._handle(source.slot)
-        if is_constant(source, self._out.folded):
-            return self._constant(constant_value(source, self._out.folded))
-        if isinstance(source, Output):
-            return self._env[source.node, source.output]
-        if isinstance(source, Captured):
-            return self._externals[source.handle]
-        return self._feed_of(source)
+    def _build_branch(self, nodes: tuple[int, ...]) -> tuple[Scope, dict[Any, Any]]:
+        """Returns a branch's scope, and what it made that others use: key -> tensor."""
+        emitter = self._emitter
+        graph = make_branch_graph(self._branch_name("branch"), emitter.main.graph)
+        scope = emitter.main.branch(graph)
+        emitter.scope = scope
+        try:
+            with graph.as_default():
+                for node in nodes:
+                    emitter.emit(node, self._variables.emit)
+        finally:
+            emitter.scope = emitter.main
+        made: dict[Any, Any] = {}
+        for output, tensor in scope.outputs.items():
+            if output in self._used_outside and tensor is not None:
+                made["output", output] = tensor
+        for web, tensor in scope.webs.items():
+            made["web", web] = tensor
+        for key, tensor in scope.joins.items():
+            if key in self._joins_used_outside:
+                made["join", key] = tensor
+        for slot in sorted(scope.epoch.changed):
+            made["variable", slot] = scope.epoch.values[slot]
+        for position, held in enumerate(scope.epoch.held_back):
+            for name, tensor in held.tensors.items():
+                made["held", (id(scope), position, name)] = tensor
+        return scope, made
 
-    def _constant(self, tensor: Any) -> Any:
-        key = ("constant", id(tensor))
-        if key not in self._externals:
-            with ops.init_scope():
-                value = tensor.numpy()
-            with ops.control_dependencies(None):
-                self._externals[key] = ops.convert_to_tensor(value, dtype=tensor.dtype)
-        return self._externals[key]
+    def _branch_name(self, what: str) -> str:
+        return f"{self._name}_{what}_{next(_serial)}"
 
-    def _feed_of(self, source: Feed) -> Any:
-        key = ("feed", source.group)
-        if key not in self._externals:
-            channel = self._out.feed_channels[source.group] = self._channel()
-            self._externals[key] = self._feed(source.spec.dtype, source.spec.shape, channel)
-        return self._externals[key]
+    def _hand_out(self, scope: Scope, made: dict, key: tuple[str, Any], dtype: Any) -> Any:
+        """What one branch gives for a value that some branch makes."""
+        if key in made:
+            return made[key]
+        kind, what = key
+        before = None
+        if kind == "web":
+            before = scope.find("webs", what)
+        elif kind == "variable":
+            before = scope.epoch.values[what]
+        return dummy(dtype) if before is None else before
 
-    def _has_static_shape(self, source: NodeInput) -> bool:
-        if isinstance(source, Variable):
-            variable = self._graph.variables[source.slot]
-            spec = handle_shape_and_type(variable.handle)
-            known = spec is not None and spec[1] is not None and -1 not in spec[1]
-            return variable.captured and known
-        if isinstance(source, Output) and source.node not in self._out.folded:
-            tensor = self._env[source.node, source.output]
-            return tensor is not None and tensor.shape.is_fully_defined()
-        return True
+    def _absorb(self, case: Any, index: Any, branches: list, keys: list) -> None:
+        """Makes what came out of a Case known in the main line."""
+        main = self._emitter.main
+        tensors = dict(zip(keys, case.outputs))
+        for key, tensor in tensors.items():
+            makers = [scope.graph.outputs[keys.index(key)] for scope, made in branches if key in made]
+            before = main.webs.get(key[1]) if key[0] == "web" else None
+            shapes = [tensor.shape for tensor in makers]
+            tensor.set_shape(common_shape(shapes if before is None else [*shapes, before.shape]))
+            if key[0] == "output":
+                main.outputs[key[1]] = tensor
+            elif key[0] == "web":
+                main.webs[key[1]] = tensor
+            elif key[0] == "join":
+                main.joins[key[1]] = tensor
+            elif key[0] == "variable":
+                main.epoch.values[key[1]] = tensor
+                main.epoch.changed.add(key[1])
+        self._absorb_effects(case, index, branches, tensors)
 
-    # -------------------------------------------------------------- random
-
-    def _emit_random(self, index: int, node: Node) -> list:
-        channel = self._out.seed_channels[index] = self._channel()
-        state = self._feed(dtypes.uint64.as_datatype_enum, (3,), channel)
-        arguments = self._arguments(node)
-        for name in ("seed", "seed2"):
-            arguments.pop(name)
-        if node.record.op_type == "RandomUniformInt":
-            arguments.pop("dtype", None)
-        else:
-            arguments["dtype"] = node.outputs[0].dtype
-        operation = apply_op(
-            STATELESS_RANDOM[node.record.op_type],
-            key=state[:1],
-            counter=state[1:],
-            alg=1,
-            **arguments,
-        )
-        sources = [s for s in node.inputs if not is_constant(s, self._out.folded)]
-        if sources:  # a shape or range that may be wrong
-            self._epoch.fallible.append(operation)
-            self._out.is_fallible = True
-        return list(operation.outputs)
-
-    # ----------------------------------------------------------- variables
-
-    def _handle(self, slot: int) -> Any:
-        if slot not in self._handles:
-            channel = self._out.variable_channels[slot] = self._channel()
-            handle = self._feed(dtypes.resource.as_datatype_enum, (), channel)
-            handle_data_util.copy_handle_data(self._graph.variables[slot].handle, handle)
-            self._handles[slot] = handle
-        return self._handles[slot]
-
-    def _read(self, slot: int) -> Any:
-        epoch = self._epoch
-        if slot not in epoch.values:
-            spec = handle_shape_and_type(self._graph.variables[slot].handle)
-            with ops.control_dependencies([] if epoch.gate is None else [epoch.gate]):
-                op = apply_op("ReadVariableOp", resource=self._handle(slot), dtype=spec[0])
-            epoch.reads.setdefault(slot, []).append(op)
-            op.outputs[0].set_shape(static_shape(spec[1]))
-            epoch.values[slot] = op.outputs[0]
-        return epoch.values[slot]
-
-    def _emit_variable_op(self, index: int, node: Node) -> list:
-        op_type = node.record.op_type
-        slot = node.inputs[0].slot
-        if handle_shape_and_type(self._graph.variables[slot].handle) is None:
-            raise UndelegableOpError(index, ImperativeReason.RESOURCE_OP)
-        if writes_variable(node):
-            self._check_write(index, node, slot)
-            self._out.written_slots.add(slot)
-        if op_type == "ReadVariableOp":
-            # A read of its own, so that the tape's and the fetch's identity is this node's.
-            return [apply_op("Identity", input=self._read(slot)).outputs[0]]
-        if op_type in DENSE_WRITES:
-            self._write_dense(index, node, slot)
-            return []
-        if op_type in IN_PLACE_WRITES:
-            self._write_in_place(node, slot)
-            return []
-        if op_type in ("ResourceGather", "ResourceGatherNd"):
-            return self._gather(node, slot)
-        return self._emit_op(node)
-
-    def _check_write(self, index: int, node: Node, slot: int) -> None:
-        """A write that might not fit would fail after the commit: it is no op for the graph."""
-        spec = handle_shape_and_type(self._graph.variables[slot].handle)
-        variable = None if spec is None else spec[1]
-        values = [self._value(source) for source in node.inputs[1:]]
-        is_static = all(value.shape.is_fully_defined() for value in values)
-        if node.record.op_type in DENSE_WRITES:
-            is_assign = node.record.op_type == "AssignVariableOp"
-            if is_assign and variable is None and not node.record.attribute("validate_shape"):
-                return  # a variable of any shape takes any value
-            is_static = is_static and tuple(values[0].shape.as_list()) == variable
-        if node.record.op_type == "ResourceStridedSliceAssign":
-            bounds = node.inputs[1:4]
-            is_static = is_static and all(is_constant(s, self._out.folded) for s in bounds)
-        if node.record.op_type == "ResourceScatterDiv":
-            is_static = is_static and values[-1].dtype.is_floating
-        if not is_static or variable is None or -1 in variable:
-            raise UndelegableOpError(index, ImperativeReason.DYNAMIC_WRITE)
-
-    def _write_dense(self, index: int, node: Node, slot: int) -> None:
-        epoch, op_type = self._epoch, node.record.op_type
-        value = self._value(node.inputs[1])
-        if op_type == "AssignVariableOp":
-            epoch.values[slot] = apply_op("Identity", input=value).outputs[0]
-            epoch.changed.add(slot)
-            return
-        if slot not in epoch.changed and self._last_use[slot] == index:
-            # Nobody looks at the new value: keep the delta, change the variable in place.
-            def apply_delta() -> Any:
-                return apply_op(op_type, resource=self._handle(slot), value=value)
-
-            epoch.held_back.append((slot, [value], apply_delta))
-            return
-        arithmetic = "AddV2" if op_type == "AssignAddVariableOp" else "Sub"
-        epoch.values[slot] = apply_op(arithmetic, x=self._read(slot), y=value).outputs[0]
-        epoch.changed.add(slot)
-
-    def _write_in_place(self, node: Node, slot: int) -> None:
-        arguments = self._arguments(node)
-        if node.record.op_type in INDEXED_WRITES:
-            arguments["indices"] = self._check_indices(node, slot, arguments["indices"])
-        tensors = [v for v in arguments.values() if isinstance(v, tf.Tensor) and not is_handle(v)]
-
-        def write() -> Any:
-            return apply_op(node.record.op_type, **arguments)
-
-        self._epoch.held_back.append((slot, tensors, write))
-
-    def _check_indices(self, node: Node, slot: int, indices: Any) -> Any:
-        spec = handle_shape_and_type(self._graph.variables[slot].handle)
-        limits = [spec[1][0]]
-        if "Nd" in node.record.op_type:
-            limits = list(spec[1][: indices.shape.as_list()[-1]])
-        operation = apply_op("Terra>CheckIndices", indices=indices, limits=limits)
-        self._epoch.fallible.append(operation)
-        self._out.is_fallible = True
-        return operation.outputs[0]
-
-    def _gather(self, node: Node, slot: int) -> list:
-        epoch, arguments = self._epoch, self._arguments(node)
-        if slot in epoch.values:
-            indices = arguments["indices"]
-            if node.record.op_type == "ResourceGatherNd":
-                operation = apply_op("GatherNd", params=epoch.values[slot], indices=indices)
-            else:
-                batch_dims = int(arguments.get("batch_dims") or 0)
-                axis = ops.convert_to_tensor(batch_dims, dtype=dtypes.int32)
-                operation = apply_op(
-                    "GatherV2",
-                    params=epoch.values[slot],
-                    indices=indices,
-                    axis=axis,
-                    batch_dims=batch_dims,
+    def _absorb_effects(self, case: Any, index: Any, branches: list, tensors: dict) -> None:
+        main = self._emitter.main
+        main.controls.append(case)
+        epochs = [scope.epoch for scope, _ in branches]
+        if any(epoch.fallible for epoch in epochs):
+            main.epoch.fallible.append(case)
+        if any(epoch.fetches for epoch in epochs):
+            main.epoch.fetches.append(case)
+        if any(epoch.reads for epoch in epochs):
+            main.epoch.reads.append(case)
+        held: list[list[HeldWrite]] = []
+        for scope, _ in branches:
+            held.append([])
+            for position, write in enumerate(scope.epoch.held_back):
+                outside = {
+                    name: tensors["held", (id(scope), position, name)] for name in write.tensors
+                }
+                held[-1].append(
+                    HeldWrite(write.slot, write.op_type, outside, write.attrs, write.handle)
                 )
-        else:
-            with ops.control_dependencies([] if epoch.gate is None else [epoch.gate]):
-                operation = apply_op(node.record.op_type, **arguments)
-            epoch.reads.setdefault(slot, []).append(operation)
-        epoch.fallible.append(operation)
-        self._out.is_fallible = True
-        return list(operation.outputs)
+        if any(held):
+            main.epoch.held_back.append(HeldCase(index, held, len(branches)))
+
+
+def _nodes_of(level: Level) -> tuple[int, ...]:
+    return tuple(node for block in level.blocks for node in block.nodes)
+
+
+def _tensors_of(held: HeldWrite | HeldCase) -> list:
+    if isinstance(held, HeldWrite):
+        return list(held.tensors.values())
+    return [t for writes in held.branches for write in writes for t in write.tensors.values()]
+
+
+def _slots_of_held(held: HeldWrite | HeldCase) -> set[int]:
+    if isinstance(held, HeldWrite):
+        return {held.slot}
+    return {write.slot for writes in held.branches for write in writes}

@@ -27,3 +27,11 @@ def is_handle(tensor: Any) -> bool:
 def unique(operations: list) -> list:
     """Returns the operations without repetitions, in order."""
     return list(dict.fromkeys(operations))
+
+
+def common_shape(shapes: list) -> Any:
+    """Returns the narrowest TensorShape that includes all of the given ones, at least one."""
+    common = shapes[0]
+    for shape in shapes[1:]:
+        common = common.most_specific_compatible_shape(shape)
+    return common

@@ -7,11 +7,10 @@ import dataclasses
 from typing import Any
 
 from terra_tf.errors import UndelegableOpError
-from terra_tf.graph.epochs import is_imperative
 from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.graph.generator import generate
 from terra_tf.runtime.plan import make_plan
-from terra_tf.trace.trace_graph import TraceGraph
+from terra_tf.trace.trace_graph import Feed, TraceGraph
 
 
 @dataclasses.dataclass(slots=True)
@@ -22,13 +21,15 @@ class BuiltGraph:
       trace_graph: The nodes as they were when it was built.
       generated: The function and its channels; keeps the function registered.
       plan: The native tables.
-      feed_slots: Feed group -> the plan's feed slot.
+      feed_slots: Feed -> the plan's feed slot.
+      nodes_at: Location -> the nodes there.
     """
 
     trace_graph: TraceGraph
     generated: GeneratedGraph
     plan: Any
-    feed_slots: dict[int, int]
+    feed_slots: dict[Feed, int]
+    nodes_at: dict[Any, list[int]]
 
     @property
     def num_feeds(self) -> int:
@@ -39,7 +40,7 @@ class BuiltGraph:
 
     def imperative_ops(self) -> dict[str, int]:
         """Returns op type -> how many of the graph's ops Python runs itself."""
-        nodes = filter(is_imperative, self.trace_graph.nodes)
+        nodes = (node for node in self.trace_graph.nodes if node.is_imperative)
         return dict(collections.Counter(node.record.op_type for node in nodes))
 
 
@@ -55,6 +56,13 @@ def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
             generated = generate(snapshot)
             break
         except UndelegableOpError as error:
-            trace_graph.nodes[error.node].forced = error.reason
+            trace_graph.force(error.node, error.reason)
     plan, feed_slots = make_plan(snapshot, generated)
-    return BuiltGraph(snapshot, generated, plan, feed_slots)
+    return BuiltGraph(snapshot, generated, plan, feed_slots, _nodes_at(snapshot))
+
+
+def _nodes_at(graph: TraceGraph) -> dict[Any, list[int]]:
+    nodes: dict[Any, list[int]] = {}
+    for number, node in enumerate(graph.nodes):
+        nodes.setdefault(node.key.location, []).append(number)
+    return nodes

@@ -1,24 +1,21 @@
 """The state of one entry signature: what is known of it, and what to do next.
 
-A TraceGraph holds one path so far, so an entry keeps a few of them and guesses, from the path
-that came last, which one a step will take:
-
     next_graph()        the built graph to co-execute, or None: trace
     add_trace(trace)    after a traced or diverged step: merge, and build when it is time
 
-Policy. Every divergence, and every traced step on a new path, costs a point;
-`_STEPS_PER_POINT` co-executed steps win one back. At `max_divergences` points the entry runs
-imperatively for `retry_after_steps` steps, then starts anew; each time it gives up it waits
-twice as long.
+Policy (docs/design/0007). Traced steps are merged into the TraceGraph until one is covered by
+it; then a graph is built. A step that diverges is merged too. If the graph had served long
+enough to pay for another, that is built at once; else tracing resumes until a step is covered.
+
+Every build costs a point, and so does a divergence that nothing has prepared; co-executed steps
+win `1 / _STEPS_PER_POINT` back. At `max_divergences` points the entry runs imperatively for
+`retry_after_steps` steps, then goes on with what it knows; each time it gives up it waits twice
+as long.
 """
 
 from __future__ import annotations
 
-import collections
-import dataclasses
-import itertools
 import logging
-from typing import Any
 
 from terra_tf import _native
 from terra_tf.config import config
@@ -26,25 +23,15 @@ from terra_tf.errors import Reason
 from terra_tf.runtime import logs
 from terra_tf.runtime.built_graph import BuiltGraph, build_graph
 from terra_tf.runtime.stats import Counters
+from terra_tf.trace.merging import merge
 from terra_tf.trace.records import Trace
 from terra_tf.trace.trace_graph import MergeKind, TraceGraph
 
 _logger = logging.getLogger("terra_tf")
 
-_MAX_PATHS = 4
 _STEPS_PER_POINT = 4
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class _Path:
-    """One path: its TraceGraph and, once two traces agree, the built graph."""
-
-    trace_graph: TraceGraph
-    built: BuiltGraph | None = None
-    num_traces: int = 0
-    uses: int = 0
-    serial: int = dataclasses.field(default_factory=itertools.count().__next__)
-    successors: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
+_STEPS_THAT_PAY = 8  # co-executed with one graph: then the next is built without waiting
+_MAX_TRACES_IN_A_ROW = 16  # then a graph is built of what is known, covered or not
 
 
 class Entry:
@@ -52,8 +39,12 @@ class Entry:
 
     def __init__(self, stats: Counters) -> None:
         self.stats = stats
-        self._paths: list[_Path] = []
-        self._last: _Path | None = None
+        self.trace_graph: TraceGraph | None = None
+        self.built: BuiltGraph | None = None
+        self._last_built: BuiltGraph | None = None
+        self._num_traces = 0
+        self._num_traces_in_a_row = 0
+        self._steps_with_graph = 0
         self._points = 0.0
         self._imperative_steps_left = 0
         self._num_given_up = 0
@@ -73,30 +64,13 @@ class Entry:
         return True
 
     def next_graph(self) -> BuiltGraph | None:
-        """Returns the graph the next step most likely fits, or None."""
-        path = self._predict()
-        return None if path is None else path.built
-
-    def _predict(self) -> _Path | None:
-        if self._last is not None:
-            known = {path.serial: path for path in self._paths}
-            for serial, _ in self._last.successors.most_common():
-                if serial in known:
-                    return known[serial]
-            if self._last.serial in known:
-                return self._last  # nothing has followed it yet: a program that has moved on
-        built = [path for path in self._paths if path.built is not None]
-        return max(built, key=lambda path: path.uses, default=None)
-
-    @property
-    def current(self) -> TraceGraph | None:
-        """The TraceGraph of the path taken last, or None."""
-        return None if self._last is None else self._last.trace_graph
+        """Returns the graph to co-execute the next step with, or None to trace it."""
+        return self.built
 
     @property
     def current_built(self) -> BuiltGraph | None:
-        """The built graph of the path taken last, or None."""
-        return None if self._last is None else self._last.built
+        """The graph built last, which may wait for its successor; or None."""
+        return self.built or self._last_built
 
     # ------------------------------------------------------------ learning
 
@@ -104,9 +78,8 @@ class Entry:
         """A step was matched to its end."""
         self.stats.co_executed_steps += 1
         self._points = max(0.0, self._points - 1 / _STEPS_PER_POINT)
-        for path in self._paths:
-            if path.built is built:
-                self._follow(path)
+        if self.built is built:
+            self._steps_with_graph += 1
         self.stats.set_phase("co-execution")
 
     def count_divergence(self, reason: Reason, detail: str, where: str) -> None:
@@ -117,21 +90,19 @@ class Entry:
 
     def add_fetches(self, built: BuiltGraph, outputs: set[tuple[int, int]]) -> None:
         """Python needs more values than the graph delivers: the next build has them."""
-        for path in self._paths:
-            if path.built is built:
-                path.trace_graph.add_fetches(outputs)
-                path.built = None
+        if self.trace_graph is not None and self.current_built is built:
+            self.trace_graph.add_fetches(outputs)
+        self.drop_graph(built)
 
     def drop_graph(self, built: BuiltGraph) -> None:
         """The graph must be built anew."""
-        for path in self._paths:
-            if path.built is built:
-                path.built = None
+        if self.built is built:
+            self._last_built, self.built = self.built, None
 
-    def note_raised_location(self, location: Any) -> None:
+    def note_raised_location(self, location: object) -> None:
         """An op has raised there: it runs imperatively from now on."""
-        for path in self._paths:
-            path.trace_graph.note_raised(location)
+        if self.trace_graph is not None:
+            self.trace_graph.note_raised(location)
 
     def add_trace(self, trace: Trace, diverged: bool) -> None:
         """Merges the trace of a step that was not co-executed to its end.
@@ -144,44 +115,32 @@ class Entry:
             self.stats.count_fallback(Reason.TRACE_TOO_LONG, f"{len(trace.ops)} ops")
             self._give_up(Reason.TRACE_TOO_LONG)
             return
-        detail = "" if self.current is None else self.current.path_mismatch(trace) or ""
-        path = self._find_path(trace, diverged)
-        result = path.trace_graph.merge(trace)
-        path.num_traces += 1
+        if self.trace_graph is None:
+            self.trace_graph = TraceGraph(_native.load().module.handle_id)
+        result = merge(self.trace_graph, trace)
+        self._num_traces += 1
+        self._num_traces_in_a_row += 1
         if result.kind is not MergeKind.COVERED:
-            path.built = None
-            is_new = result.kind is MergeKind.NEW_PATH
-            self.stats.note(result.kind.value, detail if is_new else result.detail, "")
-        self._follow(path)
-        if path.built is None and path.num_traces >= config.traces_before_build:
-            self._build(path)
-        ready = self._predict()
-        phase = "co-execution" if ready is not None and ready.built is not None else "tracing"
+            self.stats.note(result.kind.value, result.detail, "")
+            if self.built is not None:
+                self.drop_graph(self.built)
+        if self.built is None and self._is_time_to_build(result.kind, diverged):
+            self._build()
         if self._imperative_steps_left == 0:
-            self.stats.set_phase(phase)
+            self.stats.set_phase("tracing" if self.built is None else "co-execution")
 
-    def _find_path(self, trace: Trace, diverged: bool) -> _Path:
-        for path in self._paths:
-            if path.trace_graph.path_mismatch(trace) is None:
-                return path
-        if self._paths and not diverged:
-            self._points += 1
-            self._give_up_if_hopeless()
-        if len(self._paths) >= _MAX_PATHS:
-            self._paths.remove(min(self._paths, key=lambda path: path.uses))
-        path = _Path(TraceGraph(_native.load().module.handle_id))
-        self._paths.append(path)
-        return path
+    def _is_time_to_build(self, kind: MergeKind, diverged: bool) -> bool:
+        if self._imperative_steps_left > 0 or self._num_traces < config.traces_before_build:
+            return False
+        if kind is MergeKind.COVERED or self._num_traces_in_a_row >= _MAX_TRACES_IN_A_ROW:
+            return True
+        only_values = kind is MergeKind.GENERALIZED
+        return only_values or (diverged and self._steps_with_graph >= _STEPS_THAT_PAY)
 
-    def _follow(self, path: _Path) -> None:
-        path.uses += 1
-        if self._last is not None:
-            self._last.successors[path.serial] += 1
-        self._last = path
-
-    def _build(self, path: _Path) -> None:
+    def _build(self) -> None:
+        assert self.trace_graph is not None
         try:
-            path.built = build_graph(path.trace_graph)
+            self.built = build_graph(self.trace_graph)
         except Exception as error:
             _logger.warning("no graph could be built", exc_info=True)
             self.stats.count_fallback(
@@ -189,8 +148,9 @@ class Entry:
             )
             self._give_up(Reason.GRAPH_BUILD_FAILED)
             return
+        self._num_traces_in_a_row = self._steps_with_graph = 0
         self.stats.graph_builds += 1
-        num_ops = len(path.trace_graph.nodes)
+        num_ops = len(self.trace_graph.nodes)
         logs.emit("graphs", "step %d: a graph of %d ops was built", self.stats.steps, num_ops)
 
     def _give_up_if_hopeless(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from terra_tf.errors import ImperativeReason, Reason
-from terra_tf.graph.epochs import is_imperative, why_imperative
+from terra_tf.graph.epochs import why_imperative
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.source_lines import line_of
 from terra_tf.runtime.stats import Counters, Event, Stats
@@ -128,7 +128,7 @@ def explain(
             line_of(node.record),
         )
         for node in nodes
-        if is_imperative(node)
+        if node.is_imperative
     )
     fetched = () if built is None else sorted({n for n, _ in built.generated.fetch_channels})
     fetches = tuple(Fetch(nodes[n].record.op_type, line_of(nodes[n].record)) for n in fetched)

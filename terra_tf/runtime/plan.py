@@ -8,19 +8,30 @@ from typing import Any
 from terra_tf import _native
 from terra_tf._tf_internals import context, dtypes, handle_shape_and_type, op_def_registry
 from terra_tf.config import config
-from terra_tf.graph.epochs import is_imperative, writes_variable
+from terra_tf.graph.epochs import writes_variable
 from terra_tf.graph.folding import constant_value, is_constant
 from terra_tf.graph.generated_graph import GeneratedGraph
-from terra_tf.trace.recorder import MARKER
-from terra_tf.trace.trace_graph import Captured, Feed, Node, Output, TraceGraph, Variable
+from terra_tf.trace.location_tree import turns_user_loop
+from terra_tf.trace.recorder import MARKER, marker_for
+from terra_tf.trace.trace_graph import (
+    END,
+    START,
+    Captured,
+    Feed,
+    Joined,
+    Node,
+    Output,
+    TraceGraph,
+    Variable,
+)
 
-_OUTPUT, _VARIABLE, _CONSTANT, _CAPTURED, _FEED, _ANY = range(6)
+_OUTPUT, _VARIABLE, _CONSTANT, _CAPTURED, _FEED, _ANY, _JOIN = range(7)
 _DELEGATED, _FOLDED, _IMPERATIVE = range(3)
 _RESOURCE = dtypes.resource.as_datatype_enum
 
 
-def make_plan(graph: TraceGraph, generated: GeneratedGraph) -> tuple[Any, dict[int, int]]:
-    """Returns the native `Plan`, and the feed slot of each feed group."""
+def make_plan(graph: TraceGraph, generated: GeneratedGraph) -> tuple[Any, dict[Feed, int]]:
+    """Returns the native `Plan`, and the slot of each feed."""
     maker = _PlanMaker(graph, generated)
     return maker.make(), maker.feeds
 
@@ -54,8 +65,11 @@ class _PlanMaker:
         )
         self._constants: dict[int, int] = {}
         self._captured: dict[int, int] = {}
-        self.feeds: dict[int, int] = {}  # group -> feed slot
-        self._epoch_starts = {epoch.start for epoch in generated.epochs[1:]}
+        self.feeds: dict[Feed, int] = {}
+        self._webs_of: dict[Output, list[int]] = {}
+        for number, web in enumerate(generated.joins.webs):
+            for output in web:
+                self._webs_of.setdefault(output, []).append(number)
 
     def make(self) -> Any:
         for slot in self._generated.captured_variables:
@@ -71,42 +85,106 @@ class _PlanMaker:
             )
         for index, node in enumerate(self._graph.nodes):
             self._add_node(index, node)
+        self._add_levels()
+        self._add_joins()
+        first = self._following(START)
+        self._plan.finish(
+            num_webs=len(self._generated.joins.webs),
+            first_nodes=first,
+            starts_with_fork=self._is_fork(START, first),
+        )
         return self._plan
+
+    def _add_levels(self) -> None:
+        generated, epoch = self._generated, 0
+        starts = [epoch.start for epoch in generated.epochs]
+        for number, level in enumerate(generated.cases.levels):
+            while epoch + 1 < len(starts) and starts[epoch + 1] <= number:
+                epoch += 1
+            self._plan.add_level(
+                channel=generated.case_channels.get(number, -1),
+                skip_index=len(level.blocks),
+                epoch=epoch,
+            )
+
+    def _add_joins(self) -> None:
+        joins = self._generated.joins.of_input
+        for key, join in joins.items():
+            self._plan.add_join(
+                rule=int(join.rule),
+                web=join.web,
+                same=-1 if join.same is None else joins[join.same].number,
+                alternatives=[tuple(output) for output in join.alternatives],
+                allows_external=join.external is not None,
+                channel=self._generated.join_channels.get(key, -1),
+                dtype=join.spec.dtype,
+                shape=_dims(join.spec.shape if join.external is None else join.external.spec.shape),
+            )
+
+    def _following(self, node: int) -> list[int]:
+        """What has run right after a node, most often first."""
+        following = self._graph.successors.get(node, {})
+        known = sorted(following.items(), key=lambda item: -item[1])
+        return [successor for successor, _ in known if successor != END]
+
+    def _is_fork(self, node: int, following: list[int]) -> bool:
+        """Whether Python's place has to be looked at to know what follows."""
+        if len(following) != 1 or END in self._graph.successors.get(node, {}):
+            return True
+        if node == START:
+            return False
+        here, there = (self._graph.nodes[n].key.location for n in (node, following[0]))
+        return here is not None and there is not None and turns_user_loop(here, there)
 
     def _add_node(self, index: int, node: Node) -> None:
         generated, record = self._generated, node.record
-        imperative = is_imperative(node)
+        imperative = node.is_imperative
         folded = generated.folded.get(index, ())
+        block, position = generated.cases.block_of[index], generated.cases.position_of[index]
+        is_last = position + 1 == len(block.nodes)
+        following = self._following(index)
+        marker = marker_for(record.location, index)
         self._plan.add_node(
             kind=_IMPERATIVE if imperative else _FOLDED if folded else _DELEGATED,
             name=record.op_type,
             counts=list(record.counts),
-            inputs=[self._input(node, source) for source in node.inputs],
+            inputs=[self._input(index, position, node) for position in range(len(node.inputs))],
             outputs=[self._output(index, node, i) for i in range(len(node.outputs))],
             is_fast=record.is_fast,
             attrs=record.attrs,
             canonical=record.canonical,
-            tape_attrs=record.attrs + self._inferred(node) + (MARKER, index),
+            tape_attrs=record.attrs + self._inferred(node) + (MARKER, marker),
             folded=list(folded),
             seed_channel=generated.seed_channels.get(index, -1),
-            closes_epoch=index in self._epoch_starts,
             check_channel=generated.check_channels.get(index, -1),
             device=record.device,
+            marker=marker,
+            level=block.level,
+            branch=block.index,
+            is_head=position == 0,
+            next=-1 if is_last else block.nodes[position + 1],
+            successors=following,
+            is_fork=self._is_fork(index, following),
         )
 
     def _output(self, index: int, node: Node, output: int) -> tuple:
         generated, spec = self._generated, node.outputs[output]
-        shape = spec.shape if is_imperative(node) else generated.output_shapes.get((index, output))
+        shape = spec.shape if node.is_imperative else generated.output_shapes.get((index, output))
         return (
             spec.dtype,
             None if shape is None else list(shape),
             generated.fetch_channels.get((index, output), -1),
             generated.output_feeds.get((index, output), -1),
+            self._webs_of.get(Output(index, output), []),
         )
 
-    def _input(self, node: Node, source: Any) -> tuple[int, int, int]:
-        if is_imperative(node):
+    def _input(self, index: int, position: int, node: Node) -> tuple[int, int, int]:
+        if node.is_imperative:
             return (_ANY, 0, 0)
+        join = self._generated.joins.of_input.get((index, position))
+        if join is not None:
+            return (_JOIN, join.number, 0)
+        source = node.inputs[position]
         if isinstance(source, Variable):
             return (_VARIABLE, source.slot, int(writes_variable(node)))
         if is_constant(source, self._generated.folded):
@@ -132,11 +210,11 @@ class _PlanMaker:
         return slot
 
     def _feed(self, source: Feed) -> int:
-        slot = self.feeds.get(source.group)
+        slot = self.feeds.get(source)
         if slot is None:
-            slot = self.feeds[source.group] = len(self.feeds)
-            # A group that only folded nodes use has no channel; then nobody waits for it.
-            channel = self._generated.feed_channels.get(source.group, 0)
+            slot = self.feeds[source] = len(self.feeds)
+            # What only folded nodes use has no channel: nobody waits for it.
+            channel = self._generated.feed_channels.get(source, -1)
             self._plan.add_feed(source.spec.dtype, _dims(source.spec.shape), channel)
         return slot
 
@@ -145,6 +223,8 @@ class _PlanMaker:
             return _RESOURCE
         if isinstance(source, Output):
             return self._graph.nodes[source.node].outputs[source.output].dtype
+        if isinstance(source, Joined):
+            return self._input_dtype(source.sources[0])
         return source.spec.dtype
 
     def _inferred(self, node: Node) -> tuple:

@@ -1,4 +1,4 @@
-"""Writes the part of a step that was co-executed down as a trace, so that recording can go on."""
+"""What a co-executed step has done so far: the way it took, and the trace that it amounts to."""
 
 from __future__ import annotations
 
@@ -15,12 +15,28 @@ from terra_tf.trace.records import (
     Trace,
     VariableRef,
 )
-from terra_tf.trace.trace_graph import Captured, Constant, Feed, Output, Variable
+from terra_tf.trace.trace_graph import Captured, Constant, Feed, Joined, Output, Variable
 
 
-def prefix_trace(built: BuiltGraph, session: Any, stop: int) -> Trace:
-    """Returns the trace of nodes 0 to `stop` of a co-executed step, with this step's tensors."""
-    return _Prefix(built, session).make(stop)
+def input_of(built: BuiltGraph, session: Any, number: int, position: int) -> Any:
+    """Returns what an input was in this step: joined inputs are decided.
+
+    Returns:
+      The graph's own description of it, or the very tensor where a joined input came from
+      outside of the step; None where only an imperative op has seen it.
+    """
+    node = built.trace_graph.nodes[number]
+    source = node.inputs[position]
+    join = built.generated.joins.of_input.get((number, position))
+    if join is not None:
+        decided = session.decided(join.number)
+        return Output(*decided) if isinstance(decided, tuple) else decided
+    return None if isinstance(source, Joined) else source
+
+
+def prefix_trace(built: BuiltGraph, session: Any) -> Trace:
+    """Returns the trace of what a co-executed step has done, with this step's tensors."""
+    return _Prefix(built, session).make()
 
 
 class _Prefix:
@@ -28,42 +44,57 @@ class _Prefix:
         self._built = built
         self._session = session
         self._trace = Trace()
-        self._groups: dict[int, int] = {}
+        self._externals: dict[Any, int] = {}
+        self._slots: dict[int, int] = {}  # the graph's -> the trace's
+        self._place: dict[int, int] = {}  # node -> its number in the trace
 
-    def make(self, stop: int) -> Trace:
+    def make(self) -> Trace:
         graph = self._built.trace_graph
-        num_variables = 0
-        for node in graph.nodes[:stop]:
-            inputs = tuple(self._reference(source) for source in node.inputs)
-            slots = [ref.slot + 1 for ref in inputs if isinstance(ref, VariableRef)]
-            num_variables = max([num_variables, *slots])
+        for number in self._session.path:
+            node = graph.nodes[number]
+            inputs = tuple(self._reference(number, i) for i in range(len(node.inputs)))
+            self._place[number] = len(self._trace.ops)
             self._trace.ops.append(dataclasses.replace(node.record, inputs=inputs))
-        for slot in range(num_variables):
-            handle = self._session.variable(slot)
-            self._trace.variables.append(graph.variables[slot].handle if handle is None else handle)
-        self._trace.alive = {(n, o) for n, o in graph.fetches if n < stop}
+        self._trace.alive = {
+            (self._place[n], o) for n, o in graph.fetches if n in self._place
+        }
         return self._trace
 
-    def _reference(self, source: Any) -> Any:
+    def _reference(self, number: int, position: int) -> Any:
+        source = input_of(self._built, self._session, number, position)
         if isinstance(source, Output):
-            return OutputRef(*source)
+            return OutputRef(self._place[source.node], source.output)
         if isinstance(source, Variable):
-            return VariableRef(source.slot)
-        index = self._groups.get(source.group)
+            return VariableRef(self._slot(source.slot))
+        identity = source if isinstance(source, Feed) else id(source)
+        if isinstance(source, (Constant, Captured)):
+            identity = source.group
+        index = self._externals.get(identity)
         if index is None:
-            index = self._groups[source.group] = len(self._trace.externals)
-            self._trace.externals.append(self._external(source))
+            index = self._externals[identity] = len(self._trace.externals)
+            self._trace.externals.append(self._external(number, position, source))
         return ExternalRef(index)
 
-    def _external(self, source: Any) -> External:
+    def _slot(self, slot: int) -> int:
+        if slot not in self._slots:
+            self._slots[slot] = len(self._trace.variables)
+            handle = self._session.variable(slot)
+            variable = self._built.trace_graph.variables[slot]
+            self._trace.variables.append(variable.handle if handle is None else handle)
+        return self._slots[slot]
+
+    def _external(self, number: int, position: int, source: Any) -> External:
         if isinstance(source, Constant):
             return External(source.tensor, source.spec, source.value, False, True)
         if isinstance(source, Captured):
             return External(source.tensor, source.spec, None, False, True)
-        assert isinstance(source, Feed)
-        slot = self._built.feed_slots.get(source.group)
+        join = self._built.generated.joins.of_input.get((number, position))
+        if join is not None:
+            return External(source, join.spec, None, True, True)
+        assert source is None or isinstance(source, Feed)
+        slot = None if source is None else self._built.feed_slots.get(source)
         tensor = None if slot is None else self._session.feed(slot)
         if tensor is None:  # only an imperative op has seen it, and nothing depends on which it was
             tensor = tf.constant(0)
-        return External(tensor, source.spec, None, True, True)
-
+        spec = self._built.trace_graph.nodes[number].inputs[position]
+        return External(tensor, source.spec if source else spec.external.spec, None, True, True)

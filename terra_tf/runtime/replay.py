@@ -21,9 +21,9 @@ from terra_tf._tf_internals import (
     record,
     status_to_exception,
 )
-from terra_tf.graph.epochs import is_imperative
 from terra_tf.runtime import interception
 from terra_tf.runtime.built_graph import BuiltGraph
+from terra_tf.runtime.prefix import input_of
 from terra_tf.trace.op_classes import STATELESS_RANDOM
 from terra_tf.trace.trace_graph import Captured, Constant, Feed, Node, Output, Variable
 
@@ -43,16 +43,16 @@ class ReplayError(Exception):
 
 
 class Replay:
-    """Replays nodes `start` to `stop` of a session whose graph has ended.
+    """Replays what a session has done from its op `start` on; its graph has ended.
 
     Needs the GIL, and that no op of the step is delegated meanwhile.
     """
 
-    def __init__(self, built: BuiltGraph, session: Any, start: int, stop: int) -> None:
+    def __init__(self, built: BuiltGraph, session: Any, start: int) -> None:
         self._built = built
         self._nodes = built.trace_graph.nodes
         self._session = session
-        self._range = (start, stop)
+        self._path = list(session.path)[start:]
         self._native = _native.load().module
         self._env: dict[tuple[int, int], Any] = {}
         self._made = {}
@@ -66,11 +66,10 @@ class Replay:
 
     def run(self) -> None:
         """Raises ReplayError; what could not be set by then is poisoned with its error."""
-        start, stop = self._range
         self._native.enter_nested()
         try:
             with record.stop_recording():
-                for index in range(start, stop):
+                for index in self._path:
                     self._run_node(index)
         finally:
             self._native.leave_nested()
@@ -79,7 +78,7 @@ class Replay:
         node = self._nodes[index]
         if index in self._built.generated.folded:
             return
-        if is_imperative(node) or self._has_all_outputs(index, node):
+        if node.is_imperative or self._has_all_outputs(index, node):
             return
         try:
             outputs = self._execute(index, node)
@@ -89,14 +88,18 @@ class Replay:
             self._fail(index, error)
         for output, tensor in enumerate(outputs):
             self._settle(index, output, tensor)
-        for source in node.inputs:
+        for source in self._sources(index):
             if isinstance(source, Output) and self._last_use[source.node] == index:
                 self._env.pop((source.node, source.output), None)
 
+    def _sources(self, index: int) -> list:
+        num_inputs = len(self._nodes[index].inputs)
+        return [input_of(self._built, self._session, index, i) for i in range(num_inputs)]
+
     def _find_last_uses(self) -> dict[int, int]:
         last: dict[int, int] = {}
-        for index in range(*self._range):
-            for source in self._nodes[index].inputs:
+        for index in self._path:
+            for source in self._sources(index):
                 if isinstance(source, Output):
                     last[source.node] = index
         return last
@@ -120,15 +123,16 @@ class Replay:
     def _fail(self, index: int, error: BaseException) -> None:
         message = str(getattr(error, "message", error))
         code = int(getattr(error, "error_code", 2) or 2)
+        unreached = set(self._path[self._path.index(index) :])
         for (node, _), made in self._made.items():
-            if node >= index:
+            if node in unreached:
                 self._session.poison_output(made, message, code)
         raise ReplayError(index, error)
 
     # ------------------------------------------------------------ one node
 
     def _execute(self, index: int, node: Node) -> list:
-        inputs = [self._value(source) for source in node.inputs]
+        inputs = [self._value(source) for source in self._sources(index)]
         if index in self._seeds:
             return self._draw(index, node, inputs)
         record_ = node.record
@@ -162,7 +166,9 @@ class Replay:
         if isinstance(source, (Constant, Captured)):
             return source.tensor
         if isinstance(source, Feed):
-            return self._session.feed(self._built.feed_slots[source.group])
+            return self._session.feed(self._built.feed_slots[source])
+        if not isinstance(source, Output):
+            return source  # a joined input that came from outside of the step
         folded = self._built.generated.folded.get(source.node)
         if folded is not None:
             return folded[source.output]

@@ -18,6 +18,7 @@ step. Everything else is guarded by the GIL.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Iterable
 from types import FrameType
@@ -57,9 +58,11 @@ class StepSession:
         self._module = module
         self._arguments = tuple(arguments)
         self._stop_frame: FrameType | None = stop_frame
+        self.native.set_stop_frame(stop_frame)
         self._recorder: Recorder | None = None
         self._lock = threading.RLock()
         self._epoch = 0
+        self._epoch_start = 0  # how many ops were matched before it
         self._deferred_error: BaseException | None = None
         self._owner = threading.get_ident()
         self._seizer: int | None = None
@@ -145,14 +148,20 @@ class StepSession:
         with self._lock:  # nobody may seize a step while it commits
             if self.native.mode != self._mode.CO_EXECUTION:
                 return
-            if self.native.position != len(self.built.trace_graph.nodes):
-                self.on_divergence(Reason.STEP_ENDED_EARLY, f"after op {self.native.position}")
+            if not self.native.skip_to_end():
+                self.on_divergence(Reason.STEP_ENDED_EARLY, f"after {self.native.position} ops")
                 return
+            for _ in range(self.native.epochs_left):
+                self.on_epoch_close(self._epoch)
+                if self.native.mode != self._mode.CO_EXECUTION:
+                    return
+                self.on_epoch_resume(self._epoch)
             unfetched = set(self.native.unfetched())
             if unfetched:
                 self._diverge_unfetched(unfetched)
                 return
             self.native.committed = True
+            self.native.fill_feeds()
             self.native.commit(self.built.generated.epochs[-1].commit)
             self.entry.count_co_executed(self.built)
             in_flight.add(self)
@@ -189,11 +198,14 @@ class StepSession:
             interception.is_internal_pair,
         )
 
-    def on_op(self, op_type: str, is_fast: int, attrs: tuple, inputs: tuple, counts: tuple) -> int:
-        """TRACING: an op is about to run. Returns its index."""
-        return self._recorder.begin_op(
+    def on_op(
+        self, op_type: str, is_fast: int, attrs: tuple, inputs: tuple, counts: tuple
+    ) -> tuple[int, Any]:
+        """TRACING: an op is about to run. Returns its index, and what names it on a tape."""
+        index = self._recorder.begin_op(
             op_type, bool(is_fast), attrs, inputs, counts, interception.device_scope()
         )
+        return index, self._recorder.marker(index)
 
     def on_result(self, index: int, outputs: list) -> None:
         """TRACING: the op has run."""
@@ -243,15 +255,14 @@ class StepSession:
     def _diverge(self) -> None:
         self._seizer = threading.get_ident()
         self.native.mode = self._mode.SEIZING  # from here on the owner waits
-        position = self.native.position
         try:
-            self._settle_open(position)
+            self._settle_open()
         finally:
             self._seizer = None
             if self.native.mode == self._mode.SEIZING:
                 self.native.mode = self._mode.IMPERATIVE
 
-    def _settle_open(self, position: int) -> None:
+    def _settle_open(self) -> None:
         self.native.cancel()
         self.await_end()
         earlier_error = None
@@ -260,16 +271,15 @@ class StepSession:
         except Exception as error:
             earlier_error = error
         self._module.runner_resume()
-        trace = prefix_trace(self.built, self.native, position)
-        own_error = self._replay(position)
+        trace = prefix_trace(self.built, self.native)
+        own_error = self._replay()
         if earlier_error or own_error:
             raise earlier_error or own_error
         self._go_on_recording(trace)
 
-    def _replay(self, stop: int) -> BaseException | None:
-        start = self.built.generated.epochs[self._epoch].start
+    def _replay(self) -> BaseException | None:
         try:
-            Replay(self.built, self.native, start, stop).run()
+            Replay(self.built, self.native, self._epoch_start).run()
         except ReplayError as failure:
             record = self.built.trace_graph.nodes[failure.node].record
             self.entry.note_raised_location(record.location)
@@ -279,11 +289,10 @@ class StepSession:
         return None
 
     def _go_on_recording(self, trace: Any) -> None:
-        locations = [op.location for op in trace.ops if op.location is not None]
-        tracker = LocationTracker(gradient_wrapper_code=interception.GRADIENT_WRAPPER_CODE)
-        tracker.begin(self._stop_frame, earlier=locations)
+        tracker = self._tracker_after([op.location for op in trace.ops])
         self._recorder = self._recorder_with(tracker)
         self._recorder.adopt(trace)
+        self.native.renumber()
         self.native.mode = self._mode.TRACING
 
     def replay_committed(self) -> BaseException | None:
@@ -296,7 +305,7 @@ class StepSession:
         with self._lock, interrupts.deferred():
             self.entry.count_divergence(Reason.OP_ERROR, "after the step had returned", "")
             self.native.mode = self._mode.IMPERATIVE
-            return self._replay(len(self.built.trace_graph.nodes))
+            return self._replay()
 
     # -------------------------------------------------- reading and seizing
 
@@ -359,8 +368,8 @@ class StepSession:
 
     # -------------------------------------------------------------- epochs
 
-    def on_epoch_close(self, index: int) -> None:
-        """The op at `index` needs everything before it to have happened."""
+    def on_epoch_close(self, number: int) -> None:
+        """What comes next needs everything up to epoch `number` to have happened."""
         unfetched = set(self.native.unfetched())
         if unfetched:
             self._diverge_unfetched(unfetched)
@@ -368,21 +377,40 @@ class StepSession:
         with self._lock:  # nobody may seize a step while it commits
             if self.native.mode != self._mode.CO_EXECUTION:
                 return
-            epoch = self.built.generated.epochs[self._epoch]
-            if self._epoch > 0 and epoch.start == index:
-                return  # closed before: the op raised then, and is tried again
+            epoch = self.built.generated.epochs[number]
             self.native.commit(epoch.commit)
             if not self.native.await_channel(epoch.done):
-                self.on_divergence(Reason.OP_ERROR, f"before op {index}")
+                self.on_divergence(Reason.OP_ERROR, f"in epoch {number}")
                 return
-            self._epoch += 1
+            self._epoch = number + 1
+            self._epoch_start = self.native.position
             self.native.toggle_epoch_closed()
 
-    def on_epoch_resume(self, index: int) -> None:
-        """The op at `index` is done, or was only waiting for the epoch before it."""
-        del index
+    def on_epoch_resume(self, number: int) -> None:
+        """Epoch `number` may begin: the op that waited for the one before it is done."""
         self.native.toggle_epoch_closed()
-        self.native.commit(self.built.generated.epochs[self._epoch - 1].resume)
+        self.native.commit(self.built.generated.epochs[number - 1].resume)
+
+    # ---------------------------------------------------------------- forks
+
+    def current_marker(self) -> tuple:
+        """CO_EXECUTION: the forward ops whose gradient functions run on this thread."""
+        return tuple(interception.thread_markers().stack)
+
+    def on_fork(self) -> list[int]:
+        """CO_EXECUTION: which nodes are known where Python is now?"""
+        nodes = self.built.trace_graph.nodes
+        locations = [nodes[number].key.location for number in self.native.path]
+        tracker = self._tracker_after(locations)
+        *outer, marker = interception.thread_markers().stack or [None]
+        location = tracker.locate(sys._getframe(1), marker, outer)
+        return self.built.nodes_at.get(location, [])
+
+    def _tracker_after(self, locations: list) -> LocationTracker:
+        tracker = LocationTracker(gradient_wrapper_code=interception.GRADIENT_WRAPPER_CODE)
+        earlier = [location for location in locations if location is not None]
+        tracker.begin(self._stop_frame, earlier=earlier)
+        return tracker
 
     def on_forward_accumulator(self) -> None:
         """A forward-mode accumulator is being entered on this thread."""

@@ -119,7 +119,7 @@ class Counters:
             num_nodes=0 if built is None else len(built.trace_graph.nodes),
             num_feeds=0 if built is None else built.num_feeds,
             num_fetches=0 if built is None else len(built.generated.fetch_channels),
-            num_switch_cases=0,
+            num_switch_cases=0 if built is None else built.generated.cases.num_switch_cases,
             num_loops=0,
             python_stall_s=self.python_stall_s,
             graph_stall_s=self.graph_stall_s,

@@ -195,6 +195,14 @@ def first_location(stack: Sequence[Point]) -> Location:
     return _entries[0].descend(stack, 1)
 
 
+def turns_user_loop(location: Location, following: Location) -> bool:
+    """Say whether a loop of the user's code turned, began or ended between two locations."""
+    for level, next_level in zip(location.levels, following.levels, strict=False):
+        if level != next_level:
+            return level.point.is_user and level.counters != next_level.counters
+    return False
+
+
 def describe(location: Location) -> str:
     """Return a location as text: the user's frames, or all frames if there are none.
 

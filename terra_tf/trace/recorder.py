@@ -39,11 +39,19 @@ class GradientMarkers:
     """The forward ops whose gradient functions are running, innermost last. One per thread."""
 
     def __init__(self) -> None:
-        self.stack: list[int] = []
+        self.stack: list[Any] = []
 
 
-def marker_of(attrs: tuple | None) -> int | None:
-    """Returns the forward op's index that a tape entry's attributes carry, if any."""
+def marker_for(location: Any, index: int) -> Any:
+    """Returns what names an op on a tape: the same in every step that runs it.
+
+    Without a location, the op's number has to do.
+    """
+    return getattr(location, "id", index)
+
+
+def marker_of(attrs: tuple | None) -> Any:
+    """Returns the forward op's marker that a tape entry's attributes carry, or None."""
     if attrs is not None and len(attrs) >= 2 and attrs[-2] == MARKER:
         return attrs[-1]
     return None
@@ -116,11 +124,15 @@ class Recorder:
             "location": self._locate(),
             "device": device,
             "under_tape": not backprop.pywrap_tfe.TFE_Py_TapeSetIsEmpty(),
-            "forward_node": self._markers.stack[-1] if self._markers.stack else None,
+            "forward": self._markers.stack[-1] if self._markers.stack else None,
             "_bound_before": bound_before,
             "_input_dtypes": tuple(t.dtype.as_datatype_enum for t in inputs),
         }
         return index
+
+    def marker(self, index: int) -> Any:
+        """Returns what names an op that has begun."""
+        return marker_for(self._open[index]["location"], index)
 
     def end_op(self, index: int, outputs: list) -> None:
         """Completes the record of an op that has succeeded."""

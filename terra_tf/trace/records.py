@@ -48,6 +48,25 @@ class TensorSpec(NamedTuple):
     dtype: int
     shape: tuple[int, ...] | None
 
+    def includes(self, other: TensorSpec) -> bool:
+        """Says whether every tensor of the other type is of this one."""
+        if self.dtype != other.dtype:
+            return False
+        if self.shape is None or other.shape is None:
+            return self.shape is None
+        return len(self.shape) == len(other.shape) and all(
+            dim in (-1, of_other) for dim, of_other in zip(self.shape, other.shape)
+        )
+
+    def joined(self, other: TensorSpec) -> TensorSpec:
+        """Returns the narrowest type that includes this one and the other, of the same dtype."""
+        if self.shape == other.shape or self.shape is None:
+            return self
+        if other.shape is None or len(other.shape) != len(self.shape):
+            return TensorSpec(self.dtype, None)
+        dims = (a if a == b else -1 for a, b in zip(self.shape, other.shape))
+        return TensorSpec(self.dtype, tuple(dims))
+
 
 class Materialization(NamedTuple):
     """Python read an output: its value, or only its shape."""
@@ -75,7 +94,7 @@ class OpRecord:
       library_call: The public library call it belongs to, if any.
       device: The device scope it ran under, or "".
       under_tape: Whether a gradient tape recorded it.
-      forward_node: For an op of a gradient function, the trace's index of the forward op.
+      forward: For an op of a gradient function, the marker that names the forward op.
       imperative: Why it cannot be delegated, or None.
     """
 
@@ -91,7 +110,7 @@ class OpRecord:
     library_call: LibraryCall | None
     device: str
     under_tape: bool
-    forward_node: int | None
+    forward: Hashable | None
     imperative: ImperativeReason | None
 
     def attribute(self, name: str) -> Any:

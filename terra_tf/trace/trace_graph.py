@@ -1,20 +1,20 @@
 """The TraceGraph: what the traces of one entry signature have in common.
 
-    merge(trace)   ->  MergeResult: was the trace covered by what was known?
+A DAG whose nodes are ops and whose edges say what ran right after what, from START to END. A
+node's key is (type, canonical attributes, location), the paper's node equality; nodes of one
+key that differ in types, variables or shapes are *siblings*. `merging.merge` adds traces.
 
-In this version a TraceGraph holds one path: nodes in program order between START and END. A
-node's key is (type, canonical attributes, location), the paper's node equality. Each input of
-a node is what it was in every trace:
+Each input of a node is what it was in every trace that passed the node:
 
     Output(n, o)   output o of node n
     Variable(s)    slot s, `captured` while it was the same variable every time
     Constant       a small host value, equal every time
     Captured       one and the same tensor every time
     Feed(g)        an external tensor; uses with the same g were one tensor in every trace
+    Joined         different things by path; `joins` says how a path decides
 
-Merging only ever generalizes: Constant and Captured become Feed, a feed group splits, a
-captured variable becomes a bound one, fetches are added. A trace that cannot be had that way
-took another path; it replaces what was there, and the next equal one covers it.
+The graph keeps the *paths* of its latest traces: which nodes, and which output each input was.
+Merging only ever generalizes, and node numbers never change, until `compact` starts afresh.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from terra_tf._tf_internals import dtypes
 from terra_tf.errors import ImperativeReason
-from terra_tf.trace.records import ExternalRef, OpRecord, OutputRef, TensorSpec, Trace, VariableRef
+from terra_tf.trace.records import OpRecord, TensorSpec
+
+START, END = -1, -2
 
 
 class Output(NamedTuple):
@@ -68,7 +70,19 @@ class Feed(NamedTuple):
     group: int
 
 
-NodeInput = Output | Variable | Constant | Captured | Feed
+class Joined(NamedTuple):
+    """One of several outputs, or an external tensor, by path.
+
+    Attributes:
+      sources: Every output it was, in order of (node, output).
+      external: What it was where it came from outside of the step, or None.
+    """
+
+    sources: tuple[Output, ...]
+    external: Feed | None
+
+
+NodeInput = Output | Variable | Constant | Captured | Feed | Joined
 
 
 class NodeKey(NamedTuple):
@@ -85,6 +99,7 @@ class Node:
 
     Attributes:
       key: Its identity.
+      variant: What else nodes of one key must share to be shape siblings.
       record: The record of the latest trace (attribute values, types, folded results).
       inputs: What its inputs are.
       outputs: Its results' types; a dimension that differed between traces is -1.
@@ -93,26 +108,44 @@ class Node:
     """
 
     key: NodeKey
+    variant: Hashable
     record: OpRecord
     inputs: tuple[NodeInput, ...]
     outputs: tuple[TensorSpec, ...]
     forced: ImperativeReason | None = None
     hits: int = 1
 
+    @property
+    def is_imperative(self) -> bool:
+        """Whether Python runs this op itself."""
+        return self.record.imperative is not None or self.forced is not None
+
 
 @dataclasses.dataclass(slots=True)
 class VariableSlot:
-    """A variable slot. `captured` holds the handle while it never changed."""
+    """A variable slot. `captured` holds while it was the same handle every time."""
 
     handle: Any
     captured: bool
 
 
+class Path(NamedTuple):
+    """The way of one trace through the graph.
+
+    Attributes:
+      nodes: In execution order.
+      sources: For each node, which output each of its inputs was; None for anything else.
+    """
+
+    nodes: tuple[int, ...]
+    sources: tuple[tuple[Output | None, ...], ...]
+
+
 class MergeKind(enum.Enum):
     """What a trace brought."""
 
-    COVERED = "covered"  # nothing new
-    GENERALIZED = "generalized"  # known path, but a constant, feed, variable or fetch changed
+    COVERED = "covered"  # nothing that a graph built before could not follow
+    GENERALIZED = "generalized"  # known nodes, but a constant, feed, variable or fetch changed
     NEW_PATH = "new path"
 
 
@@ -129,159 +162,56 @@ class TraceGraph:
 
     Args:
       handle_id: Maps a tensor to the identity of its handle.
+
+    Attributes:
+      nodes: By number, in order of discovery.
+      successors: Node or START -> what ran right after it -> in how many traces.
+      variables: By slot.
+      fetches: (node, output) whose values Python needs.
+      shape_reads: (node, output) whose shapes Python asks for.
+      raised_locations: Where an op has raised.
+      paths: The distinct ways of the latest traces -> when each was last taken.
     """
 
+    MAX_PATHS = 64
+
     def __init__(self, handle_id: Callable[[Any], int]) -> None:
-        self._handle_id = handle_id
+        self.handle_id = handle_id
         self._next_group = 0
         self.nodes: list[Node] = []
+        self.successors: dict[int, dict[int, int]] = {START: {}}
         self.variables: list[VariableSlot] = []
         self.fetches: set[tuple[int, int]] = set()
         self.shape_reads: set[tuple[int, int]] = set()
         self.raised_locations: set[Any] = set()
+        self.paths: dict[Path, int] = {}
         self.num_traces = 0
+        self.structure: Any = None  # of `structure.structure_of`, while it holds
 
-    def merge(self, trace: Trace) -> MergeResult:
-        """Merges one trace; see the module's docstring."""
-        self.num_traces += 1
-        mismatch = self.path_mismatch(trace)
-        if mismatch is not None:
-            self._replace(trace)
-            return MergeResult(MergeKind.NEW_PATH, mismatch)
-        changes = self._generalize(trace)
-        changes += self._add_fetches(trace)
-        if changes:
-            return MergeResult(MergeKind.GENERALIZED, changes[0])
-        return MergeResult(MergeKind.COVERED)
+    # ------------------------------------------------------------- looking
 
-    # ------------------------------------------------------------ one path
+    def edges(self) -> Iterator[tuple[int, int]]:
+        """Yields (node or START, node or END)."""
+        for node, following in self.successors.items():
+            for successor in following:
+                yield node, successor
 
-    def path_mismatch(self, trace: Trace) -> str | None:
-        """Returns why a trace took another path than this graph's, or None if it did not."""
-        if len(trace.ops) != len(self.nodes):
-            return f"{len(trace.ops)} ops where {len(self.nodes)} were known"
-        if len(trace.variables) != len(self.variables):
-            return f"{len(trace.variables)} variables where {len(self.variables)} were known"
-        for index, (node, record) in enumerate(zip(self.nodes, trace.ops)):
-            problem = _op_mismatch(node, record)
-            if problem is None:
-                problem = _dataflow_mismatch(node, record, trace)
-            if problem is not None:
-                return f"op {index} {record.op_type}: {problem}"
-        return None
-
-    def _replace(self, trace: Trace) -> None:
-        groups = [self._new_group() for _ in trace.externals]
-        self.variables = [VariableSlot(handle, True) for handle in trace.variables]
-        self.nodes = [
-            Node(
-                NodeKey(record.op_type, record.canonical, record.location),
-                record,
-                tuple(self._first_input(ref, trace, groups) for ref in record.inputs),
-                record.outputs,
-            )
-            for record in trace.ops
-        ]
-        for node in self.nodes:
-            if node.key.location in self.raised_locations:
-                node.forced = ImperativeReason.RAISED_BEFORE
-        self.fetches = trace.fetches()
-        self.shape_reads = trace.shape_reads()
-
-    def _new_group(self) -> int:
-        self._next_group += 1
-        return self._next_group
-
-    def _first_input(self, ref: Any, trace: Trace, groups: list[int]) -> NodeInput:
-        if isinstance(ref, OutputRef):
-            return Output(*ref)
-        if isinstance(ref, VariableRef):
-            return Variable(ref.slot)
-        external, group = trace.externals[ref.index], groups[ref.index]
-        if external.value is not None:
-            return Constant(external.tensor, external.value, external.spec, group)
-        if external.is_argument or not external.owns_memory:
-            return Feed(external.spec, group)
-        return Captured(external.tensor, self._handle_id(external.tensor), external.spec, group)
-
-    # ------------------------------------------------------- generalizing
-
-    def _generalize(self, trace: Trace) -> list[str]:
-        changes: list[str] = []
-        regrouped: dict[tuple[int, int], int] = {}
-        for slot, handle in zip(self.variables, trace.variables):
-            if slot.captured and self._handle_id(slot.handle) != self._handle_id(handle):
-                slot.captured = False
-                changes.append("another variable")
-            slot.handle = handle
-        for index, (node, record) in enumerate(zip(self.nodes, trace.ops)):
-            new_inputs = tuple(
-                self._merge_input(old, ref, trace, regrouped)
-                for old, ref in zip(node.inputs, record.inputs)
-            )
-            for old, new in zip(node.inputs, new_inputs):
-                if type(old) is not type(new):
-                    changes.append(f"{type(old).__name__} of op {index} {record.op_type} changed")
-            outputs = tuple(map(_merge_spec, node.outputs, record.outputs))
-            if outputs != node.outputs:
-                changes.append(f"the shape of op {index} {record.op_type} changed")
-            node.inputs, node.outputs, node.record = new_inputs, outputs, record
-            if record.location in self.raised_locations and node.forced is None:
-                node.forced = ImperativeReason.RAISED_BEFORE
-                changes.append(f"op {index} {record.op_type} has raised before")
-            node.hits += 1
-        changes += self._split_groups(regrouped)
-        return changes
-
-    def _merge_input(self, old: NodeInput, ref: Any, trace: Trace, regrouped: dict) -> NodeInput:
-        if not isinstance(ref, ExternalRef) or isinstance(old, (Output, Variable)):
-            return old  # the second can only be an imperative op's
-        external = trace.externals[ref.index]
-        group = regrouped.setdefault((old.group, ref.index), self._next_group + 1)
-        self._next_group = max(self._next_group, group)
-        if isinstance(old, Constant) and external.value == old.value:
-            return old._replace(group=group)
-        if isinstance(old, Captured) and old.handle == self._handle_id(external.tensor):
-            return old._replace(group=group)
-        return Feed(external.spec, group)
-
-    def _split_groups(self, regrouped: dict[tuple[int, int], int]) -> list[str]:
-        """A feed group that came apart means more feeds; constants' groups do not matter."""
-        parts: dict[int, set[int]] = {}
-        for (old, _), new in regrouped.items():
-            parts.setdefault(old, set()).add(new)
-        split = {new for news in parts.values() if len(news) > 1 for new in news}
-        uses = {i.group for node in self.nodes for i in node.inputs if isinstance(i, Feed)}
-        return ["two uses of one tensor came apart"] if split & uses else []
-
-    def _add_fetches(self, trace: Trace) -> list[str]:
-        new = trace.fetches() - self.fetches
-        self.fetches |= new
-        self.shape_reads |= trace.shape_reads()
-        return [f"a new fetch of op {min(new)[0]}"] if new else []
-
-    def snapshot(self) -> TraceGraph:
-        """Returns a copy that further merging does not change."""
-        copy = TraceGraph(self._handle_id)
-        copy._next_group = self._next_group
-        copy.nodes = [dataclasses.replace(node) for node in self.nodes]
-        copy.variables = [dataclasses.replace(variable) for variable in self.variables]
-        copy.fetches = set(self.fetches)
-        copy.shape_reads = set(self.shape_reads)
-        copy.raised_locations = set(self.raised_locations)
-        copy.num_traces = self.num_traces
-        return copy
-
-    def add_fetches(self, outputs: set[tuple[int, int]]) -> None:
-        """Adds outputs that Python turned out to need."""
-        self.fetches |= outputs
-
-    def note_raised(self, location: Any) -> None:
-        """Makes what runs at `location` imperative from now on: it has failed once."""
-        self.raised_locations.add(location)
-        for node in self.nodes:
-            if location in (node.key.location, node.record.location):
-                node.forced = ImperativeReason.RAISED_BEFORE
+    def topological_order(self) -> list[int] | None:
+        """Returns the nodes so that edges lead forward, or None if there is a cycle."""
+        num_before = [0] * len(self.nodes)
+        for _, successor in self.edges():
+            if successor >= 0:
+                num_before[successor] += 1
+        ready, order = [START], []
+        while ready:
+            node = ready.pop()
+            order.append(node)
+            for successor in self.successors.get(node, ()):
+                if successor >= 0:
+                    num_before[successor] -= 1
+                    if num_before[successor] == 0:
+                        ready.append(successor)
+        return order[1:] if len(order) == len(self.nodes) + 1 else None
 
     @property
     def num_fetched_bytes(self) -> int:
@@ -292,43 +222,91 @@ class TraceGraph:
             total += math.prod(spec.shape or ()) * dtypes.as_dtype(spec.dtype).size
         return total
 
+    # ------------------------------------------------------------ changing
 
-def _merge_spec(old: TensorSpec, new: TensorSpec) -> TensorSpec:
-    if old.shape == new.shape or old.shape is None:
-        return old
-    if new.shape is None or len(new.shape) != len(old.shape):
-        return TensorSpec(old.dtype, None)
-    dims = (a if a == b else -1 for a, b in zip(old.shape, new.shape))
-    return TensorSpec(old.dtype, tuple(dims))
+    def new_group(self) -> int:
+        """Returns a number for a group of uses of one external tensor."""
+        self._next_group += 1
+        return self._next_group
+
+    def add_path(self, path: Path) -> list[tuple[int, int]]:
+        """Adds the edges of a path and remembers it; returns the edges that are new."""
+        new = []
+        for edge in zip((START, *path.nodes), (*path.nodes, END)):
+            following = self.successors.setdefault(edge[0], {})
+            if edge[1] not in following:
+                following[edge[1]] = 0
+                new.append(edge)
+            following[edge[1]] += 1
+        self.paths[path] = self.num_traces
+        if len(self.paths) > self.MAX_PATHS:
+            del self.paths[min(self.paths, key=self.paths.__getitem__)]
+        return new
+
+    def add_fetches(self, outputs: Iterable[tuple[int, int]]) -> None:
+        """Adds outputs that Python turned out to need."""
+        self.fetches |= set(outputs)
+
+    def note_raised(self, location: Any) -> None:
+        """Makes what runs at `location` imperative from now on: it has failed once."""
+        self.raised_locations.add(location)
+        for number, node in enumerate(self.nodes):
+            if location in (node.key.location, node.record.location):
+                self.force(number, ImperativeReason.RAISED_BEFORE)
+
+    def force(self, node: int, reason: ImperativeReason) -> None:
+        """Makes a node imperative."""
+        self.nodes[node].forced = reason
+        self.structure = None
+
+    def snapshot(self) -> TraceGraph:
+        """Returns a copy that further merging does not change."""
+        copy = TraceGraph(self.handle_id)
+        copy._next_group = self._next_group
+        copy.nodes = [dataclasses.replace(node) for node in self.nodes]
+        copy.successors = {node: dict(after) for node, after in self.successors.items()}
+        copy.variables = [dataclasses.replace(variable) for variable in self.variables]
+        copy.fetches = set(self.fetches)
+        copy.shape_reads = set(self.shape_reads)
+        copy.raised_locations = set(self.raised_locations)
+        copy.paths = dict(self.paths)
+        copy.num_traces = self.num_traces
+        return copy
+
+    def compact(self, num_paths: int) -> None:
+        """Forgets every node that is not on one of the `num_paths` latest paths."""
+        latest = sorted(self.paths, key=self.paths.__getitem__)[-num_paths:]
+        kept = sorted({node for path in latest for node in path.nodes})
+        number = {old: new for new, old in enumerate(kept)}
+        last_taken = {path: self.paths[path] for path in latest}
+        self.nodes = [self.nodes[old] for old in kept]
+        for node in self.nodes:
+            node.inputs = tuple(_renumber_input(source, number) for source in node.inputs)
+        self.fetches = {(number[n], o) for n, o in self.fetches if n in number}
+        self.shape_reads = {(number[n], o) for n, o in self.shape_reads if n in number}
+        self.successors, self.paths, self.structure = {START: {}}, {}, None
+        for path in latest:
+            renumbered = _renumber_path(path, number)
+            self.add_path(renumbered)
+            self.paths[renumbered] = last_taken[path]
 
 
-def _op_mismatch(node: Node, record: OpRecord) -> str | None:
-    known = node.record
-    if known.op_type != record.op_type:
-        return f"{known.op_type} was known there"
-    # What Python runs itself may have other attributes every time (a py_function's token).
-    if known.canonical != record.canonical and record.imperative is None:
-        return "it had other attributes"
-    if known.counts != record.counts:
-        return "another number of inputs"
-    if known.device != record.device:
-        return f"on {record.device or 'the default device'}"
-    if known.imperative != record.imperative or known.forward_node != record.forward_node:
-        return "another role"
-    if tuple(s.dtype for s in known.outputs) != tuple(s.dtype for s in record.outputs):
-        return "other output types"
-    return None
+def _renumber_input(source: NodeInput, number: dict[int, int]) -> NodeInput:
+    if isinstance(source, Output):
+        return Output(number[source.node], source.output)
+    if not isinstance(source, Joined):
+        return source
+    kept = [Output(number[s.node], s.output) for s in source.sources if s.node in number]
+    if source.external is None and len(kept) == 1:
+        return kept[0]
+    if source.external is not None and not kept:
+        return source.external
+    return Joined(tuple(sorted(kept)), source.external)
 
 
-def _dataflow_mismatch(node: Node, record: OpRecord, trace: Trace) -> str | None:
-    for position, (old, ref) in enumerate(zip(node.inputs, record.inputs)):
-        if isinstance(ref, OutputRef):
-            same = isinstance(old, Output) and tuple(old) == tuple(ref)
-        elif isinstance(ref, VariableRef):
-            same = isinstance(old, Variable) and old.slot == ref.slot
-        else:
-            same = not isinstance(old, (Output, Variable))
-            same = same and old.spec == trace.externals[ref.index].spec
-        if not same and record.imperative is None:
-            return f"input {position} comes from elsewhere"
-    return None
+def _renumber_path(path: Path, number: dict[int, int]) -> Path:
+    sources = tuple(
+        tuple(None if s is None else Output(number[s.node], s.output) for s in of_node)
+        for of_node in path.sources
+    )
+    return Path(tuple(number[node] for node in path.nodes), sources)

@@ -1,0 +1,184 @@
+// Session: which way through the TraceGraph Python takes.
+#include "kernels/interceptor/controller.h"
+#include "kernels/interceptor/session.h"
+#include "kernels/interceptor/tf_python.h"
+
+#if PY_VERSION_HEX < 0x030B0000
+#include <frameobject.h>
+#endif
+
+namespace terra {
+namespace {
+
+constexpr size_t kMaxForkEntries = 4096;  // code made anew each time (exec)
+
+uint64_t Mix(uint64_t hash, uint64_t value) {
+  hash ^= value + 0x9e3779b97f4a7c15ull + (hash << 6) + (hash >> 2);
+  return hash * 0xff51afd7ed558ccdull;
+}
+
+int LastInstruction(PyFrameObject* frame) {
+#if PY_VERSION_HEX < 0x030B0000
+  return frame->f_lasti;
+#else
+  return PyFrame_GetLasti(frame);
+#endif
+}
+
+}  // namespace
+
+uint64_t HashOfStack(PyObject* stop_frame) {
+  uint64_t hash = 0;
+  PyFrameObject* frame = PyEval_GetFrame();
+  Py_XINCREF(frame);
+  while (frame != nullptr && reinterpret_cast<PyObject*>(frame) != stop_frame) {
+    PyCodeObject* code = PyFrame_GetCode(frame);
+    hash = Mix(hash, reinterpret_cast<uintptr_t>(code));
+    hash = Mix(hash, static_cast<uint64_t>(LastInstruction(frame)));
+    Py_DECREF(code);
+    PyFrameObject* back = PyFrame_GetBack(frame);
+    Py_DECREF(frame);
+    frame = back;
+  }
+  Py_XDECREF(frame);
+  return hash;
+}
+
+const std::vector<int>* Session::NodesHere() {
+  PyRef marker = PyRef::Steal(
+      PyObject_CallMethod(controller_, "current_marker", nullptr));
+  if (!marker) return nullptr;
+  const Py_hash_t marker_hash = PyObject_Hash(marker.get());
+  if (marker_hash == -1 && PyErr_Occurred()) return nullptr;
+  const uint64_t hash =
+      Mix(HashOfStack(stop_frame_), static_cast<uint64_t>(marker_hash));
+  auto& known = plan_->forks[at_ + 1];
+  auto it = known.find(hash);
+  if (it != known.end()) return &it->second;
+  PyRef found =
+      PyRef::Steal(PyObject_CallMethod(controller_, "on_fork", nullptr));
+  if (!found) return nullptr;
+  PyRef list = PyRef::Steal(PySequence_List(found.get()));
+  if (!list) return nullptr;
+  std::vector<int> numbers;
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list.get()); ++i) {
+    numbers.push_back(
+        static_cast<int>(PyLong_AsLong(PyList_GET_ITEM(list.get(), i))));
+  }
+  if (known.size() >= kMaxForkEntries) known.clear();
+  return &(known[hash] = std::move(numbers));
+}
+
+bool Session::IsLegal(int number) const {
+  const PlanNode& node = plan_->nodes[number];
+  int level = -1;
+  if (at_ >= 0) {
+    const PlanNode& last = plan_->nodes[at_];
+    if (last.next >= 0) return last.next == number;
+    level = last.level;
+  }
+  if (!node.is_head || node.level <= level) return false;
+  for (int between = level + 1; between < node.level; ++between) {
+    if (plan_->levels[between].channel < 0) return false;
+  }
+  return true;
+}
+
+int Session::TryNodes(const std::vector<int>& candidates, const Call& call,
+                      const char** reason, std::string* detail) {
+  for (int number : candidates) {
+    if (!IsLegal(number)) continue;
+    const char* problem = Verify(call, &plan_->nodes[number], detail);
+    if (mode_ != Mode::kCoExecution) return -1;
+    if (problem == nullptr) return number;
+    *reason = problem;
+  }
+  return -1;
+}
+
+int Session::FindNode(const Call& call, const char** reason,
+                      std::string* detail) {
+  *reason = "new_path";
+  if (bound_for_ >= 0) return TryNodes({bound_for_}, call, reason, detail);
+  static const std::vector<int> none;
+  const std::vector<int>* following = &none;
+  bool is_fork = plan_->starts_with_fork;
+  std::vector<int> next;
+  if (at_ < 0) {
+    following = &plan_->first_nodes;
+  } else {
+    const PlanNode& last = plan_->nodes[at_];
+    is_fork = last.is_fork;
+    following = &last.successors;
+    if (last.next >= 0) {
+      next = {last.next};
+      following = &next;
+    }
+  }
+  if (!is_fork && following->size() == 1) {
+    const int number = TryNodes(*following, call, reason, detail);
+    if (number >= 0 || mode_ != Mode::kCoExecution) return number;
+  }
+  const std::vector<int>* here = NodesHere();
+  if (here == nullptr) return -2;
+  if (mode_ != Mode::kCoExecution) return -1;
+  const std::vector<int> candidates = *here;  // what is tried may run Python
+  const int number = TryNodes(candidates, call, reason, detail);
+  if (number < 0 && detail->empty()) {
+    *detail = Describe(call) + " at a place where no traced step had come";
+  }
+  return number;
+}
+
+void Session::Decide(int number) {
+  const PlanNode& node = plan_->nodes[number];
+  const int level = at_ < 0 ? -1 : plan_->nodes[at_].level;
+  for (int between = level + 1; between <= node.level; ++between) {
+    const LevelSpec& spec = plan_->levels[between];
+    if (spec.channel < 0) continue;
+    Message message;
+    message.index = between == node.level ? node.branch : spec.skip_index;
+    step_->mailbox().Put(spec.channel, std::move(message));
+  }
+}
+
+bool Session::SkipToEnd() {
+  if (bound_for_ >= 0) return false;
+  if (at_ >= 0 && plan_->nodes[at_].next >= 0) return false;
+  const size_t level = at_ < 0 ? 0 : plan_->nodes[at_].level + 1;
+  for (size_t i = level; i < plan_->levels.size(); ++i) {
+    if (plan_->levels[i].channel < 0) return false;
+  }
+  for (size_t i = level; i < plan_->levels.size(); ++i) {
+    Message message;
+    message.index = plan_->levels[i].skip_index;
+    step_->mailbox().Put(plan_->levels[i].channel, std::move(message));
+  }
+  return true;
+}
+
+int Session::EpochsLeft() const {
+  return plan_->levels.empty() ? 0 : plan_->levels.back().epoch - epoch_;
+}
+
+bool Session::CloseEpochs(int epoch) {
+  while (epoch_ < epoch && mode_ == Mode::kCoExecution) {
+    if (!ResumeEpoch()) return false;
+    if (mode_ != Mode::kCoExecution) return true;
+    if (!CallController(controller_, "on_epoch_close", "(i)", epoch_)) {
+      return false;
+    }
+    if (mode_ != Mode::kCoExecution) return true;
+    ++epoch_;
+    epoch_is_pending_ = true;
+  }
+  return true;
+}
+
+bool Session::ResumeEpoch() {
+  if (!epoch_is_pending_) return true;
+  epoch_is_pending_ = false;
+  return CallController(controller_, "on_epoch_resume", "(i)", epoch_);
+}
+
+}  // namespace terra

@@ -1,0 +1,322 @@
+"""Turns single nodes into TensorFlow ops, at whatever place of the function the generator is.
+
+Knows values, fetches, imperative and random ops; variables are `variable_emitter`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from terra_tf._tf_internals import (
+    apply_op,
+    array_ops,
+    dtypes,
+    handle_data_util,
+    handle_shape_and_type,
+    inferred_attributes,
+    op_def_registry,
+    ops,
+)
+from terra_tf.errors import ImperativeReason, UndelegableOpError
+from terra_tf.graph.folding import can_fold, constant_value, is_constant
+from terra_tf.graph.generated_graph import GeneratedGraph
+from terra_tf.graph.scope import EpochState, Scope
+from terra_tf.graph.symbols import scalar, static_shape, unique
+from terra_tf.trace.joins import Join, Rule
+from terra_tf.trace.op_classes import STATELESS_RANDOM, is_fallible
+from terra_tf.trace.placing import outputs_of
+from terra_tf.trace.trace_graph import (
+    Captured,
+    Feed,
+    Node,
+    NodeInput,
+    Output,
+    TraceGraph,
+    Variable,
+)
+
+_NEVER_FED = frozenset({dtypes.resource.as_datatype_enum, dtypes.variant.as_datatype_enum})
+
+
+class Emitter:
+    """Builds ops in the current scope.
+
+    Attributes:
+      scope: Where ops go; the generator changes it.
+      main: The scope of the function's main line.
+    """
+
+    def __init__(self, graph: TraceGraph, out: GeneratedGraph, function_graph: Any) -> None:
+        self.graph = graph
+        self.out = out
+        self.main = self.scope = Scope(function_graph, None, EpochState(None))
+        self.inputs: list = []  # of the function
+        self._externals: dict[int | Feed, Any] = {}
+        self._handles: dict[int, Any] = {}
+        self._needed_late = {
+            source
+            for node in graph.nodes
+            if node.is_imperative
+            for an_input in node.inputs
+            for source in outputs_of(an_input)
+        }
+        self.web_of: dict[Output, list[int]] = {}
+        for number, web in enumerate(out.joins.webs):
+            for output in web:
+                self.web_of.setdefault(output, []).append(number)
+        alternatives = (o for join in out.joins.of_input.values() for o in join.alternatives)
+        # What takes part in a join has to be known by its handle, so it is not folded.
+        self._joined_nodes = {output.node for output in (*self.web_of, *alternatives)}
+
+    # ------------------------------------------------------ function inputs
+
+    def add_inputs(self) -> None:
+        """Adds the step's id, the captured variables and tensors."""
+        self.step = self._placeholder(dtypes.int64, [])
+        used = [
+            source for node in self.graph.nodes if not node.is_imperative for source in node.inputs
+        ]
+        for slot in dict.fromkeys(s.slot for s in used if isinstance(s, Variable)):
+            variable = self.graph.variables[slot]
+            if variable.captured:
+                placeholder = self._placeholder(dtypes.resource, [])
+                handle_data_util.copy_handle_data(variable.handle, placeholder)
+                self._handles[slot] = placeholder
+                self.out.captured_variables.append(slot)
+        for source in used:
+            if isinstance(source, Captured) and source.handle not in self._externals:
+                dtype = dtypes.as_dtype(source.spec.dtype)
+                self._externals[source.handle] = self._placeholder(dtype, source.spec.shape)
+                self.out.captured_tensors.append(source.tensor)
+
+    def _placeholder(self, dtype: Any, shape: Any) -> Any:
+        placeholder = array_ops.placeholder(dtype, shape)
+        self.inputs.append(placeholder)
+        return placeholder
+
+    def handle(self, slot: int) -> Any:
+        """Returns the symbolic handle of a variable."""
+        if slot not in self._handles:
+            channel = self.out.variable_channels[slot] = self.out.new_channel()
+            handle = self._feed_in_main(dtypes.resource.as_datatype_enum, (), channel)
+            handle_data_util.copy_handle_data(self.graph.variables[slot].handle, handle)
+            self._handles[slot] = handle
+        return self._handles[slot]
+
+    # ------------------------------------------------------------ channels
+
+    def feed(self, dtype: int, shape: Any, channel: int) -> Any:
+        """Adds a Feed in the current scope."""
+        return apply_op(
+            "Terra>Feed", step=self.step, dtype=dtype, shape=static_shape(shape), channel=channel
+        ).outputs[0]
+
+    def _feed_in_main(self, dtype: int, shape: Any, channel: int) -> Any:
+        """An external tensor is fed once, for all branches; Python sends one to each at the end."""
+        with self.main.graph.as_default(), ops.control_dependencies(None):
+            return self.feed(dtype, shape, channel)
+
+    def fetch(self, tensor: Any) -> int:
+        """Adds a Fetch after everything before it that can fail; returns its channel."""
+        channel = self.out.new_channel()
+        with ops.control_dependencies(list(self.scope.epoch.fallible)):
+            op = apply_op("Terra>Fetch", step=self.step, input=tensor, channel=channel)
+        self.scope.epoch.fetches.append(op)
+        self.scope.controls.append(op)
+        return channel
+
+    def await_commit(self, channel: int, after: list) -> Any:
+        """Adds an AwaitCommit; returns the op."""
+        with ops.control_dependencies(unique(after)):
+            op = apply_op("Terra>AwaitCommit", step=self.step, channel=channel)
+        self.scope.controls.append(op)
+        return op
+
+    # --------------------------------------------------------------- values
+
+    def value(self, index: int, position: int) -> Any:
+        """Returns the symbolic tensor of an input of a delegated node."""
+        join = self.out.joins.of_input.get((index, position))
+        if join is None:
+            return self._plain_value(self.graph.nodes[index].inputs[position])
+        known = self.scope.find("joins", (index, position))
+        if known is None:
+            known = self.scope.joins[index, position] = self._join(join)
+        return known
+
+    def _plain_value(self, source: NodeInput) -> Any:
+        if isinstance(source, Variable):
+            return self.handle(source.slot)
+        if is_constant(source, self.out.folded):
+            return self._constant(constant_value(source, self.out.folded))
+        if isinstance(source, Output):
+            return self.scope.find("outputs", source)
+        if isinstance(source, Captured):
+            return self._externals[source.handle]
+        assert isinstance(source, Feed)
+        return self._feed_of(source)
+
+    def _join(self, join: Join) -> Any:
+        if join.rule is Rule.SAME:
+            return self.scope.find("joins", join.same)
+        if join.rule is Rule.LATEST:
+            candidates = [self.scope.find("webs", join.web)]
+        else:
+            candidates = [self.scope.find("outputs", source) for source in join.alternatives]
+        if join.needs_message:
+            channel = self.out.join_channels[join.node, join.position] = self.out.new_channel()
+            dtype = dtypes.as_dtype(join.spec.dtype)
+            candidates = [array_ops.zeros((), dtype) if c is None else c for c in candidates]
+            tensor = apply_op(
+                "Terra>Select", step=self.step, inputs=candidates, channel=channel
+            ).outputs[0]
+        else:
+            tensor = array_ops.identity(candidates[0])
+        tensor.set_shape(static_shape(join.spec.shape))
+        return tensor
+
+    def _constant(self, tensor: Any) -> Any:
+        constants = self.scope.constants
+        if id(tensor) not in constants:
+            with ops.init_scope():
+                value = tensor.numpy()
+            with ops.control_dependencies(None):
+                constants[id(tensor)] = ops.convert_to_tensor(value, dtype=tensor.dtype)
+        return constants[id(tensor)]
+
+    def _feed_of(self, source: Feed) -> Any:
+        if source not in self._externals:
+            channel = self.out.feed_channels[source] = self.out.new_channel()
+            spec = source.spec
+            self._externals[source] = self._feed_in_main(spec.dtype, spec.shape, channel)
+        return self._externals[source]
+
+    # ---------------------------------------------------------------- nodes
+
+    def emit(self, index: int, emit_variable_op: Any) -> None:
+        """Adds a node's ops to the current scope."""
+        node = self.graph.nodes[index]
+        if node.is_imperative:
+            self._keep(index, self._emit_imperative(index, node))
+            return
+        values = [self.value(index, position) for position in range(len(node.inputs))]
+        def is_static(position: int) -> bool:
+            return self._is_static(node, values, position)
+
+        if index not in self._joined_nodes and can_fold(node, self.out.folded, is_static):
+            self.out.folded[index] = node.record.folded
+            return
+        if node.record.op_type in STATELESS_RANDOM:
+            outputs = self._emit_random(index, node, values)
+        elif any(isinstance(source, Variable) for source in node.inputs):
+            outputs = emit_variable_op(index, node, values)
+        else:
+            outputs = self.emit_op(node, values)
+        self._keep(index, outputs)
+        for output, tensor in enumerate(outputs):
+            self._settle_output(index, output, tensor)
+
+    def _keep(self, index: int, outputs: list) -> None:
+        for output, tensor in enumerate(outputs):
+            key = Output(index, output)
+            self.scope.outputs[key] = tensor
+            for web in self.web_of.get(key, ()):
+                self.scope.webs[web] = tensor
+
+    def _is_static(self, node: Node, values: list, position: int) -> bool:
+        source = node.inputs[position]
+        if isinstance(source, Variable):
+            variable = self.graph.variables[source.slot]
+            spec = handle_shape_and_type(variable.handle)
+            known = spec is not None and spec[1] is not None and -1 not in spec[1]
+            return variable.captured and known
+        return values[position] is not None and values[position].shape.is_fully_defined()
+
+    def _settle_output(self, index: int, output: int, tensor: Any) -> None:
+        shape = tensor.shape
+        known = tuple(shape.as_list()) if shape.is_fully_defined() else None
+        node = self.graph.nodes[index]
+        if known is not None and known != node.outputs[output].shape:
+            raise UndelegableOpError(index, ImperativeReason.UNCERTAIN_SHAPE)
+        self.out.output_shapes[index, output] = known
+        wanted = (index, output) in self.graph.fetches or (index, output) in self._needed_late
+        if known is None:  # who asks for the shape gets the value; the tape asks at once
+            asked = (index, output) in self.graph.shape_reads
+            wanted = wanted or asked or node.record.under_tape
+        if wanted:
+            self.out.fetch_channels[index, output] = self.fetch(tensor)
+
+    def _emit_imperative(self, index: int, node: Node) -> list:
+        if self.scope.epoch.fallible or self.scope.parent is not None:
+            channel = self.out.check_channels[index] = self.out.new_channel()
+            with ops.control_dependencies(list(self.scope.epoch.fallible)):
+                op = apply_op("Terra>Fetch", step=self.step, input=scalar(), channel=channel)
+            self.scope.controls.append(op)
+        outputs = []
+        for output, spec in enumerate(node.outputs):
+            if spec.dtype in _NEVER_FED:
+                outputs.append(None)
+                continue
+            channel = self.out.output_feeds[index, output] = self.out.new_channel()
+            outputs.append(self.feed(spec.dtype, spec.shape, channel))
+        return outputs
+
+    def emit_op(self, node: Node, values: list) -> list:
+        """Adds the op that the node is; returns its outputs."""
+        operation = apply_op(node.record.op_type, **self.arguments(node, values))
+        self._note_fallible(node, operation)
+        return list(operation.outputs)
+
+    def note_fallible(self, operation: Any) -> None:
+        """Makes fetches and the commit wait for an op that can fail."""
+        self.scope.epoch.fallible.append(operation)
+        self.out.is_fallible = True
+
+    def _note_fallible(self, node: Node, operation: Any) -> None:
+        input_dtypes = tuple(t.dtype.as_datatype_enum for t in operation.inputs)
+        constants = frozenset(
+            i for i, s in enumerate(node.inputs) if is_constant(s, self.out.folded)
+        )
+        is_static = all(t.shape.is_fully_defined() for t in operation.inputs)
+        if is_fallible(node.record.op_type, input_dtypes, constants, is_static):
+            self.note_fallible(operation)
+
+    def arguments(self, node: Node, values: list) -> dict[str, Any]:
+        """Returns an op's inputs and attributes by name."""
+        record = node.record
+        definition = op_def_registry.get(record.op_type)
+        arguments: dict[str, Any] = {}
+        position = 0
+        for arg, count in zip(definition.input_arg, record.counts):
+            if count < 0:
+                arguments[arg.name] = values[position]
+                position += 1
+            else:
+                arguments[arg.name] = values[position : position + count]
+                position += count
+        inferred = inferred_attributes(record.op_type)
+        for name, value in zip(record.attrs[::2], record.attrs[1::2]):
+            if name not in inferred:
+                arguments[name] = value
+        return arguments
+
+    def _emit_random(self, index: int, node: Node, values: list) -> list:
+        channel = self.out.seed_channels[index] = self.out.new_channel()
+        state = self.feed(dtypes.uint64.as_datatype_enum, (3,), channel)
+        arguments = self.arguments(node, values)
+        for name in ("seed", "seed2"):
+            arguments.pop(name)
+        if node.record.op_type == "RandomUniformInt":
+            arguments.pop("dtype", None)
+        else:
+            arguments["dtype"] = node.outputs[0].dtype
+        operation = apply_op(
+            STATELESS_RANDOM[node.record.op_type],
+            key=state[:1],
+            counter=state[1:],
+            alg=1,
+            **arguments,
+        )
+        if not all(is_constant(source, self.out.folded) for source in node.inputs):
+            self.note_fallible(operation)  # a shape or range that may be wrong
+        return list(operation.outputs)

@@ -1,0 +1,274 @@
+"""Which node of a TraceGraph each op of a trace is.
+
+An op is a known node if type, attributes and location are equal, and if besides it has the
+same number of inputs, types, device and variables. What is known but does not fit gives a new
+node, a *sibling*:
+
+- for another variable than the node's, where both are variables of their own elsewhere;
+- for other shapes, up to `_MAX_SHAPES` kinds, so that the graph's shapes stay static; after
+  that the first sibling's shapes become unknown. An op whose result's shape depends on data
+  alone becomes unknown at once;
+- where going through the known node would make a cycle.
+
+A place with too many siblings of any kind becomes imperative.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+
+from terra_tf.config import config
+from terra_tf.errors import ImperativeReason
+from terra_tf.trace.records import ExternalRef, OpRecord, OutputRef, Trace, VariableRef
+from terra_tf.trace.trace_graph import (
+    Constant,
+    Joined,
+    Node,
+    NodeInput,
+    NodeKey,
+    Output,
+    TraceGraph,
+    Variable,
+)
+
+_MAX_SHAPES = 4
+
+
+@dataclasses.dataclass(slots=True)
+class Placement:
+    """Where the ops of a trace belong; nothing of the graph has changed yet.
+
+    Attributes:
+      nodes: Op -> node; numbers from `num_known` on are new nodes.
+      slots: The trace's variable slot -> the graph's; numbers past the graph's are new.
+      num_known: How many nodes the graph has.
+      overflown: Known nodes that have become places of too many siblings.
+    """
+
+    nodes: list[int]
+    slots: dict[int, int]
+    num_known: int
+    overflown: set[int]
+
+
+def key_of(record: OpRecord) -> NodeKey:
+    """Returns the paper's key. What Python runs itself may have other attributes every time."""
+    attributes = record.canonical if record.imperative is None else None
+    return NodeKey(record.op_type, attributes, record.location)
+
+
+def variant_of(record: OpRecord, trace: Trace) -> Hashable:
+    """Returns what ops of one key must share to be one node, shapes and variables apart."""
+    return (
+        record.counts,
+        record.device,
+        record.imperative,
+        record.forward,
+        tuple(_dtype(ref, trace) for ref in record.inputs),
+        tuple(spec.dtype for spec in record.outputs),
+    )
+
+
+def place(graph: TraceGraph, trace: Trace) -> Placement:
+    """Finds the node of each op of a trace."""
+    lenient = _Placer(graph, trace, None).run()
+    if _stays_acyclic(graph, lenient.nodes):
+        return lenient
+    order = graph.topological_order()
+    assert order is not None
+    return _Placer(graph, trace, {node: rank for rank, node in enumerate(order)}).run()
+
+
+def _stays_acyclic(graph: TraceGraph, nodes: list[int]) -> bool:
+    """Says whether the graph with the edges of one more path has no cycle."""
+    added: dict[int, list[int]] = {}
+    for node, successor in zip(nodes, nodes[1:]):
+        if successor not in graph.successors.get(node, ()):
+            added.setdefault(node, []).append(successor)
+    if not added:
+        return True
+    num_nodes = max(len(graph.nodes), max(nodes) + 1)
+    num_before = [0] * num_nodes
+    for node in range(num_nodes):
+        for successor in (*graph.successors.get(node, ()), *added.get(node, ())):
+            if successor >= 0:
+                num_before[successor] += 1
+    ready = [node for node in range(num_nodes) if num_before[node] == 0]
+    num_done = 0
+    while ready:
+        node = ready.pop()
+        num_done += 1
+        for successor in (*graph.successors.get(node, ()), *added.get(node, ())):
+            if successor >= 0:
+                num_before[successor] -= 1
+                if num_before[successor] == 0:
+                    ready.append(successor)
+    return num_done == num_nodes
+
+
+def _dtype(ref: object, trace: Trace) -> int | None:
+    if isinstance(ref, OutputRef):
+        return trace.ops[ref.node].outputs[ref.output].dtype
+    if isinstance(ref, ExternalRef):
+        return trace.externals[ref.index].spec.dtype
+    return None
+
+
+class _Index:
+    """The nodes by key, made anew for each merge."""
+
+    def __init__(self, graph: TraceGraph) -> None:
+        self.siblings: dict[Hashable, list[int]] = {}
+        self.at_place: dict[Hashable, list[int]] = {}
+        for number, node in enumerate(graph.nodes):
+            self.siblings.setdefault((node.key, node.variant), []).append(number)
+            self.at_place.setdefault((node.key.op_type, node.key.location), []).append(number)
+
+
+class _Placer:
+    def __init__(self, graph: TraceGraph, trace: Trace, ranks: dict[int, int] | None) -> None:
+        self._graph = graph
+        self._trace = trace
+        self._ranks = ranks  # if given, known nodes must come in this order
+        self._last_rank = -1
+        self._index = _Index(graph)
+        self._used: set[int] = set()
+        self._num_new_slots = 0
+        self._placement = Placement([], {}, len(graph.nodes), set())
+        slots = {graph.handle_id(s.handle): i for i, s in enumerate(graph.variables)}
+        for slot, handle in enumerate(trace.variables):
+            known = slots.get(graph.handle_id(handle))
+            if known is not None and graph.variables[known].captured:
+                self._placement.slots[slot] = known
+
+    def run(self) -> Placement:
+        num_new = 0
+        for record in self._trace.ops:
+            node = self._find(record)
+            if node is None:
+                node = self._placement.num_known + num_new
+                num_new += 1
+                self._bind_new(record)
+            else:
+                self._bind_known(record, self._graph.nodes[node])
+            self._used.add(node)
+            self._placement.nodes.append(node)
+        return self._placement
+
+    def _find(self, record: OpRecord) -> int | None:
+        key, variant = key_of(record), variant_of(record, self._trace)
+        siblings = self._index.siblings.get((key, variant), ())
+        candidates = self._in_order(
+            n for n in siblings if self._is_free(n) and self._variables_fit(record, n)
+        )
+        for wanted in ("fits", "generalizes"):
+            for number in candidates:
+                if self._shapes_fit(record, self._graph.nodes[number]) == wanted:
+                    return self._pass(number)
+        if candidates and len(siblings) >= _MAX_SHAPES:
+            return self._pass(candidates[0])
+        return self._find_overflown(record)
+
+    def _find_overflown(self, record: OpRecord) -> int | None:
+        place = self._index.at_place.get((record.op_type, record.location), ())
+        if record.location is None or len(place) < config.max_siblings:
+            return None
+        for number in place:
+            node = self._graph.nodes[number]
+            same_types = node.variant[-1] == tuple(spec.dtype for spec in record.outputs)
+            if self._is_free(number) and same_types and node.record.counts == record.counts:
+                self._placement.overflown.add(number)
+                return self._pass(number)
+        return None
+
+    def _pass(self, number: int) -> int:
+        if self._ranks is not None:
+            self._last_rank = self._ranks[number]
+        return number
+
+    def _is_free(self, number: int) -> bool:
+        in_order = self._ranks is None or self._ranks[number] > self._last_rank
+        return in_order and number not in self._used
+
+    def _in_order(self, candidates) -> list[int]:
+        """What has followed the op before comes first."""
+        nodes = self._placement.nodes
+        following = self._graph.successors.get(nodes[-1] if nodes else -1, {})
+        return sorted(candidates, key=lambda number: number not in following)
+
+    # ----------------------------------------------------------- variables
+
+    def _variables_fit(self, record: OpRecord, number: int) -> bool:
+        node = self._graph.nodes[number]
+        if node.forced is ImperativeReason.TOO_MANY_SIBLINGS:
+            return True
+        tentative: dict[int, int] = {}
+        for source, ref in zip(node.inputs, record.inputs):
+            if not isinstance(ref, VariableRef) or not isinstance(source, Variable):
+                continue
+            known = self._placement.slots.get(ref.slot, tentative.get(ref.slot))
+            if known is None and not self._is_bound(source.slot, tentative):
+                known = tentative[ref.slot] = source.slot
+            if known != source.slot:
+                return False
+        return True
+
+    def _is_bound(self, slot: int, tentative: dict[int, int]) -> bool:
+        return slot in self._placement.slots.values() or slot in tentative.values()
+
+    def _bind_known(self, record: OpRecord, node: Node) -> None:
+        for source, ref in zip(node.inputs, record.inputs):
+            if isinstance(ref, VariableRef) and isinstance(source, Variable):
+                self._placement.slots.setdefault(ref.slot, source.slot)
+
+    def _bind_new(self, record: OpRecord) -> None:
+        for ref in record.inputs:
+            if isinstance(ref, VariableRef) and ref.slot not in self._placement.slots:
+                new = len(self._graph.variables) + self._num_new_slots
+                self._placement.slots[ref.slot] = new
+                self._num_new_slots += 1
+
+    # -------------------------------------------------------------- shapes
+
+    def _shapes_fit(self, record: OpRecord, node: Node) -> str:
+        """Returns "fits", "generalizes" (in place), or "differs" (a sibling is better)."""
+        fits = all(old.includes(new) for old, new in zip(node.outputs, record.outputs))
+        for source, ref in zip(node.inputs, record.inputs):
+            if isinstance(ref, ExternalRef):
+                if self._external_differs(source, ref, fits):
+                    return "differs"
+            elif isinstance(ref, OutputRef) and self._is_of_shape_sibling(source, ref):
+                return "differs"
+        return "fits" if fits else "generalizes"
+
+    def _external_differs(self, source: NodeInput, ref: ExternalRef, fits: bool) -> bool:
+        external = self._trace.externals[ref.index]
+        known = source.external if isinstance(source, Joined) else source
+        if known is None or isinstance(known, (Output, Variable)):
+            return False
+        if not known.spec.includes(external.spec):
+            return True
+        return not fits and isinstance(known, Constant) and known.value != external.value
+
+    def _is_of_shape_sibling(self, source: NodeInput, ref: OutputRef) -> bool:
+        producer = self._placement.nodes[ref.node]
+        known = {s.node for s in outputs_of(source)}
+        if producer in known:
+            return False
+        if producer >= self._placement.num_known:  # new: is it new for its shapes?
+            record = self._trace.ops[ref.node]
+            identity = (key_of(record), variant_of(record, self._trace))
+        else:
+            node = self._graph.nodes[producer]
+            identity = (node.key, node.variant)
+        return any(
+            identity == (self._graph.nodes[n].key, self._graph.nodes[n].variant) for n in known
+        )
+
+
+def outputs_of(source: NodeInput) -> tuple[Output, ...]:
+    """Returns every output that an input was."""
+    if isinstance(source, Output):
+        return (source,)
+    return source.sources if isinstance(source, Joined) else ()
