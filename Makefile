@@ -11,19 +11,22 @@ VENV ?= .venv
 TERRA_TF_PACKAGE ?= tensorflow-cpu
 CONFORMANCE ?= $(firstword $(wildcard tests/conformance conformance ../shared/conformance))
 BENCH_ARGS ?=
+FUZZ_FIRST ?= 0
+FUZZ_COUNT ?= 1500
+FUZZ_ARGS ?=
 PYTEST_ARGS ?=
 
 export TERRA_TF_PACKAGE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 PY := $(VENV)/bin/python
 
-.PHONY: help setup build test test-fast test-slow lint bench demo native-test native-binaries wheel \
-        conformance clean distclean
+.PHONY: help setup build test test-fast test-slow fuzz lint bench demo native-test native-binaries \
+        wheel conformance clean distclean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make setup | build | test | test-fast | test-slow | native-test | lint | bench | demo |"
-	@echo "     conformance | wheel | clean | distclean"
+	@echo "make setup | build | test | test-fast | test-slow | fuzz | native-test | lint | bench |"
+	@echo "     demo | conformance | wheel | clean | distclean"
 
 # ---- Environment: made anew only when the packaging changes -----------------------------
 setup: $(VENV)/.installed
@@ -54,6 +57,10 @@ test-fast: build
 # Every fault at every op, every conformance case: hours on a small machine.
 test-slow: build
 	$(PY) -m pytest tests -q -m slow $(PYTEST_ARGS)
+
+# Random programs, eager and under Terra: a second each.
+fuzz: build
+	$(PY) -m tests.fuzz --first=$(FUZZ_FIRST) --count=$(FUZZ_COUNT) $(FUZZ_ARGS)
 
 conformance: build
 	@test -n "$(CONFORMANCE)" || { echo "no conformance cases found;" \

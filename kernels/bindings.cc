@@ -145,9 +145,10 @@ void AddNode(Plan& plan, int kind, const std::string& name,
   plan.nodes.push_back(std::move(node));
 }
 
-void AddVariable(Plan& plan, const py::object& captured, int feed_channel,
-                 const py::object& accepts, bool written) {
+void AddVariable(Plan& plan, int variable, const py::object& captured,
+                 int feed_channel, const py::object& accepts, bool written) {
   VariableSlot slot;
+  slot.variable = variable;
   slot.key = 0;
   if (!captured.is_none()) {
     slot.captured = RefOf(captured);
@@ -327,7 +328,8 @@ void BindPlan(py::module_& m) {
            },
            py::kw_only(), py::arg("num_webs"), py::arg("first_nodes"),
            py::arg("starts_with_fork"))
-      .def("add_variable", &AddVariable, py::kw_only(), py::arg("captured"),
+      .def("add_variable", &AddVariable, py::kw_only(), py::arg("variable"),
+           py::arg("captured"),
            py::arg("feed_channel"), py::arg("accepts"), py::arg("written"))
       .def("add_constant",
            [](Plan& plan, const py::object& tensor) {
@@ -378,7 +380,6 @@ void BindSession(py::module_& m) {
       .def_property_readonly("path", &Session::path)
       .def("skip_to_end", &Session::SkipToEnd)
       .def_property_readonly("epochs_left", &Session::EpochsLeft)
-      .def("fill_feeds", &Session::FillFeeds)
       .def("renumber", &Session::Renumber)
       .def("decided", &DecidedInput)
       .def("launch", &Session::Launch)
@@ -429,6 +430,17 @@ void BindSession(py::module_& m) {
              const int32_t i = s.FindMade(HandleOf(tensor.ptr()));
              if (i < 0) return py::none();
              return py::make_tuple(s.made()[i].node, s.made()[i].output);
+           })
+      // (how many outputs came before, the op's marker, output), or None.
+      .def("origin",
+           [](Session& s, const py::object& tensor) -> py::object {
+             CheckTensor(tensor);
+             const int32_t i = s.FindMade(HandleOf(tensor.ptr()));
+             if (i < 0 || s.made()[i].marker == nullptr) return py::none();
+             const Made& made = s.made()[i];
+             return py::make_tuple(
+                 i, py::reinterpret_borrow<py::object>(made.marker),
+                 made.output);
            })
       .def("output_tensor",
            [](Session& s, int index) { return ObjectOf(s.OutputTensor(index)); })

@@ -241,6 +241,10 @@ class ImperativeReason(_Explained):
         "dynamic_write",
         "The op writes a variable in a way that might not fit, depending on data.",
     )
+    BRANCH_VARIABLE = (
+        "branch_variable",
+        "The op writes a variable that only its branch knows, and that is not always the same.",
+    )
     TOO_MANY_SIBLINGS = (
         "too_many_siblings",
         "The op came with other attributes, numbers of inputs or variables too often.",

@@ -96,10 +96,13 @@ struct PlanNode {
   bool is_fork = false;         // which one follows is the location's matter
 };
 
-// A variable slot: captured (always this handle) or bound at first use.
+// A variable slot: captured (always this handle) or bound at first use. A
+// branch that may be the first to use a variable has a slot, and a feed, of
+// its own.
 struct VariableSlot {
+  int variable;       // slots of one variable have its first slot's number
   PyRef captured;     // handle tensor, or null
-  int feed_channel;   // -1 when captured
+  int feed_channel;   // -1: never fed
   PyRef accepts;      // Python: (handle tensor) -> bool, type and shape fit
   bool written;       // by some op of the plan
   uint64_t key;       // ResourceKey of the captured handle

@@ -44,6 +44,7 @@ Session::Session(std::shared_ptr<Plan> plan, PyObject* controller)
     feeds_.resize(plan_->feeds.size());
     feed_copies_.resize(plan_->feeds.size());
     variables_.resize(plan_->variables.size());
+    is_fed_.assign(plan_->variables.size(), 0);
     slot_written_.assign(plan_->variables.size(), 0);
     web_latest_.assign(plan_->num_webs, -1);
     decided_.resize(plan_->joins.size());
@@ -356,40 +357,28 @@ void Session::BindJoin(int number, PyObject* tensor) {
   step_->mailbox().Put(join.channel, std::move(message));
 }
 
-void Session::FillFeeds() {
-  for (size_t i = 0; i < feeds_.size(); ++i) {
-    if (feeds_[i] || plan_->feeds[i].channel < 0) continue;
-    Message message;
-    message.tensor = Tensor(plan_->feeds[i].dtype, {});
-    step_->mailbox().Put(plan_->feeds[i].channel, std::move(message));
-  }
-  for (size_t i = 0; i < variables_.size(); ++i) {
-    const VariableSlot& slot = plan_->variables[i];
-    if (slot.captured || variables_[i] || slot.feed_channel < 0) continue;
-    Message message;
-    message.tensor = Tensor(tensorflow::DT_RESOURCE, {});
-    step_->mailbox().Put(slot.feed_channel, std::move(message));
-  }
-}
-
 void Session::BindInputs(const Call& call, const PlanNode& node) {
   for (size_t i = 0; i < node.inputs.size(); ++i) {
     const InputRef& ref = node.inputs[i];
     PyObject* tensor = call.inputs[i].get();
     if (ref.kind == InputKind::kFeed && !feeds_[ref.a]) {
       feeds_[ref.a] = PyRef::Borrow(tensor);
-      feed_copies_[ref.a] = PutTensor(plan_->feeds[ref.a].channel, tensor);
+      const int channel = plan_->feeds[ref.a].channel;
+      if (channel >= 0) feed_copies_[ref.a] = PutTensor(channel, tensor);
     } else if (ref.kind == InputKind::kVariable) {
       const VariableSlot& slot = plan_->variables[ref.a];
-      if (!slot.captured && !variables_[ref.a]) {
-        variables_[ref.a] = PyRef::Borrow(tensor);
+      if (!slot.captured && !variables_[slot.variable]) {
+        variables_[slot.variable] = PyRef::Borrow(tensor);
         const Tensor* value = nullptr;
         if (HandleOf(tensor)->Tensor(&value).ok()) {
-          bound_.emplace_back(ResourceKey(*value), ref.a);
+          bound_.emplace_back(ResourceKey(*value), slot.variable);
         }
+      }
+      if (slot.feed_channel >= 0 && !is_fed_[ref.a]) {
+        is_fed_[ref.a] = 1;
         PutTensor(slot.feed_channel, tensor);
       }
-      if (ref.b != 0) slot_written_[ref.a] = 1;
+      if (ref.b != 0) slot_written_[slot.variable] = 1;
     } else if (ref.kind == InputKind::kJoin) {
       BindJoin(ref.a, tensor);
     }

@@ -100,8 +100,6 @@ class Session {
   bool SkipToEnd();
   // The number of epochs that lie between here and the end.
   int EpochsLeft() const;
-  // Sends a dummy to every feed that this step had no use for.
-  void FillFeeds();
   // From now on made() numbers ops by their place in the step.
   void Renumber();
   const std::vector<Decided>& decided() const { return decided_; }
@@ -239,7 +237,8 @@ class Session {
   std::deque<Made> made_;
   std::vector<PyRef> feeds_;        // as Python gave them: for identity
   std::vector<PyRef> feed_copies_;  // where NumPy could change the bytes
-  std::vector<PyRef> variables_;
+  std::vector<PyRef> variables_;  // by variable
+  std::vector<char> is_fed_;      // by slot
   std::vector<std::pair<uint64_t, int>> bound_;  // resource key, slot
   std::vector<char> slot_written_;               // in the open epoch
   std::vector<std::pair<int, std::array<uint64_t, 3>>> seeds_;

@@ -51,7 +51,7 @@ const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
                                     std::string* detail) {
   const VariableSlot& slot = plan_->variables[ref.a];
   PyObject* expected =
-      slot.captured ? slot.captured.get() : variables_[ref.a].get();
+      slot.captured ? slot.captured.get() : variables_[slot.variable].get();
   if (expected != nullptr) {
     if (HandleOf(expected) == HandleOf(tensor)) return nullptr;
     *detail = "another variable";
@@ -71,7 +71,7 @@ const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
     }
   }
   for (const auto& [bound_key, bound_slot] : bound_) {
-    if (bound_key == key && bound_slot != ref.a) {
+    if (bound_key == key && bound_slot != slot.variable) {
       *detail = "the variable of another place";
       return "variable_changed";
     }

@@ -51,8 +51,7 @@ class Emitter:
         self.out = out
         self.main = self.scope = Scope(function_graph, None, EpochState(None))
         self.inputs: list = []  # of the function
-        self._externals: dict[int | Feed, Any] = {}
-        self._handles: dict[int, Any] = {}
+        self._captured: dict[int, Any] = {}
         self._needed_late = {
             source
             for node in graph.nodes
@@ -81,12 +80,12 @@ class Emitter:
             if variable.captured:
                 placeholder = self._placeholder(dtypes.resource, [])
                 handle_data_util.copy_handle_data(variable.handle, placeholder)
-                self._handles[slot] = placeholder
+                self.main.handles[slot] = placeholder
                 self.out.captured_variables.append(slot)
         for source in used:
-            if isinstance(source, Captured) and source.handle not in self._externals:
+            if isinstance(source, Captured) and source.handle not in self._captured:
                 dtype = dtypes.as_dtype(source.spec.dtype)
-                self._externals[source.handle] = self._placeholder(dtype, source.spec.shape)
+                self._captured[source.handle] = self._placeholder(dtype, source.spec.shape)
                 self.out.captured_tensors.append(source.tensor)
 
     def _placeholder(self, dtype: Any, shape: Any) -> Any:
@@ -96,12 +95,14 @@ class Emitter:
 
     def handle(self, slot: int) -> Any:
         """Returns the symbolic handle of a variable."""
-        if slot not in self._handles:
-            channel = self.out.variable_channels[slot] = self.out.new_channel()
-            handle = self._feed_in_main(dtypes.resource.as_datatype_enum, (), channel)
-            handle_data_util.copy_handle_data(self.graph.variables[slot].handle, handle)
-            self._handles[slot] = handle
-        return self._handles[slot]
+        known = self.scope.find("handles", slot)
+        if known is None:
+            channel = self.out.new_channel()
+            self.out.variable_channels[slot, self.scope.place] = channel
+            known = self.feed(dtypes.resource.as_datatype_enum, (), channel)
+            handle_data_util.copy_handle_data(self.graph.variables[slot].handle, known)
+            self.scope.handles[slot] = known
+        return known
 
     # ------------------------------------------------------------ channels
 
@@ -110,11 +111,6 @@ class Emitter:
         return apply_op(
             "Terra>Feed", step=self.step, dtype=dtype, shape=static_shape(shape), channel=channel
         ).outputs[0]
-
-    def _feed_in_main(self, dtype: int, shape: Any, channel: int) -> Any:
-        """An external tensor is fed once, for all branches; Python sends one to each at the end."""
-        with self.main.graph.as_default(), ops.control_dependencies(None):
-            return self.feed(dtype, shape, channel)
 
     def fetch(self, tensor: Any) -> int:
         """Adds a Fetch after everything before it that can fail; returns its channel."""
@@ -152,7 +148,7 @@ class Emitter:
         if isinstance(source, Output):
             return self.scope.find("outputs", source)
         if isinstance(source, Captured):
-            return self._externals[source.handle]
+            return self._captured[source.handle]
         assert isinstance(source, Feed)
         return self._feed_of(source)
 
@@ -185,11 +181,12 @@ class Emitter:
         return constants[id(tensor)]
 
     def _feed_of(self, source: Feed) -> Any:
-        if source not in self._externals:
-            channel = self.out.feed_channels[source] = self.out.new_channel()
-            spec = source.spec
-            self._externals[source] = self._feed_in_main(spec.dtype, spec.shape, channel)
-        return self._externals[source]
+        known = self.scope.find("feeds", source)
+        if known is None:
+            channel = self.out.feed_channels[source, self.scope.place] = self.out.new_channel()
+            known = self.feed(source.spec.dtype, source.spec.shape, channel)
+            self.scope.feeds[source] = known
+        return known
 
     # ---------------------------------------------------------------- nodes
 

@@ -35,8 +35,9 @@ class GeneratedGraph:
       num_channels: How many channels a step's mailbox needs.
       captured_variables: Slots whose handles are the function's first inputs.
       captured_tensors: Tensors that are its next inputs.
-      variable_channels: Slot -> the channel its handle is fed through.
-      feed_channels: Feed -> channel.
+      variable_channels: (slot, place) -> the channel its handle is fed through; a place is None
+        for the main line, or (level, index) of the branch that is the first to use it.
+      feed_channels: (feed, place) -> channel.
       output_feeds: (node, output) of imperative ops -> channel.
       seed_channels: Seeded node -> channel.
       fetch_channels: (node, output) -> channel.
@@ -57,8 +58,8 @@ class GeneratedGraph:
     num_channels: int = 0
     captured_variables: list[int] = dataclasses.field(default_factory=list)
     captured_tensors: list[Any] = dataclasses.field(default_factory=list)
-    variable_channels: dict[int, int] = dataclasses.field(default_factory=dict)
-    feed_channels: dict[Feed, int] = dataclasses.field(default_factory=dict)
+    variable_channels: dict[tuple[int, tuple | None], int] = dataclasses.field(default_factory=dict)
+    feed_channels: dict[tuple[Feed, tuple | None], int] = dataclasses.field(default_factory=dict)
     output_feeds: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     seed_channels: dict[int, int] = dataclasses.field(default_factory=dict)
     fetch_channels: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
@@ -70,6 +71,11 @@ class GeneratedGraph:
     epochs: list[EpochChannels] = dataclasses.field(default_factory=list)
     is_fallible: bool = False
     written_slots: set[int] = dataclasses.field(default_factory=set)
+
+    def place_of(self, node: int) -> tuple | None:
+        """Returns None for a node of the main line, or (level, index) of its branch."""
+        block = self.cases.block_of[node]
+        return None if self.cases.levels[block.level].is_inline else (block.level, block.index)
 
     def new_channel(self) -> int:
         """Returns the number of one channel more."""

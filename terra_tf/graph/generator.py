@@ -181,9 +181,10 @@ class _Generator:
     def _emit_case(self, number: int, level: Level) -> None:
         emitter, main = self._emitter, self._emitter.main
         for slot in sorted(dense_writes(self._graph, _nodes_of(level))):
-            self._variables.read(slot)  # what the other branches hand on
-        branches = [self._build_branch(block.nodes) for block in level.blocks]
-        branches.append(self._build_branch(()))
+            if slot in main.handles:
+                self._variables.read(slot)  # what the other branches hand on
+        branches = [self._build_branch(block.nodes, number, block.index) for block in level.blocks]
+        branches.append(self._build_branch((), number, len(level.blocks)))
         made_dtypes = {key: t.dtype for _, made in branches for key, t in made.items()}
         keys = list(made_dtypes)
         for scope, made in branches:
@@ -209,11 +210,11 @@ class _Generator:
             before += epoch.fallible
         return unique(before)
 
-    def _build_branch(self, nodes: tuple[int, ...]) -> tuple[Scope, dict[Any, Any]]:
+    def _build_branch(self, nodes: tuple[int, ...], *place: int) -> tuple[Scope, dict[Any, Any]]:
         """Returns a branch's scope, and what it made that others use: key -> tensor."""
         emitter = self._emitter
         graph = make_branch_graph(self._branch_name("branch"), emitter.main.graph)
-        scope = emitter.main.branch(graph)
+        scope = emitter.main.branch(graph, place)
         emitter.scope = scope
         try:
             with graph.as_default():

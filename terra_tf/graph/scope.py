@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 from terra_tf._tf_internals import apply_op
+from terra_tf.trace.trace_graph import Feed
 
 
 @dataclasses.dataclass(slots=True)
@@ -84,10 +85,16 @@ class Scope:
       webs: Web -> the latest producer's tensor.
       joins: (node, position) -> what a joined input was.
       constants: Constants are made anew in each graph, or shape functions would not see them.
+      feeds: Feed -> tensor; made in the branch that uses it, where Python is known to send it.
+      handles: Slot -> symbolic handle.
+      place: None in the main line, else the branch: (level, index).
       controls: Ops that must run although nothing uses them.
     """
 
-    def __init__(self, graph: Any, parent: Scope | None, epoch: EpochState) -> None:
+    def __init__(
+        self, graph: Any, parent: Scope | None, epoch: EpochState, place: tuple | None = None
+    ) -> None:
+        self.place = place
         self.graph = graph
         self.parent = parent
         self.epoch = epoch
@@ -95,13 +102,15 @@ class Scope:
         self.webs: dict[int, Any] = {}
         self.joins: dict[tuple[int, int], Any] = {}
         self.constants: dict[int, Any] = {}
+        self.feeds: dict[Feed, Any] = {}
+        self.handles: dict[int, Any] = {}
         self.controls: list = []
 
-    def branch(self, graph: Any) -> Scope:
+    def branch(self, graph: Any, place: tuple) -> Scope:
         """Returns a scope for a branch at this place."""
         epoch = EpochState(None)
         epoch.values = dict(self.epoch.values)
-        return Scope(graph, self, epoch)
+        return Scope(graph, self, epoch, place)
 
     def find(self, table: str, key: Any) -> Any:
         """Returns an entry of a table, of this scope or of those around it, or None."""

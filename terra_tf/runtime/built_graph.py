@@ -21,14 +21,14 @@ class BuiltGraph:
       trace_graph: The nodes as they were when it was built.
       generated: The function and its channels; keeps the function registered.
       plan: The native tables.
-      feed_slots: Feed -> the plan's feed slot.
+      feed_slots: (feed, place) -> the plan's feed slot.
       nodes_at: Location -> the nodes there.
     """
 
     trace_graph: TraceGraph
     generated: GeneratedGraph
     plan: Any
-    feed_slots: dict[Feed, int]
+    feed_slots: dict[tuple[Feed, tuple | None], int]
     nodes_at: dict[Any, list[int]]
 
     @property
@@ -37,6 +37,11 @@ class BuiltGraph:
         g = self.generated
         channels = (g.feed_channels, g.variable_channels, g.output_feeds, g.seed_channels)
         return sum(map(len, channels))
+
+    def feed_slot(self, node: int, feed: Feed) -> int | None:
+        """Returns the plan's slot of a feed at a node, or None if only imperative ops see it."""
+        slot = self.feed_slots.get((feed, self.generated.place_of(node)))
+        return self.feed_slots.get((feed, None)) if slot is None else slot
 
     def imperative_ops(self) -> dict[str, int]:
         """Returns op type -> how many of the graph's ops Python runs itself."""

@@ -22,7 +22,7 @@ from terra_tf._tf_internals import (
 )
 from terra_tf.config import config
 from terra_tf.trace.attributes import canonical_attributes
-from terra_tf.trace.recorder import GradientMarkers, gradient_function_wrapper
+from terra_tf.trace.recorder import GradientMarkers, gradient_function_wrapper, marked_caller
 
 _MAX_INT32 = 2**31 - 1
 
@@ -40,8 +40,9 @@ def thread_markers() -> GradientMarkers:
     return _thread.markers
 
 
-_gradient_wrapper = gradient_function_wrapper(backprop._gradient_function, thread_markers)
-GRADIENT_WRAPPER_CODE = _gradient_wrapper.__code__
+_call_marked = marked_caller(thread_markers)
+_gradient_wrapper = gradient_function_wrapper(backprop._gradient_function, _call_marked)
+GRADIENT_WRAPPER_CODE = _call_marked.__code__
 
 _VALUE_READERS = ("_numpy_internal", "_copy_to_device")
 _SHAPE_READERS = ("_shape_tuple", "_rank", "_num_elements")
@@ -100,6 +101,7 @@ def uninstall() -> None:
     for (owner, name), original in originals["attributes"].items():
         setattr(owner, name, original)
     pywrap_tfe.TFE_Py_RegisterGradientFunction(backprop._gradient_function)
+    pywrap_tfe.TFE_Py_RegisterVSpace(backprop._default_vspace)
     _native.load().module.uninstall_buffer_reader()
     originals.clear()
 
@@ -137,6 +139,39 @@ def _install_hooks(native: Any) -> None:
     _replace(pywrap_tfe, "TFE_Py_ExecuteCancelable", execute)
     _replace(pywrap_tfe, "TFE_Py_RecordGradient", native.hook_function(2))
     pywrap_tfe.TFE_Py_RegisterGradientFunction(_gradient_wrapper)
+    pywrap_tfe.TFE_Py_RegisterVSpace(_marked_vector_space(native))
+
+
+def _marked_vector_space(native: Any) -> Any:
+    """What the tape calls from C between gradient functions: sums and zeros.
+
+    Without a marker each would look like one more turn of the loop around the gradient call.
+    """
+    space = backprop._default_vspace
+
+    def aggregate(gradients):
+        controller = native.current_controller()
+        marker = None
+        if controller is not None and len(gradients) > 1:
+            marker = controller.sum_marker(gradients)
+        if marker is None:
+            return space.aggregate_fn(gradients)
+        return _call_marked(marker, space.aggregate_fn, gradients)
+
+    def marked_zeros(zeros):
+        def make_zeros(*args):
+            controller = native.current_controller()
+            if controller is None:
+                return zeros(*args)
+            return _call_marked(controller.zeros_marker(), zeros, *args)
+
+        return make_zeros
+
+    return space._replace(
+        aggregate_fn=aggregate,
+        zeros_fn=marked_zeros(space.zeros_fn),
+        zeros_like_fn=marked_zeros(space.zeros_like_fn),
+    )
 
 
 def _install_readers(native: Any) -> None:

@@ -30,8 +30,8 @@ _DELEGATED, _FOLDED, _IMPERATIVE = range(3)
 _RESOURCE = dtypes.resource.as_datatype_enum
 
 
-def make_plan(graph: TraceGraph, generated: GeneratedGraph) -> tuple[Any, dict[Feed, int]]:
-    """Returns the native `Plan`, and the slot of each feed."""
+def make_plan(graph: TraceGraph, generated: GeneratedGraph) -> tuple[Any, dict]:
+    """Returns the native `Plan`, and the slot of each (feed, place)."""
     maker = _PlanMaker(graph, generated)
     return maker.make(), maker.feeds
 
@@ -65,7 +65,7 @@ class _PlanMaker:
         )
         self._constants: dict[int, int] = {}
         self._captured: dict[int, int] = {}
-        self.feeds: dict[Feed, int] = {}
+        self.feeds: dict[tuple[Feed, tuple | None], int] = {}
         self._webs_of: dict[Output, list[int]] = {}
         for number, web in enumerate(generated.joins.webs):
             for output in web:
@@ -76,13 +76,13 @@ class _PlanMaker:
             self._plan.add_launch_input(self._graph.variables[slot].handle)
         for tensor in self._generated.captured_tensors:
             self._plan.add_launch_input(tensor)
-        for slot, variable in enumerate(self._graph.variables):
-            self._plan.add_variable(
-                captured=variable.handle if slot in self._generated.captured_variables else None,
-                feed_channel=self._generated.variable_channels.get(slot, -1),
-                accepts=functools.partial(_same_type, handle_shape_and_type(variable.handle)),
-                written=slot in self._generated.written_slots,
-            )
+        for slot in range(len(self._graph.variables)):
+            self._add_variable(slot, self._generated.variable_channels.get((slot, None), -1))
+        self._slots = {}  # (slot, branch) -> the native slot that only this branch feeds
+        for (slot, place), channel in self._generated.variable_channels.items():
+            if place is not None:
+                self._slots[slot, place] = len(self._graph.variables) + len(self._slots)
+                self._add_variable(slot, channel)
         for index, node in enumerate(self._graph.nodes):
             self._add_node(index, node)
         self._add_levels()
@@ -94,6 +94,16 @@ class _PlanMaker:
             starts_with_fork=self._is_fork(START, first),
         )
         return self._plan
+
+    def _add_variable(self, slot: int, channel: int) -> None:
+        variable = self._graph.variables[slot]
+        self._plan.add_variable(
+            variable=slot,
+            captured=variable.handle if slot in self._generated.captured_variables else None,
+            feed_channel=channel,
+            accepts=functools.partial(_same_type, handle_shape_and_type(variable.handle)),
+            written=slot in self._generated.written_slots,
+        )
 
     def _add_levels(self) -> None:
         generated, epoch = self._generated, 0
@@ -186,14 +196,15 @@ class _PlanMaker:
             return (_JOIN, join.number, 0)
         source = node.inputs[position]
         if isinstance(source, Variable):
-            return (_VARIABLE, source.slot, int(writes_variable(node)))
+            slot = self._slots.get((source.slot, self._generated.place_of(index)), source.slot)
+            return (_VARIABLE, slot, int(writes_variable(node)))
         if is_constant(source, self._generated.folded):
             return (_CONSTANT, self._constant(constant_value(source, self._generated.folded)), 0)
         if isinstance(source, Output):
             return (_OUTPUT, source.node, source.output)
         if isinstance(source, Captured):
             return (_CAPTURED, self._capture(source), 0)
-        return (_FEED, self._feed(source), 0)
+        return (_FEED, self._feed(source, self._generated.place_of(index)), 0)
 
     def _constant(self, tensor: Any) -> int:
         slot = self._constants.get(id(tensor))
@@ -209,12 +220,14 @@ class _PlanMaker:
             self._plan.add_captured(source.tensor)
         return slot
 
-    def _feed(self, source: Feed) -> int:
-        slot = self.feeds.get(source)
+    def _feed(self, source: Feed, place: tuple | None) -> int:
+        channels = self._generated.feed_channels
+        key = (source, place if (source, place) in channels else None)
+        slot = self.feeds.get(key)
         if slot is None:
-            slot = self.feeds[source] = len(self.feeds)
+            slot = self.feeds[key] = len(self.feeds)
             # What only folded nodes use has no channel: nobody waits for it.
-            channel = self._generated.feed_channels.get(source, -1)
+            channel = channels.get(key, -1)
             self._plan.add_feed(source.spec.dtype, _dims(source.spec.shape), channel)
         return slot
 

@@ -66,14 +66,21 @@ class _Prefix:
             return OutputRef(self._place[source.node], source.output)
         if isinstance(source, Variable):
             return VariableRef(self._slot(source.slot))
-        identity = source if isinstance(source, Feed) else id(source)
-        if isinstance(source, (Constant, Captured)):
-            identity = source.group
+        identity = self._identity(number, source)
         index = self._externals.get(identity)
         if index is None:
             index = self._externals[identity] = len(self._trace.externals)
             self._trace.externals.append(self._external(number, position, source))
         return ExternalRef(index)
+
+    def _identity(self, number: int, source: Any) -> Any:
+        if isinstance(source, (Constant, Captured)):
+            return source.group
+        if isinstance(source, Feed):
+            slot = self._built.feed_slot(number, source)
+            tensor = None if slot is None else self._session.feed(slot)
+            return source if tensor is None else id(tensor)
+        return id(source)
 
     def _slot(self, slot: int) -> int:
         if slot not in self._slots:
@@ -92,7 +99,7 @@ class _Prefix:
         if join is not None:
             return External(source, join.spec, None, True, True)
         assert source is None or isinstance(source, Feed)
-        slot = None if source is None else self._built.feed_slots.get(source)
+        slot = None if source is None else self._built.feed_slot(number, source)
         tensor = None if slot is None else self._session.feed(slot)
         if tensor is None:  # only an imperative op has seen it, and nothing depends on which it was
             tensor = tf.constant(0)

@@ -132,7 +132,7 @@ class Replay:
     # ------------------------------------------------------------ one node
 
     def _execute(self, index: int, node: Node) -> list:
-        inputs = [self._value(source) for source in self._sources(index)]
+        inputs = [self._value(index, source) for source in self._sources(index)]
         if index in self._seeds:
             return self._draw(index, node, inputs)
         record_ = node.record
@@ -160,13 +160,13 @@ class Replay:
         counts = (-1,) * len(arguments)
         return _run_fast(STATELESS_RANDOM[op_type], counts, arguments, attrs)
 
-    def _value(self, source: Any) -> Any:
+    def _value(self, index: int, source: Any) -> Any:
         if isinstance(source, Variable):
             return self._session.variable(source.slot)
         if isinstance(source, (Constant, Captured)):
             return source.tensor
         if isinstance(source, Feed):
-            return self._session.feed(self._built.feed_slots[source])
+            return self._session.feed(self._built.feed_slot(index, source))
         if not isinstance(source, Output):
             return source  # a joined input that came from outside of the step
         folded = self._built.generated.folded.get(source.node)

@@ -17,6 +17,7 @@ step. Everything else is guarded by the GIL.
 
 from __future__ import annotations
 
+import collections
 import logging
 import sys
 import threading
@@ -62,6 +63,7 @@ class StepSession:
         self._recorder: Recorder | None = None
         self._lock = threading.RLock()
         self._epoch = 0
+        self._num_named: collections.Counter[tuple] = collections.Counter()
         self._epoch_start = 0  # how many ops were matched before it
         self._deferred_error: BaseException | None = None
         self._owner = threading.get_ident()
@@ -161,7 +163,6 @@ class StepSession:
                 self._diverge_unfetched(unfetched)
                 return
             self.native.committed = True
-            self.native.fill_feeds()
             self.native.commit(self.built.generated.epochs[-1].commit)
             self.entry.count_co_executed(self.built)
             in_flight.add(self)
@@ -390,6 +391,25 @@ class StepSession:
         """Epoch `number` may begin: the op that waited for the one before it is done."""
         self.native.toggle_epoch_closed()
         self.native.commit(self.built.generated.epochs[number - 1].resume)
+
+    # -------------------------------------------------------------- markers
+
+    def sum_marker(self, gradients: list) -> Any:
+        """Names the sum of several gradients by the term that was computed last."""
+        origins = [self.native.origin(getattr(g, "values", g)) for g in gradients]
+        known = [origin for origin in origins if origin is not None]
+        if not known:
+            return None
+        _, *producer = max(known, key=lambda origin: origin[0])
+        return self._numbered("sum", *producer)
+
+    def zeros_marker(self) -> Any:
+        """Names zeros that the tape needs after a gradient function."""
+        return self._numbered("zeros", interception.thread_markers().last)
+
+    def _numbered(self, *what: Any) -> tuple:
+        self._num_named[what] += 1
+        return (*what, self._num_named[what])
 
     # ---------------------------------------------------------------- forks
 

@@ -238,7 +238,7 @@ class _Placer:
             if isinstance(ref, ExternalRef):
                 if self._external_differs(source, ref, fits):
                     return "differs"
-            elif isinstance(ref, OutputRef) and self._is_of_shape_sibling(source, ref):
+            elif isinstance(ref, OutputRef) and self._output_differs(source, ref):
                 return "differs"
         return "fits" if fits else "generalizes"
 
@@ -251,20 +251,14 @@ class _Placer:
             return True
         return not fits and isinstance(known, Constant) and known.value != external.value
 
-    def _is_of_shape_sibling(self, source: NodeInput, ref: OutputRef) -> bool:
-        producer = self._placement.nodes[ref.node]
-        known = {s.node for s in outputs_of(source)}
-        if producer in known:
-            return False
-        if producer >= self._placement.num_known:  # new: is it new for its shapes?
-            record = self._trace.ops[ref.node]
-            identity = (key_of(record), variant_of(record, self._trace))
-        else:
-            node = self._graph.nodes[producer]
-            identity = (node.key, node.variant)
-        return any(
-            identity == (self._graph.nodes[n].key, self._graph.nodes[n].variant) for n in known
-        )
+    def _output_differs(self, source: NodeInput, ref: OutputRef) -> bool:
+        """Says whether an input has another shape than any of the known producers gives it."""
+        known = outputs_of(source)
+        if self._placement.nodes[ref.node] in {output.node for output in known}:
+            return False  # the same op gave another shape: that depends on data
+        new = self._trace.ops[ref.node].outputs[ref.output]
+        specs = [self._graph.nodes[o.node].outputs[o.output] for o in known]
+        return bool(specs) and not any(spec.includes(new) for spec in specs)
 
 
 def outputs_of(source: NodeInput) -> tuple[Output, ...]:

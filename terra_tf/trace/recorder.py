@@ -40,6 +40,7 @@ class GradientMarkers:
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
+        self.last: Any = None  # the one that has returned last
 
 
 def marker_for(location: Any, index: int) -> Any:
@@ -57,19 +58,31 @@ def marker_of(attrs: tuple | None) -> Any:
     return None
 
 
-def gradient_function_wrapper(original: Callable, markers_of_thread: Callable) -> Callable:
+def marked_caller(markers_of_thread: Callable) -> Callable:
+    """Returns `call(marker, function, *args)`; the function's ops know their marker.
+
+    Its code object is the one that locations look for.
+    """
+
+    def call_marked(marker, function, *args):
+        markers = markers_of_thread()
+        markers.stack.append(marker)
+        try:
+            return function(*args)
+        finally:
+            markers.last = markers.stack.pop()
+
+    return call_marked
+
+
+def gradient_function_wrapper(original: Callable, call_marked: Callable) -> Callable:
     """Wraps TensorFlow's gradient dispatcher so that ops know their forward op."""
 
     def call_gradient_function(op_name, attr_tuple, *args):
         marker = marker_of(attr_tuple)
         if marker is None:
             return original(op_name, attr_tuple, *args)
-        stack = markers_of_thread().stack
-        stack.append(marker)
-        try:
-            return original(op_name, attr_tuple[:-2], *args)
-        finally:
-            stack.pop()
+        return call_marked(marker, original, op_name, attr_tuple[:-2], *args)
 
     return call_gradient_function
 

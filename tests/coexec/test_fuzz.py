@@ -1,0 +1,161 @@
+"""Random programs behave under `terra.function` as they do eagerly, and the fuzzer can fail.
+
+`make fuzz` runs many more of them; see tests/fuzz.
+"""
+
+import functools
+
+import pytest
+import tensorflow as tf
+
+import terra_tf as terra
+from tests.fuzz import generator, harness, shrink
+
+SMALL = (2, 3, 5)
+NUM_SEEDS = 100
+SEEDS_PER_TEST = 10
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("first", range(0, NUM_SEEDS, SEEDS_PER_TEST))
+def test_random_programs_match_eager(first):
+    results = {
+        seed: harness.check(generator.generate(seed, SMALL))
+        for seed in range(first, first + SEEDS_PER_TEST)
+    }
+    differences = {seed: found.difference for seed, found in results.items() if found.difference}
+    assert not differences
+    assert not [seed for seed, found in results.items() if found.bad_program]
+    assert all(found.is_repeatable for found in results.values())
+    assert sum(found.co_executed_steps for found in results.values()) > 0
+
+
+def test_a_seed_gives_the_same_program_each_time():
+    texts = [generator.generate(seed).text() for seed in range(20)]
+    assert texts == [generator.generate(seed).text() for seed in range(20)]
+    assert len(set(texts)) == 20
+
+
+# ---- The fuzzer can fail: wrappers that are wrong in one way each ---------------------
+def remembering_the_first_result(function):
+    results = []
+
+    @functools.wraps(function)
+    def wrapped(*args):
+        if not results:
+            results.append(function(*args))
+        return results[0]
+
+    return wrapped
+
+
+class ForgetfulList(list):
+    """A log that loses its second entry."""
+
+    def append(self, item):
+        if len(self) != 1:
+            super().append(item)
+
+
+def perturb(value):
+    is_float = tf.is_tensor(value) and value.dtype == tf.float32
+    return value + 1e-3 if is_float else value
+
+
+def perturbing_results(function):
+    def wrapped(*args):
+        return tf.nest.map_structure(perturb, function(*args))
+
+    return wrapped
+
+
+def swallowing_exceptions(function):
+    def wrapped(*args):
+        try:
+            return function(*args)
+        except Exception:
+            return None
+
+    return wrapped
+
+
+def skipping_a_call(function):
+    calls = []
+
+    def wrapped(*args):
+        calls.append(args)
+        return None if len(calls) == 3 else function(*args)
+
+    return wrapped
+
+
+def short_program(seed):
+    program = generator.generate(seed, SMALL)
+    program.num_calls = 4
+    return program
+
+
+def count_findings(wrap, num_programs=16):
+    programs = [short_program(seed) for seed in range(num_programs)]
+    return sum(bool(harness.check(program, wrap).difference) for program in programs)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "least"),
+    [
+        (remembering_the_first_result, 12),
+        (perturbing_results, 6),
+        (swallowing_exceptions, 1),
+        (skipping_a_call, 12),
+    ],
+)
+def test_a_wrong_wrapper_is_caught(wrap, least):
+    assert count_findings(wrap) >= least
+
+
+def test_a_dropped_side_effect_is_caught():
+    def dropping(function):
+        names = function.__code__.co_freevars
+        if function.__name__ == "run" and "log" in names:
+            function.__closure__[names.index("log")].cell_contents = ForgetfulList()
+        return function
+
+    assert count_findings(dropping) >= 1
+
+
+def test_the_right_wrapper_is_not_accused():
+    assert count_findings(lambda function: function) == 0
+
+
+def test_shrinking_leaves_the_statement_that_matters():
+    def misplacing_sums(function):
+        def wrapped(*args):
+            with tf.GradientTape() as tape:
+                outcome = function(*args)
+            if len(tape.watched_variables()) > 0:
+                raise RuntimeError("the program reads a variable")
+            return outcome
+
+        return wrapped
+
+    def fails(program):
+        found = harness.check(program, misplacing_sums)
+        return bool(found.difference) and not found.bad_program
+
+    program = next(p for p in map(short_program, range(20)) if fails(p))
+    smaller, _ = shrink.shrink(program, fails, max_checks=120)
+    assert fails(smaller)
+    assert smaller.num_statements() < program.num_statements() / 2
+
+
+def test_a_late_op_error_lets_off_the_log_of_its_call_only():
+    program = generator.generate(0, SMALL)
+    program.has_synchronous_errors = False
+    eager = harness.run_program(program, lambda function: function)
+    late = harness.run_program(program, terra.function)
+    late.calls[3].log = ["an effect that eager did not have"]
+    assert "call 3 log" in harness.compare_runs(program, eager, late)
+    eager.calls[3].is_op_error = True
+    assert harness.compare_runs(program, eager, late) is None
+    late.calls[3].variables = None
+    assert "call 3 variables" in harness.compare_runs(program, eager, late)

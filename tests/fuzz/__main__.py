@@ -1,0 +1,103 @@
+"""Run the fuzzer: python -m tests.fuzz --first=0 --count=1500
+
+Prints a progress line, each failing seed with what differs, and at the end a line of JSON. The exit
+status is 1 if any program behaved in another way under `terra.function` than eagerly.
+
+    python -m tests.fuzz --seed=17 --show         the program's text, and its result
+    python -m tests.fuzz --seed=17 --shrink       the smallest program that still differs
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import traceback
+
+# Read by TensorFlow when it is first imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import terra_tf as terra
+from tests.fuzz import batch, generator, harness, shrink
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--count", type=int, default=100, help="how many seeds")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument(
+        "--inject_delays", default="", help="who is held up at random: graph, python, graph,python"
+    )
+    parser.add_argument("--json", default="", help="also write the JSON to this file")
+    parser.add_argument("--seed", type=int, help="run this one program in this process")
+    parser.add_argument("--show", action="store_true", help="with --seed: print the program")
+    parser.add_argument("--shrink", action="store_true", help="with --seed: make it small")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def check_program(program):
+    """Return a row for one program; an error of the harness or of Terra's reading is a finding."""
+    try:
+        result = harness.check(program)
+    except Exception:
+        return {"difference": "the run itself failed\n" + traceback.format_exc()[-3000:]}
+    return dataclasses.asdict(result)
+
+
+def check_seed(seed):
+    return check_program(generator.generate(seed))
+
+
+def still_fails(program):
+    row = check_program(program)
+    return bool(row["difference"]) and not row.get("bad_program")
+
+
+def run_one(arguments):
+    program = generator.generate(arguments.seed)
+    row = check_program(program)
+    if arguments.shrink and row["difference"]:
+        program, num_checks = shrink.shrink(program, still_fails)
+        row = check_program(program)
+        print(f"# {num_checks} programs tried, {program.num_statements()} statements left")
+    if arguments.show or arguments.shrink:
+        settings = f"synchronous_errors={program.has_synchronous_errors}"
+        print(f"# {settings}, reads_each_call={program.reads_each_call}\n{program.text()}")
+    print(row["difference"] or "eager and terra agree", json.dumps(row))
+    return 1 if row["difference"] else 0
+
+
+def run_many(arguments):
+    summary = batch.Summary()
+    delays = [f"--inject_delays={arguments.inject_delays}"]
+    for row in batch.run_batches(arguments.first, arguments.count, arguments.jobs, delays):
+        summary.add(row)
+        if row["difference"]:
+            print(f"\nseed {row['seed']}: {row['difference']}", flush=True)
+        if summary.programs % batch.BATCH_SIZE == 0 or summary.programs == arguments.count:
+            found = f"{summary.programs} programs, {len(summary.failures)} differ"
+            print(f"{found}, {summary.seconds:.0f} s", flush=True)
+    text = json.dumps(summary.as_json())
+    print(text)
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            file.write(text + "\n")
+    return 1 if summary.failures else 0
+
+
+def main():
+    arguments = parse_arguments()
+    terra.config.inject_delays = arguments.inject_delays
+    if arguments.child:
+        seeds = range(arguments.first, arguments.first + arguments.count)
+        batch.run_here(seeds, check_seed)
+        return 0
+    return run_many(arguments) if arguments.seed is None else run_one(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""Run a program eagerly and under `terra.function`, and compare call by call.
+
+Compared are what a call returned or raised, the log of its Python side effects in order, and the
+variables after it. Floats are compared bit for bit, unless the eager run added up three or more
+tensors in one `AddN`: the order of such a sum depends on buffer reuse, so from there on the run is
+compared within RTOL and ATOL, numbers inside of logged text included.
+
+An op error may surface later than its op, at the latest when the call returns. In a program without
+`has_synchronous_errors` the log of a call that an op error left is therefore not compared; nothing
+else is let off.
+"""
+
+import contextlib
+import dataclasses
+import linecache
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import tensorflow as tf
+from tensorflow.python.ops import gen_math_ops
+
+import terra_tf as terra
+from terra_tf.testing import Raised, describe_exception, find_difference, freeze, set_seeds
+from tests.fuzz.tree import Program
+
+RTOL, ATOL = 1e-5, 1e-6
+BAD_PROGRAM = ("NameError", "UnboundLocalError", "SyntaxError", "AttributeError")
+_NUMBER = re.compile(r"-?\d+\.\d*(?:e[-+]?\d+)?|-?\d+e[-+]?\d+")
+
+
+@dataclasses.dataclass
+class Call:
+    """What one call left; `is_op_error` says that an op error of TensorFlow's left it."""
+
+    outcome: Any
+    log: Any
+    variables: Any
+    is_op_error: bool
+
+
+@dataclasses.dataclass
+class ProgramRun:
+    """The calls of one run, its wrapped functions, and whether it had a sum of three tensors."""
+
+    calls: list[Call]
+    functions: list
+    has_long_sum: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What the comparison of one program found.
+
+    Attributes:
+      difference: None, or one line that says where and how eager and Terra differ.
+      steps: calls that the program's `run` made under Terra.
+      co_executed_steps: how many of them were co-executed.
+      bad_program: whether the program itself is nonsense, such as one that lacks a name.
+      is_tolerant: whether floats were compared within a tolerance.
+      raised: how many calls ended in an exception.
+      is_repeatable: false if eager differs from eager (an op that returns memory nobody wrote, such
+        as the Cholesky factor of a matrix that has none): then nothing can be said.
+    """
+
+    difference: str | None
+    steps: int
+    co_executed_steps: int
+    bad_program: bool
+    is_tolerant: bool
+    raised: int
+    is_repeatable: bool
+
+
+def load(program: Program) -> Callable:
+    """Compile a program and return its `make`; tracebacks show the source."""
+    text, filename = program.text(), f"/fuzz/program_{program.seed}.py"
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    names: dict[str, Any] = {"__name__": f"fuzz_program_{program.seed}"}
+    exec(compile(text, filename, "exec"), names)
+    return names["make"]
+
+
+@contextlib.contextmanager
+def noting_long_sums() -> Iterator[list]:
+    """Yield a list that gets an entry for each eager `AddN` of three or more inputs."""
+    found: list = []
+    add_n = gen_math_ops.add_n
+
+    def noting_add_n(inputs, *args, **kwargs):
+        if len(inputs) > 2:
+            found.append(len(inputs))
+        return add_n(inputs, *args, **kwargs)
+
+    with mock.patch.object(gen_math_ops, "add_n", noting_add_n):
+        yield found
+
+
+def run_program(program: Program, wrap: Callable) -> ProgramRun:
+    """Make the program afresh with `wrap`, all seeds set, and call it `num_calls` times."""
+    functions = []
+
+    def remembering_wrap(function):
+        functions.append(wrap(function))
+        return functions[-1]
+
+    set_seeds(program.seed)
+    make = load(program)
+    with noting_long_sums() as long_sums:
+        step, variables, log, between = make(remembering_wrap)
+        calls = [
+            _call_once(program, step, variables, log, between, i) for i in range(program.num_calls)
+        ]
+        terra.synchronize()
+        # Reading at the end is part of the run: nothing had to be ready before.
+        calls = calls if program.reads_each_call else [_freeze_call(call) for call in calls]
+        calls.append(Call(None, None, freeze(variables), False))
+    return ProgramRun(calls, functions, bool(long_sums))
+
+
+def _call_once(program, step, variables, log, between, i):
+    is_op_error = False
+    try:
+        outcome = step(i)
+    except Exception as error:  # An exception is an outcome like any other.
+        outcome = describe_exception(error)
+        is_op_error = isinstance(error, tf.errors.OpError)
+    call = Call(outcome, list(log), None, is_op_error)
+    log.clear()
+    if program.reads_each_call:
+        call = _freeze_call(dataclasses.replace(call, variables=list(variables)))
+    between(i)
+    return call
+
+
+def _freeze_call(call):
+    frozen = {name: freeze(getattr(call, name)) for name in ("outcome", "log", "variables")}
+    return dataclasses.replace(call, **frozen)
+
+
+def compare_runs(program: Program, eager: ProgramRun, other: ProgramRun) -> str | None:
+    """Return None, or where and how two runs of a program differ."""
+    for i, (x, y) in enumerate(zip(eager.calls, other.calls, strict=True)):
+        names = ["outcome", "log", "variables"]
+        if x.is_op_error and not program.has_synchronous_errors:
+            names.remove("log")
+        for name in names:
+            pair = getattr(x, name), getattr(y, name)
+            found = _compare(*pair, path=f"call {i} {name}", is_exact=not eager.has_long_sum)
+            if found:
+                return found
+    return None
+
+
+def _compare(eager, other, path, is_exact):
+    if not is_exact:
+        eager, other = _split_text(eager), _split_text(other)
+    return find_difference(eager, other, exact=is_exact, rtol=RTOL, atol=ATOL, path=path)
+
+
+def _split_text(value):
+    """Return `value` with each text as its numbers and the rest, so that a tolerance can apply."""
+    if isinstance(value, str) and _NUMBER.search(value):
+        return [_NUMBER.sub("#", value), [float(number) for number in _NUMBER.findall(value)]]
+    if isinstance(value, (list, tuple)):
+        return type(value)(_split_text(item) for item in value)
+    return value
+
+
+def _leave_alone(function):
+    return function
+
+
+def _is_repeatable(program, eager, num_repeats=2):
+    repeats = (run_program(program, _leave_alone) for _ in range(num_repeats))
+    return all(compare_runs(program, eager, repeat) is None for repeat in repeats)
+
+
+def check(program: Program, wrap: Callable = terra.function) -> Result:
+    """Run a program both ways and compare.
+
+    Args:
+      program: from `generator.generate`, or what a shrinker left of it.
+      wrap: what decorates the program's functions in the run under test.
+    """
+    with terra.config.override(synchronous_errors=program.has_synchronous_errors):
+        eager = run_program(program, _leave_alone)
+        outcomes = [call.outcome for call in eager.calls if isinstance(call.outcome, Raised)]
+        is_bad = any(outcome.type_name in BAD_PROGRAM for outcome in outcomes)
+        other = run_program(program, wrap)
+        difference = compare_runs(program, eager, other)
+        is_repeatable = difference is None or _is_repeatable(program, eager)
+    step = other.functions[-1]
+    stats = step.stats() if hasattr(step, "stats") else None
+    return Result(
+        difference=difference if is_repeatable else None,
+        steps=stats.steps if stats else 0,
+        co_executed_steps=stats.co_executed_steps if stats else 0,
+        bad_program=is_bad,
+        is_tolerant=eager.has_long_sum,
+        raised=len(outcomes),
+        is_repeatable=is_repeatable,
+    )
