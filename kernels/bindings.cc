@@ -41,7 +41,6 @@ using tensorflow::DataType;
 using tensorflow::PartialTensorShape;
 using tensorflow::Tensor;
 using tensorflow::TensorHandle;
-using tensorflow::shape_inference::InferenceContext;
 
 PyRef RefOf(const py::handle& object) { return PyRef::Borrow(object.ptr()); }
 
@@ -70,24 +69,6 @@ PartialTensorShape ShapeOf(const py::object& dims) {
   return PartialTensorShape(dims.cast<std::vector<int64_t>>());
 }
 
-void SetInferenceContext(OutputSpec* spec) {
-  static const auto* def = new tensorflow::OpDef;
-  static const auto* node = new tensorflow::NodeDef;
-  using tensorflow::shape_inference::DimensionOrConstant;
-  using tensorflow::shape_inference::ShapeHandle;
-  spec->context = std::make_unique<InferenceContext>(
-      0, tensorflow::AttrSlice(*node), *def, std::vector<ShapeHandle>{},
-      std::vector<const Tensor*>{}, std::vector<ShapeHandle>{},
-      std::vector<std::unique_ptr<
-          std::vector<tensorflow::shape_inference::ShapeAndType>>>{});
-  std::vector<tensorflow::shape_inference::DimensionHandle> dims;
-  for (int i = 0; i < spec->shape.dims(); ++i) {
-    dims.push_back(spec->context->MakeDim(
-        DimensionOrConstant(spec->shape.dim_size(i))));
-  }
-  spec->shape_handle = spec->context->MakeShape(dims);
-}
-
 // (dtype enum, dims or None, fetch channel, feed channel, webs)
 using PyOutput =
     std::tuple<int, py::object, int, int, std::vector<int>>;
@@ -95,12 +76,10 @@ using PyOutput =
 OutputSpec MakeOutput(const PyOutput& from) {
   OutputSpec spec;
   spec.dtype = static_cast<DataType>(std::get<0>(from));
-  spec.shape = ShapeOf(std::get<1>(from));
-  spec.shape_known = spec.shape.IsFullyDefined();
+  spec.SetShape(ShapeOf(std::get<1>(from)));
   spec.fetch_channel = std::get<2>(from);
   spec.feed_channel = std::get<3>(from);
   spec.webs = std::get<4>(from);
-  if (spec.shape_known) SetInferenceContext(&spec);
   return spec;
 }
 
@@ -112,7 +91,8 @@ void AddNode(Plan& plan, int kind, const std::string& name,
              std::vector<py::object> folded, int seed_channel,
              int check_channel, const std::string& device,
              const py::object& marker, int level, int branch, bool is_head,
-             int next, std::vector<int> successors, bool is_fork) {
+             int next, std::vector<int> successors, bool is_fork,
+             const py::bytes& shape_rule) {
   PlanNode node;
   node.kind = static_cast<NodeKind>(kind);
   node.name = name;
@@ -142,6 +122,8 @@ void AddNode(Plan& plan, int kind, const std::string& name,
   node.next = next;
   node.successors = std::move(successors);
   node.is_fork = is_fork;
+  const std::string rule = shape_rule;
+  if (!rule.empty()) node.shape_rule = ShapeRule::Parse(rule);
   plan.nodes.push_back(std::move(node));
 }
 
@@ -298,7 +280,8 @@ void BindPlan(py::module_& m) {
            py::arg("seed_channel"), py::arg("check_channel"),
            py::arg("device"), py::arg("marker"), py::arg("level"),
            py::arg("branch"), py::arg("is_head"), py::arg("next"),
-           py::arg("successors"), py::arg("is_fork"))
+           py::arg("successors"), py::arg("is_fork"),
+           py::arg("shape_rule"))
       .def("add_level",
            [](Plan& plan, int channel, int skip_index, int epoch) {
              plan.levels.push_back({channel, skip_index, epoch});

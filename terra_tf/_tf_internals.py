@@ -7,7 +7,7 @@ TensorFlow is one file's work. `tests/test_source_rules.py` holds this.
 
 import functools
 
-from tensorflow.core.framework import attr_value_pb2
+from tensorflow.core.framework import attr_value_pb2, node_def_pb2
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import backprop, context, core, execute, record
 from tensorflow.python.eager.polymorphic_function import atomic_function
@@ -43,6 +43,7 @@ __all__ = [
     "handle_data_util",
     "handle_shape_and_type",
     "inferred_attributes",
+    "node_def_pb2",
     "op_def_registry",
     "ops",
     "pywrap_tfe",

@@ -157,7 +157,7 @@ KNOBS: Mapping[str, Knob] = {
         ),
         _knob(
             "max_divergences",
-            5,
+            8,
             "how many divergences, without enough co-executed steps in between, a function may"
             " have before it goes imperative.",
             minimum=1,

@@ -163,6 +163,10 @@ class Reason(_Explained):
         "variable_changed",
         "A variable had another dtype or shape, or stood for two that had been different.",
     )
+    WRITE_CHANGED = (
+        "write_changed",
+        "What was written to a variable had another shape, or one that was not known in time.",
+    )
     DEVICE_CHANGED = "device_changed", "An op was placed on another device than was traced."
     UNPLANNED_MATERIALIZATION = (
         "unplanned_materialization",

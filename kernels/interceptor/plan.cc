@@ -57,6 +57,29 @@ int SameTuple(PyObject* expected, PyObject* actual, bool skip_seeds) {
 
 }  // namespace
 
+void OutputSpec::SetShape(const tensorflow::PartialTensorShape& new_shape) {
+  using tensorflow::shape_inference::DimensionHandle;
+  using tensorflow::shape_inference::DimensionOrConstant;
+  using tensorflow::shape_inference::InferenceContext;
+  shape = new_shape;
+  shape_known = shape.IsFullyDefined();
+  if (!shape_known) return;
+  static const auto* def = new tensorflow::OpDef;
+  static const auto* node = new tensorflow::NodeDef;
+  context = std::make_unique<InferenceContext>(
+      0, tensorflow::AttrSlice(*node), *def,
+      std::vector<tensorflow::PartialTensorShape>{},
+      std::vector<const tensorflow::Tensor*>{},
+      std::vector<tensorflow::PartialTensorShape>{},
+      std::vector<std::unique_ptr<std::vector<std::pair<
+          tensorflow::PartialTensorShape, tensorflow::DataType>>>>{});
+  std::vector<DimensionHandle> dims;
+  for (int i = 0; i < shape.dims(); ++i) {
+    dims.push_back(context->MakeDim(DimensionOrConstant(shape.dim_size(i))));
+  }
+  shape_handle = context->MakeShape(dims);
+}
+
 int AttributesMatch(PlanNode* node, const Call& call) {
   for (const auto& [route, attrs] : node->attrs) {
     if (route != call.route) continue;

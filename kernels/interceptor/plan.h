@@ -14,6 +14,7 @@
 #include "kernels/interceptor/call.h"
 #include "kernels/interceptor/op_info.h"
 #include "kernels/interceptor/py_ref.h"
+#include "kernels/interceptor/shapes.h"
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/framework/tensor_shape.h"
@@ -29,6 +30,9 @@ enum class InputKind : int {
   kAny = 5,       // an imperative op's external input: no guard
   kJoin = 6,      // a: join
 };
+
+// InputRef::b of a variable that is written: densely, or in place.
+constexpr int kInPlace = 2;
 
 // How a joined input is decided (Python: trace/joins.py).
 enum class JoinRule : int { kLatest = 0, kSame = 1, kSelect = 2 };
@@ -67,6 +71,9 @@ struct OutputSpec {
   std::unique_ptr<tensorflow::shape_inference::InferenceContext> context;
   tensorflow::shape_inference::ShapeHandle shape_handle;
   std::vector<int> webs;  // that this output is a producer of
+
+  // Sets `shape`, and what a pending tensor's handle needs to know it.
+  void SetShape(const tensorflow::PartialTensorShape& new_shape);
 };
 
 enum class NodeKind : int { kDelegated = 0, kFolded = 1, kImperative = 2 };
@@ -87,6 +94,9 @@ struct PlanNode {
   int seed_channel = -1;
   int check_channel = -1;     // kImperative: fetch to await before it runs
   std::string device;
+  // Where the graph does not know the shapes: of the results, or whether what
+  // is written fits the variable.
+  std::shared_ptr<const ShapeRule> shape_rule;
   PyRef marker;               // names the op to its gradient function
   int level = 0;              // where it is in the case assignment
   int branch = 0;             // its block's number in the level

@@ -244,16 +244,22 @@ void Session::Renumber() {
 }
 
 PyRef Session::MakePending(const OutputSpec& spec, int node, int output,
-                           PyObject* marker) {
+                           PyObject* marker,
+                           const tensorflow::PartialTensorShape& inferred) {
   tensorflow::EagerContext* context = Runtime().context;
   TensorHandle* handle = TensorHandle::CreateEmptyLocalHandle(
       nullptr, context->HostCPU(), nullptr, spec.dtype, context);
   if (spec.shape_known) {
     handle->SetInferenceShape(spec.context.get(), spec.shape_handle);
+  } else if (inferred.IsFullyDefined()) {
+    OutputSpec exact;
+    exact.SetShape(inferred);
+    handle->SetInferenceShape(exact.context.get(), exact.shape_handle);
   }
   handle->Ref();  // ours
   table_.Insert(handle, static_cast<int32_t>(made_.size()));
   made_.emplace_back(handle, node, output, spec.fetch_channel, marker, false);
+  made_.back().shape = inferred;
   NoteProduced(spec, static_cast<int>(made_.size()) - 1);
   if (spec.fetch_channel >= 0) {
     handle->Ref();  // the receiver's
@@ -378,7 +384,7 @@ void Session::BindInputs(const Call& call, const PlanNode& node) {
         is_fed_[ref.a] = 1;
         PutTensor(slot.feed_channel, tensor);
       }
-      if (ref.b != 0) slot_written_[slot.variable] = 1;
+      if (ref.b != 0) slot_written_[slot.variable] = ref.b;
     } else if (ref.kind == InputKind::kJoin) {
       BindJoin(ref.a, tensor);
     }

@@ -54,6 +54,7 @@ struct Made {
   int output;
   int fetch_channel;
   PyObject* marker;  // names the op on a tape; borrowed from plan or session
+  tensorflow::PartialTensorShape shape;  // where the cursor has inferred it
   std::shared_ptr<std::atomic<bool>> ready;  // has a value (or is poisoned)
   bool seen = false;  // Python has looked at the value: pinned
 };
@@ -84,7 +85,7 @@ class Session {
   PyObject* controller() const { return controller_; }
   std::deque<Made>& made() { return made_; }
   bool ShapeIsKnown(const Made& made) const {
-    return made.ready->load() ||
+    return made.ready->load() || made.shape.IsFullyDefined() ||
            plan_->nodes[made.node].outputs[made.output].shape_known;
   }
 
@@ -201,6 +202,10 @@ class Session {
                           std::string* detail);
   // Calls the controller. False with an exception set.
   bool Diverge(const char* reason, const std::string& detail);
+  // What this step knows of a call's inputs, without waiting.
+  std::vector<KnownInput> KnownInputs(const Call& call);
+  static bool IsReadyOutside(tensorflow::TensorHandle* handle);
+  bool WriteFits(const Call& call, const PlanNode& node);
   const char* VerifyJoin(const InputRef& ref, PyObject* tensor,
                          std::string* detail);
   void BindInputs(const Call& call, const PlanNode& node);
@@ -210,7 +215,8 @@ class Session {
   // Returns the copy it made because somebody else could change the bytes.
   PyRef PutTensor(int channel, PyObject* tensor);
   PyRef MakePending(const OutputSpec& spec, int node, int output,
-                    PyObject* marker);
+                    PyObject* marker,
+                    const tensorflow::PartialTensorShape& inferred);
   void RegisterReal(PyObject* tensor, int node, int output, PyObject* marker);
   bool RecordOnTape(const Call& call, const PlanNode& node,
                     const std::vector<PyRef>& outputs);
@@ -223,6 +229,7 @@ class Session {
   Mode mode_;
   int at_ = -1;      // the last node, or -1 before the first
   int bound_for_ = -1;  // the node whose way has been told but that has not run
+  int uncertain_write_ = -1;  // the node that was refused last
   int epoch_ = 0;
   bool epoch_is_pending_ = false;  // closed, and not resumed yet
   std::vector<int> path_;

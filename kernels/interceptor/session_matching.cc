@@ -50,6 +50,11 @@ const char* VerifyShape(PyObject* tensor, tensorflow::DataType dtype,
 const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
                                     std::string* detail) {
   const VariableSlot& slot = plan_->variables[ref.a];
+  // The epochs were planned for the ways that were traced.
+  if (slot_written_[slot.variable] == kInPlace) {
+    *detail = "a variable that was written in place before";
+    return "new_path";
+  }
   PyObject* expected =
       slot.captured ? slot.captured.get() : variables_[slot.variable].get();
   if (expected != nullptr) {
@@ -231,7 +236,56 @@ const char* Session::Verify(const Call& call, PlanNode* node,
         VerifyInput(node->inputs[i], call.inputs[i].get(), detail);
     if (reason != nullptr) return reason;
   }
+  if (node->shape_rule != nullptr && node->outputs.empty() &&
+      !WriteFits(call, *node)) {
+    *detail = "what is written has another shape, or none that is known yet";
+    return "write_changed";
+  }
   return VerifySeeds(call, node, detail);
+}
+
+std::vector<KnownInput> Session::KnownInputs(const Call& call) {
+  std::vector<KnownInput> inputs(call.inputs.size());
+  for (size_t i = 0; i < call.inputs.size(); ++i) {
+    TensorHandle* handle = HandleOf(call.inputs[i].get());
+    const int32_t index = FindMade(handle);
+    if (index >= 0) {
+      const Made& made = made_[index];
+      const OutputSpec& spec = plan_->nodes[made.node].outputs[made.output];
+      inputs[i].shape = made.shape.IsFullyDefined() ? made.shape : spec.shape;
+      if (!made.ready->load(std::memory_order_acquire)) continue;
+    } else if (!EnsureReadable(call.inputs[i].get(), Reading::kShape)) {
+      PyErr_Clear();
+      continue;
+    } else if (!IsReadyOutside(handle)) {
+      tensorflow::PartialTensorShape shape;
+      if (handle->Shape(&shape).ok()) inputs[i].shape = shape;
+      continue;
+    }
+    const Tensor* value = nullptr;
+    if (!handle->Tensor(&value).ok()) continue;
+    inputs[i].shape = value->shape();
+    inputs[i].value = value;
+  }
+  return inputs;
+}
+
+// Whether an outside tensor has its value: no session is still making it.
+bool Session::IsReadyOutside(TensorHandle* handle) {
+  for (Session* other : Live()) {
+    const int32_t index = other->FindMade(handle);
+    if (index >= 0) return other->made_[index].ready->load();
+  }
+  return true;
+}
+
+bool Session::WriteFits(const Call& call, const PlanNode& node) {
+  const std::vector<KnownInput> inputs = KnownInputs(call);
+  for (const KnownInput& input : inputs) {
+    if (!input.shape.IsFullyDefined()) return false;
+  }
+  std::vector<tensorflow::PartialTensorShape> outputs;
+  return InferShapes(*node.shape_rule, inputs, &outputs);
 }
 
 }  // namespace terra

@@ -1,4 +1,6 @@
 // Session: running a call, delegated, imperative or traced.
+#include <cstring>
+
 #include "absl/strings/str_cat.h"
 #include "kernels/interceptor/controller.h"
 #include "kernels/interceptor/hooks.h"
@@ -124,9 +126,17 @@ PyObject* Session::Delegate(const Call& call, int number) {
   PlanNode* node = &plan_->nodes[number];
   const bool records = call.route == Route::kFast && !node->outputs.empty() &&
                        node->kind == NodeKind::kDelegated && TapeIsActive();
-  for (const OutputSpec& spec : node->outputs) {
+  std::vector<tensorflow::PartialTensorShape> shapes;
+  if (node->kind == NodeKind::kDelegated && node->shape_rule != nullptr &&
+      !node->outputs.empty()) {
+    InferShapes(*node->shape_rule, KnownInputs(call), &shapes);
+  }
+  shapes.resize(node->outputs.size());
+  for (size_t i = 0; i < node->outputs.size(); ++i) {
+    const OutputSpec& spec = node->outputs[i];
     // The tape asks for the shape at once, holding the GIL.
-    if (records && !spec.shape_known && spec.fetch_channel < 0) {
+    if (records && !spec.shape_known && !shapes[i].IsFullyDefined() &&
+        spec.fetch_channel < 0) {
       if (!Diverge("unplanned_materialization",
                    absl::StrCat("the tape needs the shape of ", node->name))) {
         return nullptr;
@@ -147,14 +157,14 @@ PyObject* Session::Delegate(const Call& call, int number) {
     for (size_t i = 0; i < node->outputs.size(); ++i) {
       outputs.push_back(
           MakePending(node->outputs[i], number, static_cast<int>(i),
-                      node->marker.get()));
+                      node->marker.get(), shapes[i]));
     }
   }
   const size_t first_made = made_.size() - outputs.size();
   Arrive(number);
   if (records) {
     for (size_t i = 0; i < node->outputs.size(); ++i) {
-      if (node->outputs[i].shape_known) continue;
+      if (ShapeIsKnown(made_[first_made + i])) continue;
       const int ready = WaitReady(made_[first_made + i]);
       if (ready < 0) return nullptr;
       if (ready == 0 && !Diverge("op_error", node->name)) return nullptr;
@@ -339,6 +349,11 @@ PyObject* Session::CoExecute(const Call& call) {
   // Finding it may have waited, and this step may have been seized meanwhile.
   if (mode_ != Mode::kCoExecution) return OnCall(call);
   if (number < 0) {
+    if (std::strcmp(reason, "write_changed") == 0 &&
+        !CallController(controller_, "on_uncertain_write", "(i)",
+                        uncertain_write_)) {
+      return nullptr;
+    }
     if (!Diverge(reason, detail)) return nullptr;
     return OnCall(call);
   }

@@ -92,6 +92,7 @@ int Session::TryNodes(const std::vector<int>& candidates, const Call& call,
     if (mode_ != Mode::kCoExecution) return -1;
     if (problem == nullptr) return number;
     *reason = problem;
+    uncertain_write_ = number;
   }
   return -1;
 }

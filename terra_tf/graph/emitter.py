@@ -212,6 +212,9 @@ class Emitter:
         self._keep(index, outputs)
         for output, tensor in enumerate(outputs):
             self._settle_output(index, output, tensor)
+        is_same_op = bool(outputs) and outputs[0].op.type == node.record.op_type
+        if is_same_op and not all(tensor.shape.is_fully_defined() for tensor in outputs):
+            self.out.shape_rules[index] = outputs[0].op.node_def.SerializeToString()
 
     def _keep(self, index: int, outputs: list) -> None:
         for output, tensor in enumerate(outputs):

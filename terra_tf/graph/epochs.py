@@ -19,6 +19,7 @@ of a block, the block is cut there.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 from terra_tf.errors import ImperativeReason
 from terra_tf.trace.case_assignment import BasicBlock, CaseAssignment, assign_cases
@@ -49,15 +50,16 @@ class _Open:
 
     used: set[int] = dataclasses.field(default_factory=set)
     written: set[int] = dataclasses.field(default_factory=set)
-    changed_in_place: set[int] = dataclasses.field(default_factory=set)
+    changed_in_place: dict[int, int] = dataclasses.field(default_factory=dict)  # slot -> nodes
 
     def copy(self) -> _Open:
-        return _Open(set(self.used), set(self.written), set(self.changed_in_place))
+        return _Open(set(self.used), set(self.written), dict(self.changed_in_place))
 
     def absorb(self, other: _Open) -> None:
         self.used |= other.used
         self.written |= other.written
-        self.changed_in_place |= other.changed_in_place
+        for slot, nodes in other.changed_in_place.items():
+            self.changed_in_place[slot] = self.changed_in_place.get(slot, 0) | nodes
 
 
 def plan_epochs(graph: TraceGraph) -> EpochPlan:
@@ -93,6 +95,7 @@ class _Walk:
     def __init__(self, graph: TraceGraph, cases: CaseAssignment) -> None:
         self._nodes = graph.nodes
         self._cases = cases
+        self._graph = graph
         self.starts: list[int] = []
         self._last_level: dict[int, int] = {}  # slot -> the last level that uses it
         for number, node in enumerate(graph.nodes):
@@ -100,6 +103,16 @@ class _Walk:
                 for slot in slots_of(node):
                     level = cases.level_of(number)
                     self._last_level[slot] = max(self._last_level.get(slot, -1), level)
+
+    @functools.cached_property
+    def _ancestors(self) -> dict[int, int]:
+        """Node -> the nodes that come before it on some traced way, as bits."""
+        ancestors: dict[int, int] = dict.fromkeys(range(len(self._nodes)), 0)
+        for node in self._graph.topological_order() or ():
+            for successor in self._graph.successors.get(node, ()):
+                if successor >= 0:
+                    ancestors[successor] |= ancestors[node] | (1 << node)
+        return ancestors
 
     def run(self) -> int | None:
         state = _Open()
@@ -113,7 +126,7 @@ class _Walk:
                 for position in range(len(block.nodes)):
                     if position > 0 and self._must_close(block, position, of_block):
                         return block.nodes[position]
-                    self._use(self._nodes[block.nodes[position]], of_block)
+                    self._use(block.nodes[position], of_block)
             for of_block in after:
                 state.absorb(of_block)
         return None
@@ -122,7 +135,9 @@ class _Walk:
         node = self._nodes[block.nodes[position]]
         slots = slots_of(node)
         if not node.is_imperative:
-            return bool(slots & state.changed_in_place)
+            # Only a way that was traced counts: the cursor refuses any other.
+            before = self._ancestors[block.nodes[position]] if state.changed_in_place else 0
+            return any(before & state.changed_in_place.get(slot, 0) for slot in slots)
         used_later = self._used_after(block, position)
         if slots & (state.used | used_later):
             return True
@@ -138,7 +153,8 @@ class _Walk:
                 later |= slots_of(self._nodes[number])
         return later
 
-    def _use(self, node: Node, state: _Open) -> None:
+    def _use(self, number: int, state: _Open) -> None:
+        node = self._nodes[number]
         if node.is_imperative:
             return
         slots = slots_of(node)
@@ -146,4 +162,6 @@ class _Walk:
         if writes_variable(node):
             state.written |= slots
         if node.record.op_type in IN_PLACE_WRITES:
-            state.changed_in_place |= slots
+            for slot in slots:
+                known = state.changed_in_place.get(slot, 0)
+                state.changed_in_place[slot] = known | (1 << number)

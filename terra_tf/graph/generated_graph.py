@@ -44,6 +44,8 @@ class GeneratedGraph:
       check_channels: Imperative node -> channel that says all before it has succeeded.
       case_channels: Level -> the channel of its decision, for those that are switch-cases.
       join_channels: (node, position) of a joined input -> channel.
+      shape_rules: Node -> NodeDef, where the cursor has to find shapes out: of results, or of
+        what is written.
       folded: Node -> ready outputs.
       output_shapes: (node, output) -> static dimensions, or None where they depend on data.
       epochs: In order; the first starts at level 0.
@@ -66,6 +68,7 @@ class GeneratedGraph:
     check_channels: dict[int, int] = dataclasses.field(default_factory=dict)
     case_channels: dict[int, int] = dataclasses.field(default_factory=dict)
     join_channels: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
+    shape_rules: dict[int, bytes] = dataclasses.field(default_factory=dict)
     folded: dict[int, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     output_shapes: dict[tuple[int, int], tuple | None] = dataclasses.field(default_factory=dict)
     epochs: list[EpochChannels] = dataclasses.field(default_factory=list)

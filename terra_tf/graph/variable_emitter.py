@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from terra_tf._tf_internals import apply_op, dtypes, handle_shape_and_type, ops
+from terra_tf._tf_internals import apply_op, dtypes, handle_shape_and_type, node_def_pb2, ops
 from terra_tf.errors import ImperativeReason, UndelegableOpError
 from terra_tf.graph.emitter import Emitter
 from terra_tf.graph.epochs import slots_of, writes_variable
@@ -29,6 +29,18 @@ def dense_writes(graph: TraceGraph, nodes: tuple[int, ...]) -> set[int]:
         if not node.is_imperative and node.record.op_type in DENSE_WRITES:
             slots |= slots_of(node)
     return slots
+
+
+def _shape_rule(node: Node, dtype: int) -> bytes | None:
+    """Returns a NodeDef by whose shape function the cursor can tell whether a write fits."""
+    op_type = node.record.op_type
+    if op_type == "ResourceScatterDiv" or op_type not in DENSE_WRITES | INDEXED_WRITES:
+        return None
+    if "Nd" in op_type:
+        return None  # how long index vectors are has to be known when the graph is built
+    definition = node_def_pb2.NodeDef(name="write", op=op_type)
+    definition.attr["dtype"].type = dtype
+    return definition.SerializeToString()
 
 
 class VariableEmitter:
@@ -97,6 +109,11 @@ class VariableEmitter:
             is_static = is_static and all(is_constant(s, folded) for s in bounds)
         if node.record.op_type == "ResourceScatterDiv":
             is_static = is_static and values[-1].dtype.is_floating
+        if not is_static and variable is not None and -1 not in variable:
+            rule = _shape_rule(node, spec[0])
+            if rule is not None:
+                self._emitter.out.shape_rules[index] = rule
+                return
         if not is_static or variable is None or -1 in variable:
             raise UndelegableOpError(index, ImperativeReason.DYNAMIC_WRITE)
 

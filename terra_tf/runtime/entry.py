@@ -7,8 +7,8 @@ Policy (docs/design/0007). Traced steps are merged into the TraceGraph until one
 it; then a graph is built. A step that diverges is merged too. If the graph had served long
 enough to pay for another, that is built at once; else tracing resumes until a step is covered.
 
-Every build costs a point, and so does a divergence that nothing has prepared; co-executed steps
-win `1 / _STEPS_PER_POINT` back. At `max_divergences` points the entry runs imperatively for
+A divergence costs a point, or half a point where Python only needed one more value; a
+co-executed step wins `1 / _STEPS_PER_POINT` back. At `max_divergences` points the entry runs imperatively for
 `retry_after_steps` steps, then goes on with what it knows; each time it gives up it waits twice
 as long.
 """
@@ -19,7 +19,7 @@ import logging
 
 from terra_tf import _native
 from terra_tf.config import config
-from terra_tf.errors import Reason
+from terra_tf.errors import ImperativeReason, Reason
 from terra_tf.runtime import logs
 from terra_tf.runtime.built_graph import BuiltGraph, build_graph
 from terra_tf.runtime.stats import Counters
@@ -31,6 +31,8 @@ _logger = logging.getLogger("terra_tf")
 
 _STEPS_PER_POINT = 4
 _STEPS_THAT_PAY = 8  # co-executed with one graph: then the next is built without waiting
+# More values to fetch: the graph learns, and the set is finite.
+_POINTS = {Reason.UNPLANNED_MATERIALIZATION: 0.5, Reason.LIVE_TENSOR_NOT_FETCHED: 0.5}
 _MAX_TRACES_IN_A_ROW = 16  # then a graph is built of what is known, covered or not
 
 
@@ -85,13 +87,19 @@ class Entry:
     def count_divergence(self, reason: Reason, detail: str, where: str) -> None:
         """A step left its graph."""
         self.stats.count_fallback(reason, detail, where)
-        self._points += 1
+        self._points += _POINTS.get(reason, 1.0)
         self._give_up_if_hopeless()
 
     def add_fetches(self, built: BuiltGraph, outputs: set[tuple[int, int]]) -> None:
         """Python needs more values than the graph delivers: the next build has them."""
         if self.trace_graph is not None and self.current_built is built:
             self.trace_graph.add_fetches(outputs)
+        self.drop_graph(built)
+
+    def force(self, built: BuiltGraph, node: int, reason: ImperativeReason) -> None:
+        """A node has to be imperative from the next build on."""
+        if self.trace_graph is not None and self.current_built is built:
+            self.trace_graph.force(node, reason)
         self.drop_graph(built)
 
     def drop_graph(self, built: BuiltGraph) -> None:

@@ -11,6 +11,7 @@ from terra_tf.config import config
 from terra_tf.graph.epochs import writes_variable
 from terra_tf.graph.folding import constant_value, is_constant
 from terra_tf.graph.generated_graph import GeneratedGraph
+from terra_tf.trace.op_classes import IN_PLACE_WRITES
 from terra_tf.trace.location_tree import turns_user_loop
 from terra_tf.trace.recorder import MARKER, marker_for
 from terra_tf.trace.trace_graph import (
@@ -175,6 +176,7 @@ class _PlanMaker:
             next=-1 if is_last else block.nodes[position + 1],
             successors=following,
             is_fork=self._is_fork(index, following),
+            shape_rule=generated.shape_rules.get(index, b""),
         )
 
     def _output(self, index: int, node: Node, output: int) -> tuple:
@@ -197,7 +199,7 @@ class _PlanMaker:
         source = node.inputs[position]
         if isinstance(source, Variable):
             slot = self._slots.get((source.slot, self._generated.place_of(index)), source.slot)
-            return (_VARIABLE, slot, int(writes_variable(node)))
+            return (_VARIABLE, slot, _how_it_writes(node))
         if is_constant(source, self._generated.folded):
             return (_CONSTANT, self._constant(constant_value(source, self._generated.folded)), 0)
         if isinstance(source, Output):
@@ -258,6 +260,13 @@ class _PlanMaker:
             elif arg.type_attr and types:
                 result += [arg.type_attr, types[0]]
         return tuple(result)
+
+
+def _how_it_writes(node: Node) -> int:
+    """Returns 0 for a read, 1 for a dense write, 2 for one in place."""
+    if node.record.op_type in IN_PLACE_WRITES:
+        return 2
+    return int(writes_variable(node))
 
 
 def _dims(shape: tuple | None) -> list[int] | None:

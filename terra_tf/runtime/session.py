@@ -27,7 +27,13 @@ from typing import Any
 
 from terra_tf import _native
 from terra_tf.config import config
-from terra_tf.errors import DivergenceError, InternalError, Reason, format_message
+from terra_tf.errors import (
+    DivergenceError,
+    ImperativeReason,
+    InternalError,
+    Reason,
+    format_message,
+)
 from terra_tf.runtime import in_flight, interception, interrupts, source_lines, stance
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.prefix import prefix_trace
@@ -391,6 +397,10 @@ class StepSession:
         """Epoch `number` may begin: the op that waited for the one before it is done."""
         self.native.toggle_epoch_closed()
         self.native.commit(self.built.generated.epochs[number - 1].resume)
+
+    def on_uncertain_write(self, node: int) -> None:
+        """CO_EXECUTION: it cannot be known in time whether a write fits; Python does it."""
+        self.entry.force(self.built, node, ImperativeReason.DYNAMIC_WRITE)
 
     # -------------------------------------------------------------- markers
 

@@ -207,14 +207,15 @@ class _Resolver:
         other_group = self._queries[other].external and self._queries[other].external.group
         if group is not None and group != other_group:
             return False
-        for number in self._paths_through.get(key[0], ()):
+        through = self._paths_through.get(key[0], ())
+        for number in through:
             path, positions = self._paths[number], self._positions[number]
             at, at_other = positions[key[0]], positions.get(other[0])
             if at_other is None or (at_other, other[1]) >= (at, key[1]):
                 return False
             if path.sources[at][key[1]] != path.sources[at_other][other[1]]:
                 return False
-        return True
+        return bool(through)  # if every path through it was forgotten, nothing is known
 
     # ------------------------------------------------------------- results
 

@@ -44,8 +44,8 @@ def merge(graph: TraceGraph, trace: Trace) -> MergeResult:
     changes = merger.merge_nodes()
     graph.add_path(path)
     changes += merger.add_fetches()
-    if len(graph.nodes) > config.max_graph_nodes:
-        graph.compact(max(1, len(graph.paths) // 2))
+    is_too_large = len(graph.nodes) > config.max_graph_nodes
+    if is_too_large and graph.compact(max(1, len(graph.paths) // 2)) > 0:
         changes.append("the graph had grown too large: ways not taken lately were forgotten")
     if unpredicted is not None or changes:
         graph.structure = None
@@ -129,10 +129,8 @@ class _Merger:
                 self._note(f"{type(old).__name__} of", number, record, "changed")
             if isinstance(new, Feed) and isinstance(old, Feed) and new.spec != old.spec:
                 self._note("a feed's shape of", number, record, "changed")
-            old_external = old.external if isinstance(old, Joined) else None
-            if isinstance(new, Joined) and new.external and isinstance(old, Joined):
-                if old_external is None or old_external.spec != new.external.spec:
-                    self._note("an input of", number, record, "comes from outside too")
+            if isinstance(new, Joined) and not self._can_feed(old, new):
+                self._note("an input of", number, record, "comes from outside too")
         outputs = tuple(old.joined(new) for old, new in zip(node.outputs, record.outputs))
         if outputs != node.outputs:
             self._note("the shape of", number, record, "changed")
@@ -144,6 +142,18 @@ class _Merger:
             self._note("", number, record, "has raised before")
         node.inputs, node.outputs, node.record = inputs, outputs, record
         node.hits += 1
+
+    def _can_feed(self, old: NodeInput, new: Joined) -> bool:
+        """Says whether the join of an input could take what came from outside, if anything did.
+
+        An input that was one output so far may share a join that takes tensors of its type.
+        """
+        if new.external is None or not isinstance(old, (Joined, Output)):
+            return True
+        if isinstance(old, Joined):
+            return old.external is not None and old.external.spec == new.external.spec
+        known = self._graph.nodes[old.node].outputs[old.output]
+        return known.includes(new.external.spec)
 
     def _note(self, what: str, number: int, record: OpRecord, happened: str) -> None:
         self._changes.append(f"{what} op {number} {record.op_type} {happened}".strip())
@@ -165,7 +175,8 @@ class _Merger:
     def _merge_external(self, old: Constant | Captured | Feed, ref: ExternalRef) -> NodeInput:
         external = self._trace.externals[ref.index]
         group = self._regroup(old.group, ref.index, isinstance(old, Feed))
-        if isinstance(old, Constant) and external.value == old.value:
+        is_equal = isinstance(old, Constant) and external.value == old.value
+        if is_equal and external.spec == old.spec:  # equal bytes are not yet an equal value
             return old._replace(group=group)
         if isinstance(old, Captured) and old.handle == self._graph.handle_id(external.tensor):
             return old._replace(group=group)

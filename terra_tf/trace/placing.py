@@ -16,6 +16,7 @@ A place with too many siblings of any kind becomes imperative.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Hashable
 
 from terra_tf.config import config
@@ -83,7 +84,7 @@ def place(graph: TraceGraph, trace: Trace) -> Placement:
 def _stays_acyclic(graph: TraceGraph, nodes: list[int]) -> bool:
     """Says whether the graph with the edges of one more path has no cycle."""
     added: dict[int, list[int]] = {}
-    for node, successor in zip(nodes, nodes[1:]):
+    for node, successor in itertools.pairwise(nodes):
         if successor not in graph.successors.get(node, ()):
             added.setdefault(node, []).append(successor)
     if not added:
@@ -218,9 +219,12 @@ class _Placer:
         return slot in self._placement.slots.values() or slot in tentative.values()
 
     def _bind_known(self, record: OpRecord, node: Node) -> None:
+        slots = self._placement.slots
         for source, ref in zip(node.inputs, record.inputs):
-            if isinstance(ref, VariableRef) and isinstance(source, Variable):
-                self._placement.slots.setdefault(ref.slot, source.slot)
+            if not isinstance(ref, VariableRef) or not isinstance(source, Variable):
+                continue
+            if ref.slot not in slots and not self._is_bound(source.slot, {}):
+                slots[ref.slot] = source.slot  # what Python runs itself may take any variable
 
     def _bind_new(self, record: OpRecord) -> None:
         for ref in record.inputs:

@@ -273,15 +273,17 @@ class TraceGraph:
         copy.num_traces = self.num_traces
         return copy
 
-    def compact(self, num_paths: int) -> None:
-        """Forgets every node that is not on one of the `num_paths` latest paths."""
+    def compact(self, num_paths: int) -> int:
+        """Forgets nodes that are not on one of the `num_paths` latest paths; returns how many."""
         latest = sorted(self.paths, key=self.paths.__getitem__)[-num_paths:]
         kept = sorted({node for path in latest for node in path.nodes})
         number = {old: new for new, old in enumerate(kept)}
         last_taken = {path: self.paths[path] for path in latest}
+        num_forgotten = len(self.nodes) - len(kept)
+        for old in kept:
+            inputs = self.nodes[old].inputs
+            self.nodes[old].inputs = tuple(self._renumber_input(i, number) for i in inputs)
         self.nodes = [self.nodes[old] for old in kept]
-        for node in self.nodes:
-            node.inputs = tuple(_renumber_input(source, number) for source in node.inputs)
         self.fetches = {(number[n], o) for n, o in self.fetches if n in number}
         self.shape_reads = {(number[n], o) for n, o in self.shape_reads if n in number}
         self.successors, self.paths, self.structure = {START: {}}, {}, None
@@ -289,19 +291,22 @@ class TraceGraph:
             renumbered = _renumber_path(path, number)
             self.add_path(renumbered)
             self.paths[renumbered] = last_taken[path]
+        return num_forgotten
 
-
-def _renumber_input(source: NodeInput, number: dict[int, int]) -> NodeInput:
-    if isinstance(source, Output):
-        return Output(number[source.node], source.output)
-    if not isinstance(source, Joined):
-        return source
-    kept = [Output(number[s.node], s.output) for s in source.sources if s.node in number]
-    if source.external is None and len(kept) == 1:
-        return kept[0]
-    if source.external is not None and not kept:
-        return source.external
-    return Joined(tuple(sorted(kept)), source.external)
+    def _renumber_input(self, source: NodeInput, number: dict[int, int]) -> NodeInput:
+        if not isinstance(source, (Output, Joined)):
+            return source
+        sources = source.sources if isinstance(source, Joined) else (source,)
+        external = source.external if isinstance(source, Joined) else None
+        kept = [Output(number[s.node], s.output) for s in sources if s.node in number]
+        if kept:
+            is_single = external is None and len(kept) == 1
+            return kept[0] if is_single else Joined(tuple(sorted(kept)), external)
+        if external is not None:
+            return external
+        # Of an op that Python runs itself, and whose latest inputs were of another kind.
+        node, output = sources[0]
+        return Feed(self.nodes[node].outputs[output], self.new_group())
 
 
 def _renumber_path(path: Path, number: dict[int, int]) -> Path:

@@ -3,7 +3,20 @@
     check_trace_graph(graph)             what must hold of any graph
     check_trace_graph(graph, [a, b])     and that it can execute the traces a and b
 
-For tests, after every merge. Nothing is repaired or changed.
+For tests, after every merge. Nothing is repaired or changed. The invariants, by the names that
+messages begin with:
+
+    record      a node's key, inputs and outputs fit the record that it carries
+    reachable   every node is on a way from START to END, and every edge's ends exist
+    acyclic     edges have no cycle
+    flow        as many traces leave a node as come to it
+    path        a stored path follows edges, passes no node twice and fits its nodes' inputs
+    input       inputs exist; what a path says an op took had run before it on that path
+    sibling     what may follow one and the same node differs in more than its number
+    group       uses of one external tensor that a path passes together are alike
+    fetch       fetched outputs exist; so do those whose shapes are read
+    structure   every stored path is legal for the switch-cases and joins; SAME ends somewhere
+    trace       a given trace is covered, with its values, variables, shapes and fetches
 """
 
 from __future__ import annotations
@@ -12,15 +25,23 @@ from collections.abc import Iterable
 from typing import Any
 
 from terra_tf._tf_internals import dtypes
-from terra_tf.errors import InternalError, format_message
+from terra_tf.errors import ImperativeReason, InternalError, format_message
+from terra_tf.trace.joins import Rule
+from terra_tf.trace.merging import mismatch
+from terra_tf.trace.placing import outputs_of, place
 from terra_tf.trace.records import ExternalRef, TensorSpec, Trace
+from terra_tf.trace.structure import Structure, structure_of
 from terra_tf.trace.trace_graph import (
+    END,
+    START,
     Captured,
     Constant,
     Feed,
+    Joined,
     Node,
     NodeInput,
     Output,
+    Path,
     TraceGraph,
     Variable,
 )
@@ -33,29 +54,31 @@ def check_trace_graph(graph: TraceGraph, traces: Iterable[Trace] = ()) -> None:
 
     Args:
       graph: What to check.
-      traces: Traces that it must be able to execute: those merged since its last new path.
+      traces: Traces that it must be able to execute; those merged, the latest at least.
 
     Raises:
-      InternalError: Naming the first node and invariant that broke.
+      InternalError: Naming the invariant that broke, and where it did first.
     """
     for index, node in enumerate(graph.nodes):
         _check_record(index, node)
         for position, source in enumerate(node.inputs):
             _check_input(graph, index, position, source)
-    _check_variable_order(graph)
-    _check_groups(graph)
-    _check_keys(graph)
+    _check_edges(graph)
+    for number, path in enumerate(graph.paths):
+        _check_path(graph, f"path {number}", path)
+    _check_siblings(graph)
     _check_output_set(graph, "fetch", graph.fetches)
     _check_output_set(graph, "shape read", graph.shape_reads)
+    _check_structure(graph)
     for number, trace in enumerate(traces):
-        _check_executable(graph, number, trace)
+        _check_executable(graph, f"trace {number}", trace)
 
 
-def _require(holds: bool, broken: str) -> None:
+def _require(holds: bool, invariant: str, broken: str) -> None:
     if not holds:
         raise InternalError(
             format_message(
-                f"a TraceGraph is broken: {broken}",
+                f"a TraceGraph is broken ({invariant}): {broken}",
                 "TERRA-TRACE-GRAPH",
                 why="merging traces must keep the invariants that trace/verify.py states.",
                 suggestions=["please report this, with the program"],
@@ -73,49 +96,70 @@ def _name(index: int, node: Node) -> str:
 def _check_record(index: int, node: Node) -> None:
     name, record = _name(index, node), node.record
     is_key = node.key.op_type == record.op_type
-    if record.imperative is None:  # what Python runs may have other attributes every time
+    may_differ = record.imperative is not None or _has_too_many_siblings(node)
+    if not may_differ:  # what Python runs may have other attributes every time
         is_key = is_key and node.key.attributes == record.canonical
-    _require(is_key, f"the key of {name} names {node.key.op_type} with {node.key.attributes}")
+    _require(
+        is_key, "record", f"the key of {name} names {node.key.op_type} with {node.key.attributes}"
+    )
     num_counted = sum(1 if count < 0 else count for count in record.counts)
     _require(
         len(node.inputs) == len(record.inputs) == num_counted,
+        "record",
         f"{name} has {len(node.inputs)} inputs, its record {len(record.inputs)},"
         f" and its counts {record.counts} make {num_counted}",
     )
     _require(
-        len(node.outputs) == len(record.outputs)
-        and all(map(_generalizes, node.outputs, record.outputs)),
+        _all_include(node.outputs, record.outputs),
+        "record",
         f"the outputs {node.outputs} of {name} do not include its record's {record.outputs}",
     )
-    forward = record.forward_node
-    _require(
-        forward is None or 0 <= forward < index,
-        f"the forward op of {name} is op {forward}, which does not come before it",
-    )
+
+
+def _has_too_many_siblings(node: Node) -> bool:
+    return node.forced is ImperativeReason.TOO_MANY_SIBLINGS
+
+
+def _all_include(general: tuple[TensorSpec, ...], special: tuple[TensorSpec, ...]) -> bool:
+    return len(general) == len(special) and all(map(TensorSpec.includes, general, special))
 
 
 def _check_input(graph: TraceGraph, index: int, position: int, source: NodeInput) -> None:
     where = f"input {position} of {_name(index, graph.nodes[index])}"
-    if isinstance(source, Output):
+    for output in outputs_of(source):
         _require(
-            0 <= source.node < index,
-            f"{where} is output {source.output} of op {source.node}, which does not come before it",
+            _exists(graph, *output),
+            "input",
+            f"{where} is output {output.output} of op {output.node}, which does not exist",
         )
-        num_outputs = len(graph.nodes[source.node].outputs)
+    if isinstance(source, Joined):
         _require(
-            0 <= source.output < num_outputs,
-            f"{where} is output {source.output} of op {source.node}, which has {num_outputs}",
+            list(source.sources) == sorted(set(source.sources)),
+            "input",
+            f"{where} joins {source.sources}, which are not in order",
+        )
+        num_kinds = len(source.sources) + (source.external is not None)
+        _require(
+            bool(source.sources) and num_kinds > 1,
+            "input",
+            f"{where} joins {num_kinds} sources, {len(source.sources)} of them outputs",
         )
     elif isinstance(source, Variable):
         _require(
             0 <= source.slot < len(graph.variables),
+            "input",
             f"{where} is variable {source.slot} of {len(graph.variables)}",
         )
     elif isinstance(source, Constant):
         _require(
             host_bytes(source.tensor) == source.value,
+            "input",
             f"{where} is a constant whose tensor has another value than its bytes",
         )
+
+
+def _exists(graph: TraceGraph, node: int, output: int) -> bool:
+    return 0 <= node < len(graph.nodes) and 0 <= output < len(graph.nodes[node].outputs)
 
 
 def host_bytes(tensor: Any) -> bytes:
@@ -126,111 +170,237 @@ def host_bytes(tensor: Any) -> bytes:
     return value.tobytes()
 
 
-# ------------------------------------------------------------ the whole graph
+# --------------------------------------------------------------------- edges
 
 
-def _check_variable_order(graph: TraceGraph) -> None:
-    """A prefix of the graph must use a prefix of the slots, or a diverged step loses some."""
-    num_used = 0
+def _check_edges(graph: TraceGraph) -> None:
+    num_nodes = len(graph.nodes)
+    before: dict[int, list[int]] = {}
+    num_entering: dict[int, int] = {}
+    for node, following in graph.successors.items():
+        for successor, num_traces in following.items():
+            exist = START <= node < num_nodes and (successor == END or 0 <= successor < num_nodes)
+            _require(exist, "reachable", f"the edge {node} -> {successor} leads nowhere")
+            before.setdefault(successor, []).append(node)
+            num_entering[successor] = num_entering.get(successor, 0) + num_traces
+    from_start = _reached(START, graph.successors)
+    to_end = _reached(END, before)
     for index, node in enumerate(graph.nodes):
-        for source in node.inputs:
-            if isinstance(source, Variable):
-                _require(
-                    source.slot <= num_used,
-                    f"{_name(index, node)} uses variable {source.slot}"
-                    f" before variable {num_used} is used",
-                )
-                num_used = max(num_used, source.slot + 1)
+        name = _name(index, node)
+        _require(index in from_start, "reachable", f"no way leads from the start to {name}")
+        _require(index in to_end, "reachable", f"no way leads from {name} to the end")
+        num_leaving = sum(graph.successors[index].values())
+        _require(
+            num_leaving == num_entering[index],
+            "flow",
+            f"{num_entering[index]} traces come to {name}, and {num_leaving} leave it",
+        )
+    _require(graph.topological_order() is not None, "acyclic", "its edges have a cycle")
+
+
+def _reached(start: int, after: dict) -> set[int]:
+    reached, waiting = {start}, [start]
+    while waiting:
+        for node in after.get(waiting.pop(), ()):
+            if node not in reached:
+                reached.add(node)
+                waiting.append(node)
+    return reached
+
+
+# --------------------------------------------------------------------- paths
+
+
+def _check_path(graph: TraceGraph, name: str, path: Path) -> None:
+    edges = zip((START, *path.nodes), (*path.nodes, END))
+    for node, successor in edges:
+        is_known = successor in graph.successors.get(node, ())
+        _require(is_known, "path", f"{name} goes from {node} to {successor}, where no edge leads")
+    _require(len(set(path.nodes)) == len(path.nodes), "path", f"{name} passes a node twice")
+    num_inputs = [len(graph.nodes[node].inputs) for node in path.nodes]
     _require(
-        num_used == len(graph.variables),
-        f"no op uses variable {num_used} of {len(graph.variables)}",
+        [len(sources) for sources in path.sources] == num_inputs,
+        "path",
+        f"{name} does not tell the source of each input",
+    )
+    has_run: set[int] = set()
+    used: dict[int, tuple[str, Constant | Captured | Feed]] = {}
+    for index, sources in zip(path.nodes, path.sources):
+        node = graph.nodes[index]
+        for position, (known, source) in enumerate(zip(node.inputs, sources)):
+            where = f"input {position} of {_name(index, node)}"
+            _check_source(graph, f"{where} on {name}", node, known, source, has_run)
+            if source is None and not node.is_imperative:
+                _check_group(name, where, known, used)
+        has_run.add(index)
+
+
+def _check_source(
+    graph: TraceGraph,
+    where: str,
+    node: Node,
+    known: NodeInput,
+    source: Output | None,
+    has_run: set[int],
+) -> None:
+    if source is not None:
+        _require(
+            source.node in has_run and _exists(graph, *source),
+            "input",
+            f"{where} is output {source.output} of op {source.node}, which does not come before it",
+        )
+    if node.is_imperative:  # Python gives it what it takes
+        return
+    outputs = outputs_of(known)
+    if source is not None:
+        _require(source in outputs, "path", f"{where} is {source}, and {known} for its node")
+    else:
+        is_outside = not outputs or (isinstance(known, Joined) and known.external is not None)
+        _require(is_outside, "path", f"{where} comes from outside, and is {known} for its node")
+
+
+def _check_group(
+    name: str, where: str, known: NodeInput, used: dict[int, tuple[str, Constant | Captured | Feed]]
+) -> None:
+    """Uses of one group were one tensor in every trace that passed them."""
+    external = known.external if isinstance(known, Joined) else known
+    if external is None or isinstance(external, (Output, Variable)):
+        return
+    first, other = used.setdefault(external.group, (where, external))
+    is_alike = _is_compatible(external.spec, other.spec)
+    if not isinstance(external, Feed) and type(external) is type(other):
+        is_alike = is_alike and external[1] == other[1]  # the value, or the handle
+    _require(
+        is_alike,
+        "group",
+        f"{where} and {first} are of one group on {name}, but {external} and {other}",
     )
 
 
-def _check_groups(graph: TraceGraph) -> None:
-    """Uses of one group were one tensor in every trace, so they are alike."""
-    first_uses: dict[int, tuple[str, tuple]] = {}
-    for index, node in enumerate(graph.nodes):
-        for position, source in enumerate(node.inputs):
-            if isinstance(source, (Output, Variable)):
+def _is_compatible(one: TensorSpec, other: TensorSpec) -> bool:
+    """Says whether a tensor can be of both types."""
+    if one.dtype != other.dtype or one.shape is None or other.shape is None:
+        return one.dtype == other.dtype
+    return len(one.shape) == len(other.shape) and all(
+        a == b or -1 in (a, b) for a, b in zip(one.shape, other.shape)
+    )
+
+
+# ------------------------------------------------------------ the whole graph
+
+
+def _check_siblings(graph: TraceGraph) -> None:
+    for before, following in graph.successors.items():
+        known: dict[Any, int] = {}
+        for index in following:
+            if index == END:
                 continue
-            where = f"input {position} of {_name(index, node)}"
-            first, nature = first_uses.setdefault(source.group, (where, _nature(source)))
+            node = graph.nodes[index]
+            nature = (node.key, node.variant, tuple(map(_identity, node.inputs)), node.outputs)
+            first = known.setdefault(nature, index)
             _require(
-                nature == _nature(source),
-                f"{where} and {first} are of one group, but {_nature(source)} and {nature}",
+                first == index,
+                "sibling",
+                f"{_name(index, node)} and op {first}, which both may follow op {before},"
+                " differ in nothing",
             )
 
 
-def _nature(source: Constant | Captured | Feed) -> tuple:
-    """What all uses of a group share: everything but which tensor object carries it."""
-    return type(source).__name__, source.spec, source[1]
-
-
-def _check_keys(graph: TraceGraph) -> None:
-    known: dict[Any, int] = {}
-    for index, node in enumerate(graph.nodes):
-        if node.key.location is not None:
-            first = known.setdefault(node.key, index)
-            _require(
-                first == index, f"{_name(index, node)} and op {first} have the same key {node.key}"
-            )
+def _identity(source: NodeInput) -> NodeInput:
+    """Leaves out the tensor, which has no hash; its value or handle stays."""
+    return source._replace(tensor=None) if isinstance(source, (Constant, Captured)) else source
 
 
 def _check_output_set(graph: TraceGraph, what: str, outputs: Iterable[tuple[int, int]]) -> None:
     for node, output in sorted(outputs):
-        exists = 0 <= node < len(graph.nodes) and 0 <= output < len(graph.nodes[node].outputs)
-        _require(exists, f"a {what} of output {output} of op {node}, which does not exist")
+        _require(
+            _exists(graph, node, output),
+            "fetch",
+            f"a {what} of output {output} of op {node}, which does not exist",
+        )
+
+
+def _check_structure(graph: TraceGraph) -> None:
+    structures = {"as it would be made now": structure_of(graph.snapshot())}
+    if graph.structure is not None:
+        structures["as kept"] = graph.structure
+    for name, structure in structures.items():
+        for path in graph.paths:
+            why_not = structure.why_not(path)
+            _require(why_not is None, "structure", f"{name}, it cannot follow a path: {why_not}")
+        _check_same(structure)
+
+
+def _check_same(structure: Structure) -> None:
+    joins = structure.joins.of_input
+    for key, join in joins.items():
+        seen = {key}
+        while join.rule is Rule.SAME:
+            assert join.same is not None
+            ends = join.same in joins and join.same not in seen
+            where = f"input {key[1]} of op {key[0]}"
+            _require(ends, "structure", f"{where} is the same as {join.same}, which never ends")
+            seen.add(join.same)
+            join = joins[join.same]
 
 
 # ----------------------------------------------------------------- one trace
 
 
-def _check_executable(graph: TraceGraph, number: int, trace: Trace) -> None:
-    name = f"trace {number}"
-    mismatch = graph.path_mismatch(trace)
-    _require(mismatch is None, f"{name} cannot be executed: {mismatch}")
-    for slot, (variable, handle) in enumerate(zip(graph.variables, trace.variables, strict=True)):
-        is_same = graph._handle_id(variable.handle) == graph._handle_id(handle)
+def _check_executable(graph: TraceGraph, name: str, trace: Trace) -> None:
+    why_not = mismatch(graph, trace)
+    _require(why_not is None, "trace", f"{name} cannot be executed: {why_not}")
+    placement = place(graph, trace)
+    for slot, number in placement.slots.items():
+        variable = graph.variables[number]
+        is_same = graph.handle_id(variable.handle) == graph.handle_id(trace.variables[slot])
         _require(
             is_same or not variable.captured,
-            f"variable {slot} is captured, and is another one in {name}",
+            "trace",
+            f"variable {number} is captured, and is another one in {name}",
         )
     external_of_group: dict[int, int] = {}
-    for index, (node, record) in enumerate(zip(graph.nodes, trace.ops, strict=True)):
-        for position, (source, ref) in enumerate(zip(node.inputs, record.inputs, strict=True)):
-            if isinstance(ref, ExternalRef) and not isinstance(source, (Output, Variable)):
-                where = f"input {position} of {_name(index, node)}"
-                _check_external(graph, where, source, trace, ref.index, name)
-                first = external_of_group.setdefault(source.group, ref.index)
-                _require(first == ref.index, f"the group of {where} is two tensors in {name}")
+    for index, record in zip(placement.nodes, trace.ops):
+        node = graph.nodes[index]
         _require(
-            all(map(_generalizes, node.outputs, record.outputs)),
+            _all_include(node.outputs, record.outputs),
+            "trace",
             f"the outputs of {_name(index, node)} do not include those of {name}",
         )
-    missing = trace.fetches() - graph.fetches
-    _require(not missing, f"{name} needs {sorted(missing)}, which the graph does not fetch")
+        if node.is_imperative:
+            continue
+        for position, (source, ref) in enumerate(zip(node.inputs, record.inputs, strict=True)):
+            known = source.external if isinstance(source, Joined) else source
+            if not isinstance(ref, ExternalRef) or known is None:
+                continue
+            where = f"input {position} of {_name(index, node)}"
+            assert isinstance(known, (Constant, Captured, Feed))
+            _check_external(graph, where, known, trace, ref.index, name)
+            first = external_of_group.setdefault(known.group, ref.index)
+            is_one = first == ref.index or not isinstance(known, Feed)
+            _require(is_one, "trace", f"the group of {where} is two tensors in {name}")
+    fetches = {(placement.nodes[node], output) for node, output in trace.fetches()}
+    missing = sorted(fetches - graph.fetches)
+    _require(not missing, "trace", f"{name} needs {missing}, which the graph does not fetch")
 
 
 def _check_external(
-    graph: TraceGraph, where: str, source: NodeInput, trace: Trace, index: int, name: str
+    graph: TraceGraph,
+    where: str,
+    known: Constant | Captured | Feed,
+    trace: Trace,
+    index: int,
+    name: str,
 ) -> None:
     external = trace.externals[index]
-    if isinstance(source, Constant):
-        _require(external.value == source.value, f"{where} is constant, and differs in {name}")
-    if isinstance(source, Captured):
-        _require(
-            graph._handle_id(external.tensor) == source.handle,
-            f"{where} is captured, and is another tensor in {name}",
-        )
-
-
-def _generalizes(general: TensorSpec, special: TensorSpec) -> bool:
-    """Says whether every tensor of the second type is of the first."""
-    if general.dtype != special.dtype:
-        return False
-    if general.shape is None or special.shape is None:
-        return general.shape is None
-    return len(general.shape) == len(special.shape) and all(
-        dim in (-1, other) for dim, other in zip(general.shape, special.shape, strict=True)
+    if isinstance(known, Constant):
+        is_same = external.value == known.value
+        _require(is_same, "trace", f"{where} is constant, and differs in {name}")
+    if isinstance(known, Captured):
+        is_same = graph.handle_id(external.tensor) == known.handle
+        _require(is_same, "trace", f"{where} is captured, and is another tensor in {name}")
+    _require(
+        known.spec.includes(external.spec),
+        "trace",
+        f"{where} is of type {known.spec}, and {external.spec} in {name}",
     )

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from terra_tf._tf_internals import dtypes
 from terra_tf.trace.location_tree import SourceFrame
+from terra_tf.trace.merging import merge
 from terra_tf.trace.records import (
     External,
     ExternalRef,
@@ -21,9 +22,15 @@ from terra_tf.trace.verify import check_trace_graph
 
 
 class Line(NamedTuple):
-    """Stands in for a Location."""
+    """Stands in for a Location: a line, and in which iteration of which loops."""
 
     lineno: int
+    counters: tuple = ()
+
+    @property
+    def id(self):
+        """What an op of a gradient function has as `forward`."""
+        return ("forward", *self)
 
     def user_frame(self):
         return SourceFrame("/project/train.py", self.lineno, "step")
@@ -40,12 +47,29 @@ def spec(*shape, dtype=dtypes.float32):
 
 
 def merge_all(*traces):
-    """Merge traces of one path, checking after each; return the graph and the last result."""
-    graph, result = make_trace_graph(), None
+    """Merge traces, checking after each; return the graph and the last result."""
+    graph, results = merge_each(*traces)
+    return graph, results[-1]
+
+
+def merge_each(*traces):
+    """Merge traces, checking after each; return the graph and all results."""
+    graph, results = make_trace_graph(), []
     for count, trace in enumerate(traces, start=1):
-        result = graph.merge(trace)
+        results.append(merge(graph, trace))
         check_trace_graph(graph, traces[:count])
-    return graph, result
+    return graph, results
+
+
+def types_of(graph, nodes=None):
+    """Return op types, of all nodes or of those given."""
+    nodes = range(len(graph.nodes)) if nodes is None else nodes
+    return [graph.nodes[node].record.op_type for node in nodes]
+
+
+def last_path(graph):
+    """Return the path that the latest trace took."""
+    return max(graph.paths, key=graph.paths.__getitem__)
 
 
 class TraceBuilder:
@@ -77,11 +101,14 @@ class TraceBuilder:
     def op(self, op_type, *inputs, outputs=None, location="auto", canonical=(), **fields):
         """Run an op; return its first output, which need not exist.
 
+        Its location is a line of its own by default: the number of ops before it. An int is
+        that line.
+
         Args:
           op_type: any name.
           *inputs: references.
           outputs: the types of the results; one float32[2] by default.
-          location: anything that can be compared; a new one by default.
+          location: anything that can be compared, or a line's number.
           canonical: attributes.
           **fields: more of OpRecord's.
         """
@@ -94,17 +121,19 @@ class TraceBuilder:
             library_call=None,
             device="",
             under_tape=False,
-            forward_node=None,
+            forward=None,
             imperative=None,
         )
         settings.update(fields)
+        if location == "auto":
+            location = index
         self.trace.ops.append(
             OpRecord(
                 op_type=op_type,
                 canonical=canonical,
                 inputs=inputs,
                 outputs=(spec(2),) if outputs is None else tuple(outputs),
-                location=Line(index) if location == "auto" else location,
+                location=Line(location) if isinstance(location, int) else location,
                 **settings,
             )
         )

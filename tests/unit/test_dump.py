@@ -7,6 +7,7 @@ import tensorflow as tf
 from terra_tf._tf_internals import dtypes
 from terra_tf.errors import ImperativeReason
 from terra_tf.trace.dump import dump
+from terra_tf.trace.merging import merge
 from tests.unit.synthetic_traces import Line, TraceBuilder, make_trace_graph, spec
 
 _MASK = tf.constant([1.0, 0.0, 1.0, 0.0])
@@ -65,14 +66,14 @@ TraceGraph: 8 ops, 1 trace, 4 fetches, 1 shape read
 
 def test_text_of_a_first_trace():
     graph = make_trace_graph()
-    graph.merge(make_trace())
+    merge(graph, make_trace())
     assert dump(graph) == GOLDEN
 
 
 def test_text_after_a_merge_that_generalized():
     graph = make_trace_graph()
-    graph.merge(make_trace())
-    graph.merge(make_trace(scale=0.25, state=tf.Variable(0, dtype=tf.int64).handle, rows=5))
+    merge(graph, make_trace())
+    merge(graph, make_trace(scale=0.25, state=tf.Variable(0, dtype=tf.int64).handle, rows=5))
     graph.note_raised(Line(10))
     changed = set(dump(graph).splitlines()) - set(GOLDEN.splitlines())
     assert changed == set(
@@ -92,7 +93,7 @@ def test_text_of_unknown_rank_and_of_a_variable_of_unknown_type():
     b.op("Mystery", b.variable(tf.constant(0.0)), outputs=[spec()._replace(shape=None)],
          location=None)  # fmt: skip
     graph = make_trace_graph()
-    graph.merge(b.trace)
+    merge(graph, b.trace)
     assert dump(graph).splitlines()[1:] == [
         "  var0: of unknown type, captured",
         "0 Mystery(var0) -> f32[*]",
@@ -104,7 +105,7 @@ def test_feeds_are_listed_in_the_order_of_their_numbers():
     for value in range(12):
         b.op("Neg", b.feed([float(value)] * (value + 1)), location=None)
     graph = make_trace_graph()
-    graph.merge(b.trace)
+    merge(graph, b.trace)
     lines = dump(graph).splitlines()[1:13]
     assert lines == [f"  feed{i}: f32[{i + 1}]" for i in range(12)]
 

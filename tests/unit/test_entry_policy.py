@@ -1,6 +1,6 @@
-"""When a graph is built, which one a step gets, when an entry gives up, and when it tries again.
+"""When a graph is built and dropped, when an entry gives up, and when it tries again.
 
-Graphs are stand-ins: what is built from a path is not looked at here.
+Graphs are stand-ins: what is built is not looked at here, but for which paths it was made of.
 """
 
 import logging
@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from terra_tf.config import config
-from terra_tf.errors import Reason, UnsupportedError
+from terra_tf.errors import ImperativeReason, Reason, UnsupportedError
 from terra_tf.runtime import entry as entry_module
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.stats import Counters
@@ -33,12 +33,13 @@ def entry(monkeypatch):
         yield Entry(Counters())
 
 
-def trace(path="a", num_ops=1, constant=1.0, keep=False):
-    """Make a trace of a path, which is its ops' type."""
+def trace(path="a", constant=1.0, keep=False):
+    """Make a trace of a path, one op for each letter."""
     b = TraceBuilder()
     value = b.constant(constant)
-    for _ in range(num_ops):
-        y = b.op(f"Op{path}", value)
+    y = None
+    for letter in path:
+        y = b.op(f"Op{letter}", value)
     if keep:
         b.keep(y)
     return b.trace
@@ -47,12 +48,19 @@ def trace(path="a", num_ops=1, constant=1.0, keep=False):
 def learn(entry, *paths, diverged=False):
     for path in paths:
         entry.add_trace(trace(path), diverged=diverged)
-        for known in entry._paths:
-            check_trace_graph(known.trace_graph)
+        check_trace_graph(entry.trace_graph)
 
 
-def path_of(built):
-    return None if built is None else built.trace_graph.nodes[0].record.op_type
+def types_of(built):
+    """Return the op types that a graph was built of, in order of discovery."""
+    nodes = () if built is None else built.trace_graph.nodes
+    return "".join(node.record.op_type[-1] for node in nodes)
+
+
+def co_execute(entry, times):
+    built = entry.next_graph()
+    for _ in range(times):
+        entry.count_co_executed(built)
 
 
 def run_imperative_steps(entry):
@@ -74,33 +82,61 @@ def diverge(entry, times):
 def test_entry_starts_by_tracing(entry):
     assert not entry.is_imperative()
     assert entry.next_graph() is None
-    assert (entry.current, entry.current_built) == (None, None)
+    assert (entry.trace_graph, entry.current_built) == (None, None)
     assert entry.stats.phase == "tracing"
 
 
-def test_graph_is_built_from_the_second_trace(entry):
+def test_graph_is_built_when_a_trace_is_covered(entry):
     learn(entry, "a")
     assert (entry.next_graph(), entry.stats.graph_builds) == (None, 0)
     assert entry.stats.phase == "tracing"
     learn(entry, "a")
-    assert path_of(entry.next_graph()) == "Opa"
+    assert types_of(entry.next_graph()) == "a"
     assert (entry.stats.graph_builds, entry.stats.phase) == (1, "co-execution")
     assert entry.current_built is entry.next_graph()
+
+
+def test_graph_is_built_of_every_path_seen_so_far(entry):
+    learn(entry, "ab", "ac", "d")
+    assert entry.next_graph() is None
+    learn(entry, "ac")
+    assert types_of(entry.next_graph()) == "abcd"
+    assert entry.stats.graph_builds == 1
+
+
+def test_tracing_goes_on_while_every_trace_is_new_but_not_forever(entry):
+    paths = "abcdefghijklmnopqrst"
+    for count, path in enumerate(paths, start=1):
+        learn(entry, path)
+        if entry.next_graph() is not None:
+            break
+    assert count == entry_module._MAX_TRACES_IN_A_ROW
+    assert types_of(entry.next_graph()) == paths[:count]
+
+
+def test_values_that_change_do_not_delay_a_graph(entry):
+    learn(entry, "a")
+    entry.add_trace(trace(constant=2.0), diverged=False)
+    assert types_of(entry.next_graph()) == "a"
 
 
 @pytest.mark.parametrize("num_traces", [1, 3])
 def test_number_of_traces_before_a_build_is_a_knob(entry, num_traces):
     with config.override(traces_before_build=num_traces):
-        for count in range(1, num_traces + 1):
+        for count in range(1, 4):
             learn(entry, "a")
-            assert entry.stats.graph_builds == (count == num_traces)
+            # The first trace is new, so a second is waited for whatever the knob says.
+            assert entry.stats.graph_builds == (count >= max(num_traces, 2))
 
 
-def test_generalized_path_is_built_anew(entry):
+# ----------------------------------------------------------- when to build again
+
+
+def test_generalized_graph_is_built_anew_at_once(entry):
     learn(entry, "a", "a")
     old = entry.next_graph()
     entry.add_trace(trace(constant=2.0), diverged=True)
-    assert entry.next_graph() is not old
+    assert entry.next_graph() not in (None, old)
     assert entry.stats.graph_builds == 2
     assert "generalized" in [event.what for event in entry.stats.events]
 
@@ -113,6 +149,36 @@ def test_covered_trace_keeps_the_graph(entry):
     assert entry.stats.graph_builds == 1
 
 
+@pytest.mark.parametrize("is_paid_for", [False, True])
+def test_new_path_is_built_at_once_if_the_graph_has_served_long_enough(entry, is_paid_for):
+    learn(entry, "a", "a")
+    co_execute(entry, entry_module._STEPS_THAT_PAY - (not is_paid_for))
+    learn(entry, "b", diverged=True)
+    assert types_of(entry.next_graph()) == ("ab" if is_paid_for else "")
+    assert entry.stats.phase == ("co-execution" if is_paid_for else "tracing")
+    learn(entry, "b")
+    assert types_of(entry.next_graph()) == "ab"
+    assert entry.stats.graph_builds == 2
+
+
+def test_steps_with_an_earlier_graph_do_not_pay_for_the_next(entry):
+    learn(entry, "a", "a")
+    co_execute(entry, entry_module._STEPS_THAT_PAY)
+    learn(entry, "b", diverged=True)
+    learn(entry, "c", diverged=True)
+    assert entry.next_graph() is None
+
+
+def test_replaced_graph_is_current_until_its_successor_is_built(entry):
+    learn(entry, "a", "a")
+    old = entry.next_graph()
+    learn(entry, "b", diverged=True)
+    assert entry.next_graph() is None
+    assert entry.current_built is old
+    learn(entry, "b")
+    assert entry.current_built is entry.next_graph() is not old
+
+
 def test_fetches_that_were_missing_are_in_the_next_build(entry):
     learn(entry, "a", "a")
     old = entry.next_graph()
@@ -121,6 +187,15 @@ def test_fetches_that_were_missing_are_in_the_next_build(entry):
     learn(entry, "a", diverged=True)
     assert entry.next_graph().trace_graph.fetches == {(0, 0)}
     assert old.trace_graph.fetches == set()
+
+
+def test_fetches_of_an_older_graph_are_nobodys(entry):
+    learn(entry, "a", "a")
+    old = entry.next_graph()
+    entry.add_trace(trace(constant=2.0), diverged=True)
+    entry.add_fetches(old, {(0, 0)})
+    assert entry.trace_graph.fetches == set()
+    assert entry.next_graph() is not None
 
 
 def test_dropped_graph_is_built_anew(entry):
@@ -132,10 +207,12 @@ def test_dropped_graph_is_built_anew(entry):
     assert entry.next_graph() not in (None, old)
 
 
-def test_raised_location_is_noted_in_every_path(entry):
+def test_raised_location_is_noted(entry):
+    entry.note_raised_location("before any trace")
     learn(entry, "a", "b")
-    entry.note_raised_location(entry.current.nodes[0].key.location)
-    assert all(path.trace_graph.nodes[0].forced for path in entry._paths)
+    entry.note_raised_location(entry.trace_graph.nodes[0].key.location)
+    forced = [node.forced for node in entry.trace_graph.nodes]
+    assert forced == [ImperativeReason.RAISED_BEFORE] * 2  # both are at the same line
 
 
 # -------------------------------------------------------------------- points
@@ -151,57 +228,27 @@ def test_divergences_in_a_row_make_it_give_up(entry):
     assert entry.stats.fallbacks == {"new_path": 3, "too_many_divergences": 4}
 
 
-def test_co_executed_steps_win_points_back(entry):
+@pytest.mark.parametrize("is_enough", [False, True])
+def test_co_executed_steps_win_points_back(entry, is_enough):
     learn(entry, "a", "a")
-    built = entry.next_graph()
+    steps_between = entry_module._STEPS_PER_POINT // (1 if is_enough else 2)
     for _ in range(20):
         diverge(entry, 1)
-        for _ in range(entry_module._STEPS_PER_POINT):
-            entry.count_co_executed(built)
-    assert not entry.is_imperative()
-    assert Reason.TOO_MANY_DIVERGENCES not in entry.stats.fallbacks
-
-
-def test_too_few_co_executed_steps_do_not_save_it(entry):
-    learn(entry, "a", "a")
-    built = entry.next_graph()
-    for _ in range(20):
-        diverge(entry, 1)
-        for _ in range(entry_module._STEPS_PER_POINT // 2):
-            entry.count_co_executed(built)
-    assert entry.is_imperative()
+        co_execute(entry, steps_between)
+    assert entry.is_imperative() is not is_enough
 
 
 def test_good_steps_are_not_saved_up(entry):
     learn(entry, "a", "a")
-    built = entry.next_graph()
-    for _ in range(1000):
-        entry.count_co_executed(built)
+    co_execute(entry, 1000)
     diverge(entry, 3)
     assert entry.is_imperative()
 
 
-def test_traced_steps_on_new_paths_cost_points(entry):
-    learn(entry, "a", "b", "c")
+def test_traces_cost_nothing(entry):
+    learn(entry, *"abcdefg", diverged=True)
     assert not entry.is_imperative()
-    learn(entry, "d")
-    assert entry.is_imperative()
-    assert entry.stats.fallbacks == {"too_many_divergences": 1}
-
-
-def test_new_path_after_a_divergence_costs_no_second_point(entry):
-    learn(entry, "a", "a")
-    for path in "bc":
-        diverge(entry, 1)
-        learn(entry, path, diverged=True)
-    assert not entry.is_imperative()
-    diverge(entry, 1)
-    assert entry.is_imperative()
-
-
-def test_known_paths_cost_nothing(entry):
-    learn(entry, *"abababab")
-    assert not entry.is_imperative()
+    assert entry.stats.fallbacks == {}
 
 
 # ------------------------------------------------------- giving up and retrying
@@ -228,7 +275,7 @@ def test_it_starts_anew_after_waiting(entry):
     assert entry.stats.phase == "tracing"
     diverge(entry, 2)
     assert not entry.is_imperative()
-    assert path_of(entry.next_graph()) == "Opa"
+    assert types_of(entry.next_graph()) == "a"
 
 
 def test_phase_stays_imperative_when_the_trace_that_made_it_give_up_comes_in(entry):
@@ -239,15 +286,15 @@ def test_phase_stays_imperative_when_the_trace_that_made_it_give_up_comes_in(ent
 
 
 def test_trace_that_is_too_long_makes_it_give_up(entry):
-    entry.add_trace(trace(num_ops=101), diverged=False)
+    entry.add_trace(trace("a" * 101), diverged=False)
     assert entry.stats.fallbacks == {"trace_too_long": 1}
-    assert entry.current is None
+    assert entry.trace_graph is None
     assert run_imperative_steps(entry) == 4
 
 
 def test_longest_trace_that_is_allowed_is_merged(entry):
-    entry.add_trace(trace(num_ops=100), diverged=False)
-    assert len(entry.current.nodes) == 100
+    entry.add_trace(trace("a" * 100), diverged=False)
+    assert len(entry.trace_graph.nodes) == 100
     assert entry.stats.fallbacks == {}
 
 
@@ -265,68 +312,23 @@ def test_graph_that_cannot_be_built_makes_it_give_up_and_is_logged(entry, monkey
     assert run_imperative_steps(entry) == 4
 
 
-# --------------------------------------------------------------------- paths
-
-
-def co_execute(entry):
-    """Let the next step be co-executed to its end; return its path."""
-    built = entry.next_graph()
-    entry.count_co_executed(built)
-    return path_of(built)
-
-
-def test_each_path_has_its_graph(entry):
-    with config.override(max_divergences=100):
-        learn(entry, *"abab")
-    assert entry.stats.graph_builds == 2
-    assert [path_of(path.built) for path in entry._paths] == ["Opa", "Opb"]
-
-
-@pytest.mark.parametrize("cycle", ["ab", "abc", "abcd"])
-def test_paths_that_take_turns_are_predicted(entry, cycle):
-    with config.override(max_divergences=100):
-        learn(entry, *cycle * 2)
-        seen = "".join(co_execute(entry)[-1] for _ in range(3 * len(cycle)))
-    assert seen == cycle * 3
-
-
-def test_path_is_predicted_that_followed_most_often(entry):
-    with config.override(max_divergences=100):
-        learn(entry, *"aabbacacacac")
-    assert [path_of(entry.next_graph()), co_execute(entry)] == ["Opa", "Opa"]
-    assert co_execute(entry) == "Opc"
-
-
-def test_likeliest_path_without_a_graph_means_tracing(entry):
-    with config.override(max_divergences=100):
-        learn(entry, *"abababab")
-        entry.drop_graph(entry.current_built)
-        learn(entry, "a")
-    assert [path_of(path.built) for path in entry._paths] == ["Opa", None]
-    assert entry.next_graph() is None
-
-
-def test_least_used_path_is_forgotten(entry):
-    with config.override(max_divergences=100):
-        learn(entry, *"aabbccd", "e")
-        assert len(entry._paths) == 4
-        types = [path.trace_graph.nodes[0].record.op_type for path in entry._paths]
-    assert types == ["Opa", "Opb", "Opc", "Ope"]
-
-
-def test_last_path_is_the_current_one(entry):
-    with config.override(max_divergences=100):
-        learn(entry, *"aabb")
-    assert entry.current.nodes[0].record.op_type == "Opb"
-    first = entry._paths[0].built
-    entry.count_co_executed(first)
-    assert entry.current.nodes[0].record.op_type == "Opa"
-    assert entry.current_built is first
+# ------------------------------------------------------------------- counting
 
 
 def test_co_executed_steps_are_counted(entry):
     learn(entry, "a", "a")
-    for _ in range(5):
-        co_execute(entry)
+    co_execute(entry, 5)
     assert entry.stats.co_executed_steps == 5
     assert entry.stats.transitions == 1
+
+
+def test_what_happened_is_noted(entry):
+    learn(entry, "ab", "ac", "ac")
+    entry.add_trace(trace("ac", keep=True), diverged=True)
+    story = [(event.what, event.detail) for event in entry.stats.events]
+    assert story == [
+        ("new path", "2 ops where none were known"),
+        ("new path", "op 1 was not known there"),
+        ("tracing -> co-execution", ""),
+        ("generalized", "a new fetch of op 2"),
+    ]

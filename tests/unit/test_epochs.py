@@ -1,10 +1,14 @@
 """Where a step is cut, so that what Python runs on the spot sees what eager would show it."""
 
+import collections
+from typing import NamedTuple
+
 import pytest
 import tensorflow as tf
 
 from terra_tf.errors import ImperativeReason
-from terra_tf.graph.epochs import epoch_starts, is_imperative, writes_variable
+from terra_tf.graph.epochs import plan_epochs, writes_variable
+from terra_tf.trace.merging import merge
 from terra_tf.trace.op_classes import DENSE_WRITES, IN_PLACE_WRITES, READS
 from terra_tf.trace.verify import check_trace_graph
 from tests.unit.synthetic_traces import TraceBuilder, make_trace_graph
@@ -16,6 +20,9 @@ STATEFUL = ImperativeReason.STATEFUL_OP
 RESOURCE = ImperativeReason.RESOURCE_OP
 
 
+handle_of = collections.defaultdict(lambda: tf.constant(0.0))  # a variable's, by its letter
+
+
 class Step(TraceBuilder):
     """A step over variables that are named by letters; each method runs one op."""
 
@@ -25,7 +32,7 @@ class Step(TraceBuilder):
 
     def on(self, op_type, variable, *inputs, **fields):
         if variable not in self.slots:
-            self.slots[variable] = self.variable(tf.constant(0.0))
+            self.slots[variable] = self.variable(handle_of[variable])
         return self.op(op_type, self.slots[variable], *inputs, **fields)
 
     def read(self, variable):
@@ -46,15 +53,27 @@ class Step(TraceBuilder):
         return self.op("Python", self.feed(1.0), imperative=reason)
 
 
-def starts(*actions):
-    """Return where epochs start; each action is a method's name and its arguments."""
+def run(*actions):
+    """Return the trace of a step; each action is a method's name and its arguments."""
     step = Step()
     for name, *args in actions:
         getattr(step, name)(*args)
-    graph = make_trace_graph()
-    graph.merge(step.trace)
-    check_trace_graph(graph, [step.trace])
-    return epoch_starts(graph)
+    return step.trace
+
+
+def first_nodes(graph):
+    """Return the first nodes of the levels that begin an epoch, level by level."""
+    plan = plan_epochs(graph)
+    assert list(plan.starts) == sorted(set(plan.starts))
+    return [[b.nodes[0] for b in plan.cases.levels[level].blocks] for level in plan.starts]
+
+
+def starts(*actions):
+    """Return the ops at which epochs start in a step that always takes the same way."""
+    trace, graph = run(*actions), make_trace_graph()
+    merge(graph, trace)
+    check_trace_graph(graph, [trace])
+    return [node for (node,) in first_nodes(graph)]
 
 
 def test_step_without_ops_is_one_epoch():
@@ -124,7 +143,7 @@ def test_imperative_use_of_a_variable_that_only_python_uses_closes_nothing():
 
 
 def test_imperative_use_at_the_start_comes_before_later_uses():
-    assert starts(("python", RESOURCE, "w"), ("read", "w")) == [0]
+    assert starts(("python", RESOURCE, "w"), ("read", "w")) == []  # nothing comes before it
     assert starts(("python", RESOURCE, "w"), ("read", "v")) == []
 
 
@@ -152,6 +171,70 @@ def test_closing_forgets_what_was_changed_in_place():
     assert starts(("scatter", "w"), ("python",), ("read", "w")) == [1]
 
 
+# -------------------------------------------------------------------- branches
+
+
+class Ways(Step):
+    """A step over `w` and `v` in which the place of an op says which op it is."""
+
+    def take(self, *names):
+        for self.place in names:
+            action, *rest = self.place.split()
+            getattr(self, action)(*rest[: action in ("read", "assign", "scatter")])
+        return self.trace
+
+    def iterate(self):
+        return self.python(ITERATOR)
+
+    def op(self, *args, **fields):
+        return super().op(*args, location=Place(self.place), **fields)
+
+
+class Place(NamedTuple):
+    """Stands in for a Location."""
+
+    name: str
+
+
+def starts_of_ways(*ways):
+    """Return the names of the ops that begin epochs, level by level; a way is a list of names."""
+    graph, traces = make_trace_graph(), [Ways().take(*way) for way in ways]
+    for trace in traces:
+        merge(graph, trace)
+    check_trace_graph(graph)
+    return [[graph.nodes[n].key.location.name for n in level] for level in first_nodes(graph)]
+
+
+def test_use_after_a_write_in_one_branch_starts_an_epoch_for_every_path():
+    way = ["compute", "scatter w", "read w"]
+    assert starts_of_ways(way, ["compute", "read w"]) == [["read w"]]
+
+
+def test_write_in_one_branch_and_use_in_the_other_starts_none():
+    assert starts_of_ways(["compute", "scatter w", "assign v"], ["compute", "read w", "assign v"]) == []
+
+
+def test_callback_at_the_start_of_a_branch_starts_an_epoch_for_its_level():
+    ways = ["read w", "python a", "compute"], ["read w", "assign v", "compute"]
+    assert starts_of_ways(*ways) == [["python a", "assign v"]]
+
+
+def test_block_is_cut_where_an_op_in_its_middle_needs_an_epoch():
+    ways = ["compute a", "read w", "python a", "read w b"], ["compute a", "read w b"]
+    assert starts_of_ways(*ways) == [["python a"], ["read w b"]]
+
+
+def test_iterator_closes_an_epoch_that_some_branch_may_have_written():
+    way = ["compute", "assign w", "iterate"]
+    assert starts_of_ways(way, ["compute", "iterate"]) == [["iterate"]]
+    assert starts_of_ways(["compute", "read w", "iterate"], ["compute", "iterate"]) == []
+
+
+def test_branches_of_one_level_do_not_see_each_others_writes():
+    ways = [["compute", f"scatter {v}", f"read {v} {v}", "compute b"] for v in "wv"]
+    assert starts_of_ways(*ways) == [["read w w"], ["read v v"]]
+
+
 # --------------------------------------------------------------------- queries
 
 
@@ -159,16 +242,16 @@ def node_of(**fields):
     step = Step()
     step.on(fields.pop("op_type", "ReadVariableOp"), "w", **fields)
     graph = make_trace_graph()
-    graph.merge(step.trace)
+    merge(graph, step.trace)
     return graph.nodes[0]
 
 
 def test_op_is_imperative_by_its_record_or_because_it_is_forced_to_be():
     node = node_of()
-    assert not is_imperative(node)
+    assert not node.is_imperative
     node.forced = ImperativeReason.RAISED_BEFORE
-    assert is_imperative(node)
-    assert is_imperative(node_of(imperative=STATEFUL))
+    assert node.is_imperative
+    assert node_of(imperative=STATEFUL).is_imperative
 
 
 def test_op_that_raised_on_a_variable_closes_the_epoch():
@@ -176,10 +259,10 @@ def test_op_that_raised_on_a_variable_closes_the_epoch():
     for action in (step.read, step.assign, step.read):
         action("w")
     graph = make_trace_graph()
-    graph.merge(step.trace)
-    assert epoch_starts(graph) == []
-    graph.nodes[1].forced = ImperativeReason.RAISED_BEFORE
-    assert epoch_starts(graph) == [1]
+    merge(graph, step.trace)
+    assert first_nodes(graph) == []
+    graph.force(1, ImperativeReason.RAISED_BEFORE)
+    assert first_nodes(graph) == [[1]]
 
 
 @pytest.mark.parametrize("op_type", sorted(DENSE_WRITES | IN_PLACE_WRITES))
@@ -196,5 +279,5 @@ def test_op_without_a_variable_writes_none():
     step = Step()
     step.compute()
     graph = make_trace_graph()
-    graph.merge(step.trace)
+    merge(graph, step.trace)
     assert not writes_variable(graph.nodes[0])

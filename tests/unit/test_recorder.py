@@ -15,8 +15,11 @@ from terra_tf.trace.recorder import (
     GradientMarkers,
     Recorder,
     gradient_function_wrapper,
+    marked_caller,
+    marker_for,
     marker_of,
 )
+from terra_tf.trace.merging import merge
 from terra_tf.trace.records import ExternalRef, OutputRef, TensorSpec, VariableRef
 from terra_tf.trace.trace_graph import TraceGraph
 from terra_tf.trace.verify import check_trace_graph
@@ -278,10 +281,45 @@ def test_op_of_a_gradient_function_names_its_forward_op():
         assert (op_name, attrs) == ("Tanh", ("T", 1))
         return session.run("TanhGrad", x, args[0])
 
-    wrapper = gradient_function_wrapper(gradient_function, lambda: session.markers)
-    wrapper("Tanh", ("T", 1, MARKER, 0), tf.ones([2]))
+    wrapper = gradient_function_wrapper(gradient_function, marked_caller(lambda: session.markers))
+    wrapper("Tanh", ("T", 1, MARKER, "tanh"), tf.ones([2]))
     session.run("Neg", x)
-    assert [op.forward_node for op in session.trace.ops] == [None, 0, None]
+    assert [op.forward for op in session.trace.ops] == [None, "tanh", None]
+    assert session.markers.last == "tanh"
+
+
+def test_op_of_nested_gradient_functions_names_the_innermost_forward_op():
+    session = Session()
+    call = marked_caller(lambda: session.markers)
+
+    def outer():
+        session.run("Neg", tf.zeros([1]))
+        call("inner", session.run, "Exp", tf.zeros([1]))
+        session.run("Neg", tf.zeros([1]))
+
+    call("outer", outer)
+    assert [op.forward for op in session.trace.ops] == ["outer", "inner", "outer"]
+    assert (session.markers.stack, session.markers.last) == ([], "outer")
+
+
+def test_marked_call_returns_what_the_function_returns():
+    call = marked_caller(GradientMarkers)
+    assert call("marker", divmod, 7, 2) == (3, 1)
+
+
+def test_marker_of_an_op_is_its_locations_id_or_its_number():
+    session = Session()
+    session.run("Neg", tf.zeros([1]))
+    index = session.begin("Neg", tf.zeros([1]))
+    assert session.recorder.marker(index) == 1
+    tracker = LocationTracker(lambda filename: False)
+    tracker.begin(None)
+    located = Session(tracker=tracker)
+    index = located.begin("Neg", tf.zeros([1]))
+    marker = located.recorder.marker(index)
+    located.end(index, tf.zeros([1]))
+    location = located.trace.ops[0].location
+    assert marker == location.id == marker_for(location, index)
 
 
 def test_marker_is_taken_off_when_the_gradient_function_raises():
@@ -291,7 +329,7 @@ def test_marker_is_taken_off_when_the_gradient_function_raises():
         assert markers.stack == [3]
         raise ValueError("no gradient")
 
-    wrapper = gradient_function_wrapper(fail, lambda: markers)
+    wrapper = gradient_function_wrapper(fail, marked_caller(lambda: markers))
     with pytest.raises(ValueError, match="no gradient"):
         wrapper("Op", (MARKER, 3))
     assert markers.stack == []
@@ -299,7 +337,9 @@ def test_marker_is_taken_off_when_the_gradient_function_raises():
 
 def test_gradient_function_without_a_marker_is_called_as_it_is():
     markers = GradientMarkers()
-    wrapper = gradient_function_wrapper(lambda *args: (args, list(markers.stack)), lambda: markers)
+    wrapper = gradient_function_wrapper(
+        lambda *args: (args, list(markers.stack)), marked_caller(lambda: markers)
+    )
     assert wrapper("Op", ("T", 1), 5) == (("Op", ("T", 1), 5), [])
 
 
@@ -343,7 +383,7 @@ def record_step(x, weight):
 def test_recorded_steps_merge_and_have_locations_of_their_own():
     weight, graph = tf.Variable(1.0).handle, TraceGraph(id)
     traces = [record_step(tf.constant([1.0]), weight) for _ in range(3)]
-    kinds = [graph.merge(trace).kind.value for trace in traces]
+    kinds = [merge(graph, trace).kind.value for trace in traces]
     check_trace_graph(graph, traces)
     assert kinds == ["new path", "covered", "covered"]
     assert len({node.key.location for node in graph.nodes}) == 6

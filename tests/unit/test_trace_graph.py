@@ -1,5 +1,8 @@
-"""What merging a trace makes of a TraceGraph. After every merge the invariants are checked."""
+"""What merging traces makes of a TraceGraph. After every merge the invariants are checked.
 
+Of nodes and their inputs, mostly. Forks are in test_many_paths, which node an op becomes in
+test_placing, how joined inputs are decided in test_joins.
+"""
 
 import pytest
 import tensorflow as tf
@@ -7,6 +10,7 @@ import tensorflow as tf
 from terra_tf._tf_internals import dtypes
 from terra_tf.errors import ImperativeReason
 from terra_tf.trace.dump import dump
+from terra_tf.trace.merging import merge, mismatch
 from terra_tf.trace.trace_graph import (
     Captured,
     Constant,
@@ -16,7 +20,14 @@ from terra_tf.trace.trace_graph import (
     Variable,
 )
 from terra_tf.trace.verify import check_trace_graph
-from tests.unit.synthetic_traces import Line, TraceBuilder, make_trace_graph, merge_all, spec
+from tests.unit.synthetic_traces import (
+    Line,
+    TraceBuilder,
+    make_trace_graph,
+    merge_all,
+    merge_each,
+    spec,
+)
 
 
 def trace_of(*inputs, **fields):
@@ -48,7 +59,7 @@ def variable(handle):
 def test_first_trace_is_a_new_path():
     _, result = merge_all(trace_of(feed(1.0)))
     assert result.kind is MergeKind.NEW_PATH
-    assert result.detail == "1 ops where 0 were known"
+    assert result.detail == "1 ops where none were known"
 
 
 def test_first_trace_decides_what_inputs_are():
@@ -100,10 +111,12 @@ def test_feed_of_another_value_is_covered():
     assert result.kind is MergeKind.COVERED
 
 
-def test_op_at_another_line_with_the_same_dataflow_is_covered():
+def test_op_at_another_line_is_another_node():
     first, second = (trace_of(feed(1.0), location=where) for where in ("if", "else"))
-    _, result = merge_all(first, second)
-    assert result.kind is MergeKind.COVERED
+    graph, result = merge_all(first, second)
+    assert result.kind is MergeKind.NEW_PATH
+    assert result.detail == "op 0 was not known there"
+    assert [node.key.location for node in graph.nodes] == ["if", "else"]
 
 
 # ---------------------------------------------------------------- generalized
@@ -243,33 +256,6 @@ def test_shape_read_is_no_fetch():
     assert (graph.fetches, graph.shape_reads) == (set(), {(0, 0)})
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "merged"),
-    [
-        (spec(2, 3), spec(4, 3), spec(-1, 3)),
-        (spec(2, 3), spec(4, 5), spec(-1, -1)),
-        (spec(2, 3), spec(6), spec()._replace(shape=None)),
-        (spec(), spec(1), spec()._replace(shape=None)),
-        (spec()._replace(shape=None), spec(1), spec()._replace(shape=None)),
-        (spec(0), spec(5), spec(-1)),
-    ],
-)
-def test_changed_output_shape_becomes_unknown(first, second, merged):
-    traces = [trace_of(feed(1.0), outputs=[output]) for output in (first, second)]
-    graph, result = merge_all(*traces)
-    assert graph.nodes[0].outputs == (merged,)
-    expected = MergeKind.COVERED if first.shape is None else MergeKind.GENERALIZED
-    assert result.kind is expected
-
-
-def test_unknown_shape_stays_unknown():
-    traces = [trace_of(feed(1.0), outputs=[spec(rows)]) for rows in (2, 3, 2)]
-    graph, result = merge_all(*traces)
-    assert result.kind is MergeKind.COVERED
-    assert graph.nodes[0].outputs == (spec(-1),)
-    assert graph.nodes[0].record.outputs == (spec(2),)
-
-
 def test_imperative_op_may_take_its_input_from_elsewhere():
     def make(from_op):
         b = TraceBuilder()
@@ -278,9 +264,9 @@ def test_imperative_op_may_take_its_input_from_elsewhere():
         b.op("Print", source, imperative=ImperativeReason.STATEFUL_OP, outputs=[])
         return b.trace
 
-    graph, result = merge_all(make(True), make(False), make(True))
-    assert result.kind is MergeKind.COVERED
-    assert graph.num_traces == 3
+    graph, results = merge_each(make(True), make(False), make(True))
+    assert [result.kind for result in results[1:]] == [MergeKind.COVERED] * 2
+    assert (graph.num_traces, len(graph.nodes)) == (3, 2)
 
 
 def test_imperative_op_may_have_other_attributes_every_time():
@@ -318,7 +304,7 @@ PATHS = {
     "another dtype": lambda b, x, y, w: b.op("Mul", y, w, outputs=[spec(2, dtype=dtypes.int32)]),
     "more outputs": lambda b, x, y, w: b.op("Mul", y, w, outputs=[spec(2), spec(2)]),
     "imperative": lambda b, x, y, w: b.op("Mul", y, w, imperative=ImperativeReason.STATEFUL_OP),
-    "a gradient": lambda b, x, y, w: b.op("Mul", y, w, forward_node=0),
+    "a gradient": lambda b, x, y, w: b.op("Mul", y, w, forward=Line(0).id),
     "two ops": lambda b, x, y, w: b.op("Mul", b.op("Mul", y, w), w),
 }
 
@@ -329,54 +315,45 @@ def make_path(last):
     return b.trace
 
 
-@pytest.mark.parametrize("last", PATHS.values(), ids=PATHS)
-def test_other_path_replaces_what_was_there(last):
-    known, other = make_path(lambda b, x, y, w: b.op("Mul", y, w)), make_path(last)
+JOINED = ("swapped inputs", "an external input")  # the same node, with an input that differs
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_other_path_is_added_to_what_was_there(name):
+    known, other = make_path(lambda b, x, y, w: b.op("Mul", y, w)), make_path(PATHS[name])
     graph = make_trace_graph()
-    graph.merge(known)
-    assert graph.path_mismatch(other) is not None
-    result = graph.merge(other)
+    merge(graph, known)
+    assert mismatch(graph, other) is not None
+    result = merge(graph, other)
     assert result.kind is MergeKind.NEW_PATH
     assert result.detail
-    check_trace_graph(graph, [other])
-    assert len(graph.nodes) == len(other.ops)
-    assert graph.merge(other).kind is MergeKind.COVERED
+    check_trace_graph(graph, [known, other])
+    num_nodes = {"no op": 3, "two ops": 4}.get(name, 3 if name in JOINED else 4)
+    assert (len(graph.nodes), len(graph.paths)) == (num_nodes, 2)
+    assert merge(graph, known).kind is MergeKind.COVERED
+    assert merge(graph, other).kind is MergeKind.COVERED
+    assert (len(graph.nodes), len(graph.paths)) == (num_nodes, 2)
 
 
 @pytest.mark.parametrize(
     "tensor", [tf.constant([1.0, 2.0]), tf.constant(1), tf.constant(1.0, tf.float64)]
 )
-def test_external_of_another_type_is_another_path(tensor):
+def test_external_of_another_type_is_another_node(tensor):
     graph = make_trace_graph()
-    graph.merge(trace_of(feed(1.0)))
+    merge(graph, trace_of(feed(1.0)))
     other = trace_of(external(tensor, is_argument=True))
-    assert graph.path_mismatch(other) == "op 0 Op: input 0 comes from elsewhere"
+    assert mismatch(graph, other) == "op 0 was not known there"
+    merge(graph, other)
+    check_trace_graph(graph, [trace_of(feed(1.0)), other])
+    assert len(graph.nodes) == 2
 
 
-def test_new_path_forgets_fetches_and_variables_of_the_old_one():
+def test_new_path_keeps_fetches_and_variables_of_the_old_one():
     b = TraceBuilder()
     b.keep(b.op("ReadVariableOp", b.variable(WEIGHT)))
-    graph = make_trace_graph()
-    graph.merge(b.trace)
-    graph.merge(trace_of(feed(1.0)))
-    check_trace_graph(graph)
-    assert (graph.fetches, graph.variables) == (set(), [])
-
-
-def test_variable_that_takes_anothers_place_is_another_path():
-    """w*w is not w*b: a slot is one variable throughout a step."""
-
-    def make(second):
-        b = TraceBuilder()
-        slots = {id(WEIGHT): b.variable(WEIGHT)}
-        b.op("ReadVariableOp", slots[id(WEIGHT)])
-        slot = slots.get(id(second)) or b.variable(second)
-        b.op("ReadVariableOp", slot)
-        return b.trace
-
-    graph = make_trace_graph()
-    graph.merge(make(WEIGHT))
-    assert graph.path_mismatch(make(BIAS)) == "2 variables where 1 were known"
+    graph, _ = merge_all(b.trace, trace_of(feed(1.0)))
+    assert graph.fetches == {(0, 0)}
+    assert [(slot.handle is WEIGHT, slot.captured) for slot in graph.variables] == [(True, True)]
 
 
 # ------------------------------------------------------------ raised locations
@@ -384,13 +361,12 @@ def test_variable_that_takes_anothers_place_is_another_path():
 
 def test_raised_location_marks_its_op_in_this_path_and_in_later_ones():
     graph = make_trace_graph()
-    graph.merge(trace_of(feed(1.0), location="try"))
+    merge(graph, trace_of(feed(1.0), location="try"))
     graph.note_raised("try")
     assert graph.nodes[0].forced
-    graph.merge(trace_of(feed([1.0]), location="try"))
-    assert graph.nodes[0].forced
-    graph.merge(trace_of(feed(1.0), location=Line(9), canonical=("a",)))
-    assert not graph.nodes[0].forced
+    merge(graph, trace_of(feed([1.0]), location="try"))
+    merge(graph, trace_of(feed(1.0), location=Line(9), canonical=("a",)))
+    assert [node.forced is not None for node in graph.nodes] == [True, True, False]
 
 
 # ------------------------------------------------------------------- snapshots
@@ -401,13 +377,13 @@ def test_snapshot_is_not_changed_by_later_merges():
     snapshot = graph.snapshot()
     text = dump(snapshot)
     other = TraceBuilder()
-    other.keep(other.op("Op", other.constant(2.0), other.variable(BIAS), outputs=[spec(7)]))
-    graph.merge(other.trace)
+    other.keep(other.op("Op", other.constant(2.0), other.variable(BIAS)))
+    merge(graph, other.trace)
     graph.add_fetches({(0, 0)})
     graph.note_raised(Line(0))
     assert dump(snapshot) == text
     assert dump(graph) != text
-    assert snapshot.merge(other.trace).kind is MergeKind.GENERALIZED
+    assert merge(snapshot, other.trace).kind is MergeKind.GENERALIZED
 
 
 def test_fetched_bytes_are_counted_as_traced():

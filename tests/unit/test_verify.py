@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from terra_tf.errors import InternalError
+from terra_tf.trace.merging import merge
 from terra_tf.trace.trace_graph import Constant, Feed, Output, Variable
 from terra_tf.trace.verify import check_trace_graph
 from tests.unit.synthetic_traces import TraceBuilder, make_trace_graph, spec
@@ -32,7 +33,7 @@ def make_trace(feed=(1.0, 2.0), scale=0.5, mask=_MASK, weight=_WEIGHT, rows=2):
 
 def make_graph():
     graph = make_trace_graph()
-    graph.merge(make_trace())
+    merge(graph, make_trace())
     return graph
 
 
@@ -52,7 +53,7 @@ def test_merged_traces_are_accepted():
     traces = [make_trace(), make_trace(), make_trace(feed=(3.0, 4.0), scale=0.25, rows=3)]
     graph = make_trace_graph()
     for count, trace in enumerate(traces, start=1):
-        graph.merge(trace)
+        merge(graph, trace)
         check_trace_graph(graph, traces[:count])
     assert graph.num_traces == 3
 
@@ -169,7 +170,7 @@ def test_forward_op_that_comes_later_is_refused():
     b = TraceBuilder()
     b.op("TanhGrad", b.feed([1.0]), forward_node=0)
     graph = make_trace_graph()
-    graph.merge(b.trace)
+    merge(graph, b.trace)
     assert_refused(graph, "the forward op of op 0 TanhGrad is op 0, which does not come before it")
 
 
