@@ -361,6 +361,8 @@ void BindSession(py::module_& m) {
              s.set_stop_frame(frame.ptr());
            })
       .def_property_readonly("path", &Session::path)
+      .def("waiting_channels",
+           [](Session& s) { return s.step()->mailbox().Waiting(); })
       .def("skip_to_end", &Session::SkipToEnd)
       .def_property_readonly("epochs_left", &Session::EpochsLeft)
       .def("renumber", &Session::Renumber)

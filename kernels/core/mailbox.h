@@ -97,6 +97,16 @@ class Mailbox {
     for (Receiver& r : waiting) r(std::nullopt);
   }
 
+  // The channels on which somebody waits for a value.
+  std::vector<size_t> Waiting() const {
+    std::lock_guard<std::mutex> lock(mu_);
+    std::vector<size_t> waiting;
+    for (size_t i = 0; i < channels_.size(); ++i) {
+      if (!channels_[i].receivers.empty()) waiting.push_back(i);
+    }
+    return waiting;
+  }
+
   bool closed() const {
     std::lock_guard<std::mutex> lock(mu_);
     return closed_;

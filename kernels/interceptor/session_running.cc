@@ -148,6 +148,11 @@ PyObject* Session::Delegate(const Call& call, int number) {
   std::vector<PyRef> outputs;
   outputs.reserve(node->outputs.size());
   if (node->kind == NodeKind::kFolded) {
+    for (size_t i = 0; i < node->inputs.size(); ++i) {
+      if (node->inputs[i].kind == InputKind::kJoin) {
+        BindJoin(node->inputs[i].a, call.inputs[i].get());
+      }
+    }
     for (const PyRef& tensor : node->folded) {
       outputs.push_back(SameValueNewObject(tensor.get()));
     }

@@ -196,13 +196,17 @@ class Emitter:
         if node.is_imperative:
             self._keep(index, self._emit_imperative(index, node))
             return
-        values = [self.value(index, position) for position in range(len(node.inputs))]
+        for position in range(len(node.inputs)):
+            if (index, position) in self.out.joins.of_input:
+                self.value(index, position)  # Python decides it, even if nobody uses it
+
         def is_static(position: int) -> bool:
-            return self._is_static(node, values, position)
+            return self._is_static(index, position)
 
         if index not in self._joined_nodes and can_fold(node, self.out.folded, is_static):
             self.out.folded[index] = node.record.folded
             return
+        values = [self.value(index, position) for position in range(len(node.inputs))]
         if node.record.op_type in STATELESS_RANDOM:
             outputs = self._emit_random(index, node, values)
         elif any(isinstance(source, Variable) for source in node.inputs):
@@ -223,14 +227,18 @@ class Emitter:
             for web in self.web_of.get(key, ()):
                 self.scope.webs[web] = tensor
 
-    def _is_static(self, node: Node, values: list, position: int) -> bool:
-        source = node.inputs[position]
+    def _is_static(self, index: int, position: int) -> bool:
+        """Says whether an input's shape is fixed by the graph. Feeds nothing."""
+        source = self.graph.nodes[index].inputs[position]
+        if isinstance(source, Feed) and (index, position) not in self.out.joins.of_input:
+            return static_shape(source.spec.shape).is_fully_defined()
         if isinstance(source, Variable):
             variable = self.graph.variables[source.slot]
             spec = handle_shape_and_type(variable.handle)
             known = spec is not None and spec[1] is not None and -1 not in spec[1]
             return variable.captured and known
-        return values[position] is not None and values[position].shape.is_fully_defined()
+        value = self.value(index, position)
+        return value is not None and value.shape.is_fully_defined()
 
     def _settle_output(self, index: int, output: int, tensor: Any) -> None:
         shape = tensor.shape

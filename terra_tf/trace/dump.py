@@ -53,6 +53,7 @@ from terra_tf.trace.trace_graph import (
 External = Constant | Captured | Feed
 
 _MAX_VALUES = 8
+_MAX_ALTERNATIVES = 6
 _KIND_NAMES = {Feed: "feed", Captured: "captured", Constant: "const"}
 _SHORT_NAMES = (
     ("bfloat", "bf"), ("float", "f"), ("uint", "u"), ("int", "i"), ("complex", "c"),
@@ -182,6 +183,9 @@ class _Dump:
         self, rule: str, outputs: tuple[Output, ...], external: External | None
     ) -> str:
         alternatives = [f"%{node}.{output}" for node, output in outputs]
+        if len(alternatives) > _MAX_ALTERNATIVES:
+            num_left_out = len(alternatives) - _MAX_ALTERNATIVES
+            alternatives[_MAX_ALTERNATIVES - 1 : -1] = [f"... {num_left_out} more"]
         if external is not None:
             alternatives.append(f"outside {self._external(external)}")
         return f"join({rule} {' | '.join(alternatives)})"

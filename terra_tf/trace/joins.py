@@ -16,11 +16,13 @@ An input that had one producer so far follows a rule too, where it shares a web.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import functools
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
+from terra_tf.trace.location_tree import Location
 from terra_tf.trace.placing import outputs_of
 from terra_tf.trace.records import TensorSpec
 from terra_tf.trace.trace_graph import Feed, Joined, Node, NodeInput, Output, Path, TraceGraph
@@ -97,7 +99,7 @@ class _Resolver:
         self._delegated = {
             number: node for number, node in enumerate(graph.nodes) if not node.is_imperative
         }
-        self._web_of, self._externals_of = _find_webs(self._delegated.values())
+        self._web_of, self._externals_of = _find_webs(graph.nodes, self._delegated.values())
         self._queries = self._find_queries()
         self._chosen: dict[_Key, tuple[Rule, object]] = {}
 
@@ -109,6 +111,7 @@ class _Resolver:
         for number, positions in enumerate(self._positions):
             for node in positions:
                 self._paths_through.setdefault(node, []).append(number)
+        self._index_joined()
         self._choose_same(self._forward_candidates)
         self._choose_latest(self._shared_web)
         self._choose_latest(lambda query, _: None if query.is_optional else query.sources)
@@ -183,19 +186,27 @@ class _Resolver:
         forward = self._delegated[key[0]].record.forward
         if forward is None:
             return []
-        return [k for k in self._joined if self._marker(k[0]) == forward]
+        return self._at_marker.get(forward, [])
 
-    def _marker(self, node: int) -> object:
-        return getattr(self._graph.nodes[node].key.location, "id", None)
+    def _index_joined(self) -> None:
+        """The joined inputs, in order, by their ops' markers and by what they may be."""
+        self._at_marker: dict[object, list[_Key]] = {}
+        self._with_source: dict[Output, list[_Key]] = {}
+        for key, query in self._queries.items():
+            if query.is_optional:
+                continue
+            marker = getattr(self._graph.nodes[key[0]].key.location, "id", None)
+            self._at_marker.setdefault(marker, []).append(key)
+            for source in query.sources:
+                self._with_source.setdefault(source, []).append(key)
 
     def _all_candidates(self, key: _Key) -> list[_Key]:
         if self._queries[key].is_optional:
             return []
         sources = self._queries[key].sources
-        return [k for k in self._joined if self._queries[k].sources & sources]
+        return sorted({k for source in sources for k in self._with_source[source]})
 
     def _choose_same(self, candidates_for) -> None:
-        self._joined = [k for k, q in self._queries.items() if not q.is_optional]
         for key in self._open():
             for candidate in candidates_for(key):
                 if candidate != key and self._is_same(key, candidate):
@@ -224,6 +235,7 @@ class _Resolver:
         needed = {key for key, query in self._queries.items() if not query.is_optional}
         for key in self._chosen:  # an optional one only where it has a rule
             needed.add(key)
+        externals = self._externals_of_webs()
         of_input = {}
         for number, key in enumerate(sorted(needed)):
             query = self._queries[key]
@@ -232,7 +244,7 @@ class _Resolver:
             web = -1
             if rule is Rule.LATEST:
                 web = webs.setdefault(what, len(webs))
-                external = external or self._external_of_web(what, self._spec_of(query))
+                external = external or self._usable(externals.get(what), query)
             of_input[key] = Join(
                 number,
                 *key,
@@ -245,30 +257,64 @@ class _Resolver:
             )
         return Joins(of_input, tuple(tuple(sorted(web)) for web in webs))
 
-    def _external_of_web(self, web: frozenset[Output], spec: TensorSpec) -> Feed | None:
-        """Who shares a web that starts outside of the step may be the first to use it."""
+    def _externals_of_webs(self) -> dict[object, Feed]:
+        """Where webs start outside of the step: what the first of their users takes there."""
+        externals: dict[object, Feed] = {}
         for key, query in self._queries.items():
             rule, what = self._chosen.get(key, (None, None))
-            if rule is Rule.LATEST and what == web and query.external is not None:
-                return query.external if spec.includes(query.external.spec) else None
-        return None
+            if rule is Rule.LATEST and query.external is not None:
+                externals.setdefault(what, query.external)
+        return externals
+
+    def _usable(self, external: Feed | None, query: _Query) -> Feed | None:
+        """Who shares a web that starts outside may be the first to use it, if its type fits."""
+        is_usable = external is not None and self._spec_of(query).includes(external.spec)
+        return external if is_usable else None
 
 
-def _find_webs(nodes: Iterable[Node]) -> tuple[dict[Output, list[Output]], dict[int, list]]:
+def _find_webs(
+    nodes: list[Node], delegated: Iterable[Node]
+) -> tuple[dict[Output, list[Output]], dict[int, list]]:
     """Returns the producers that share a web with each output, or with each feed group."""
     webs: dict[Output, list[Output]] = {}
     of_group: dict[int, list[Output]] = {}
     externals: list[tuple[int, Output]] = []
-    for node in nodes:
+    for node in delegated:
         for source in node.inputs:
             if not isinstance(source, Joined):
                 continue
             _unite(webs, outputs_of(source))
             if source.external is not None and source.sources:
                 externals.append((source.external.group, source.sources[0]))
+    _add_other_trips(nodes, webs)
     for group, output in externals:
         of_group[group] = webs[output]
     return webs, of_group
+
+
+def _add_other_trips(nodes: list[Node], webs: dict[Output, list[Output]]) -> None:
+    """What a loop hands on after 3 trips or after 7 it may hand on after 5."""
+    trips: dict[Hashable, list[int]] = {}
+    for number, node in enumerate(nodes):
+        place = _place_in_code(node)
+        if place is not None:
+            trips.setdefault(place, []).append(number)
+    for web in {id(members): members for members in webs.values()}.values():
+        count = collections.Counter(
+            (_place_in_code(nodes[o.node]), o.output) for o in web
+        )
+        for (place, output), times in count.items():
+            if place is not None and times >= 2:
+                _unite(webs, (web[0], *(Output(n, output) for n in trips[place])))
+
+
+def _place_in_code(node: Node) -> Hashable | None:
+    """Returns a node's key without the trips of the loops around it, or None if there are none."""
+    location = node.key.location
+    if not isinstance(location, Location) or location.innermost_loop is None:
+        return None
+    points = tuple(level.point for level in location.levels)
+    return node.key.op_type, node.key.attributes, points
 
 
 def _unite(webs: dict[Output, list[Output]], outputs: tuple[Output, ...]) -> None:

@@ -12,10 +12,19 @@ unknown, inputs that are joined, fetches.
 
 from __future__ import annotations
 
+import functools
+
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
 from terra_tf.trace.placing import Placement, key_of, outputs_of, place, variant_of
-from terra_tf.trace.records import ExternalRef, OpRecord, OutputRef, Trace, VariableRef
+from terra_tf.trace.records import (
+    ExternalRef,
+    OpRecord,
+    OutputRef,
+    TensorSpec,
+    Trace,
+    VariableRef,
+)
 from terra_tf.trace.structure import structure_of
 from terra_tf.trace.trace_graph import (
     Captured,
@@ -146,14 +155,15 @@ class _Merger:
     def _can_feed(self, old: NodeInput, new: Joined) -> bool:
         """Says whether the join of an input could take what came from outside, if anything did.
 
-        An input that was one output so far may share a join that takes tensors of its type.
+        Whether the join took tensors from outside at all, `structure` has told; here, of which
+        type they could be. A join takes what its input has been so far.
         """
         if new.external is None or not isinstance(old, (Joined, Output)):
             return True
-        if isinstance(old, Joined):
-            return old.external is not None and old.external.spec == new.external.spec
-        known = self._graph.nodes[old.node].outputs[old.output]
-        return known.includes(new.external.spec)
+        specs = [self._graph.nodes[o.node].outputs[o.output] for o in outputs_of(old)]
+        if isinstance(old, Joined) and old.external is not None:
+            specs.append(old.external.spec)
+        return functools.reduce(TensorSpec.joined, specs).includes(new.external.spec)
 
     def _note(self, what: str, number: int, record: OpRecord, happened: str) -> None:
         self._changes.append(f"{what} op {number} {record.op_type} {happened}".strip())

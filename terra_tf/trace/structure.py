@@ -6,6 +6,7 @@ import dataclasses
 
 from terra_tf.trace.case_assignment import CaseAssignment, assign_cases
 from terra_tf.trace.joins import Join, Joins, Rule, resolve_joins
+from terra_tf.trace.location_tree import Location, turns_user_loop
 from terra_tf.trace.trace_graph import END, START, Output, Path, TraceGraph
 
 
@@ -46,9 +47,24 @@ class Structure:
 def structure_of(graph: TraceGraph) -> Structure:
     """Returns a graph's structure, made at the first call after the graph has changed."""
     if graph.structure is None:
-        cases = assign_cases(len(graph.nodes), graph.edges())
+        cases = assign_cases(len(graph.nodes), graph.edges(), loop_turns(graph))
         graph.structure = Structure(graph, cases, resolve_joins(graph))
     return graph.structure
+
+
+def loop_turns(graph: TraceGraph) -> set[int]:
+    """Returns the nodes at which a loop of the user's code turns, begins or ends.
+
+    Blocks begin there, so that a loop that was seen to end after 3 trips and after 7 may end
+    after 5.
+    """
+    turns = set()
+    for node, successor in graph.edges():
+        if node >= 0 and successor >= 0:
+            here, there = (graph.nodes[n].key.location for n in (node, successor))
+            if isinstance(here, Location) and turns_user_loop(here, there):
+                turns.add(successor)
+    return turns
 
 
 class _Follower:

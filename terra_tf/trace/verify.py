@@ -10,7 +10,7 @@ messages begin with:
     reachable   every node is on a way from START to END, and every edge's ends exist
     acyclic     edges have no cycle
     flow        as many traces leave a node as come to it
-    path        a stored path follows edges, passes no node twice and fits its nodes' inputs
+    path        a stored path follows edges, and its sources are among its nodes' inputs
     input       inputs exist; what a path says an op took had run before it on that path
     sibling     what may follow one and the same node differs in more than its number
     group       uses of one external tensor that a path passes together are alike
@@ -177,11 +177,11 @@ def _check_edges(graph: TraceGraph) -> None:
     num_nodes = len(graph.nodes)
     before: dict[int, list[int]] = {}
     num_entering: dict[int, int] = {}
-    for node, following in graph.successors.items():
+    for source, following in graph.successors.items():
         for successor, num_traces in following.items():
-            exist = START <= node < num_nodes and (successor == END or 0 <= successor < num_nodes)
-            _require(exist, "reachable", f"the edge {node} -> {successor} leads nowhere")
-            before.setdefault(successor, []).append(node)
+            exist = START <= source < num_nodes and (successor == END or 0 <= successor < num_nodes)
+            _require(exist, "reachable", f"the edge {source} -> {successor} leads nowhere")
+            before.setdefault(successor, []).append(source)
             num_entering[successor] = num_entering.get(successor, 0) + num_traces
     from_start = _reached(START, graph.successors)
     to_end = _reached(END, before)
@@ -189,13 +189,15 @@ def _check_edges(graph: TraceGraph) -> None:
         name = _name(index, node)
         _require(index in from_start, "reachable", f"no way leads from the start to {name}")
         _require(index in to_end, "reachable", f"no way leads from {name} to the end")
+    _require(graph.topological_order() is not None, "acyclic", "its edges have a cycle")
+    for index, node in enumerate(graph.nodes):
         num_leaving = sum(graph.successors[index].values())
         _require(
             num_leaving == num_entering[index],
             "flow",
-            f"{num_entering[index]} traces come to {name}, and {num_leaving} leave it",
+            f"traces that come to {_name(index, node)}: {num_entering[index]},"
+            f" and that leave it: {num_leaving}",
         )
-    _require(graph.topological_order() is not None, "acyclic", "its edges have a cycle")
 
 
 def _reached(start: int, after: dict) -> set[int]:
@@ -212,12 +214,10 @@ def _reached(start: int, after: dict) -> set[int]:
 
 
 def _check_path(graph: TraceGraph, name: str, path: Path) -> None:
-    edges = zip((START, *path.nodes), (*path.nodes, END))
-    for node, successor in edges:
-        is_known = successor in graph.successors.get(node, ())
-        _require(is_known, "path", f"{name} goes from {node} to {successor}, where no edge leads")
-    _require(len(set(path.nodes)) == len(path.nodes), "path", f"{name} passes a node twice")
-    num_inputs = [len(graph.nodes[node].inputs) for node in path.nodes]
+    for edge in zip((START, *path.nodes), (*path.nodes, END)):
+        is_known = edge[1] in graph.successors.get(edge[0], ())
+        _require(is_known, "path", f"{name} goes from {edge[0]} to {edge[1]}, where no edge leads")
+    num_inputs = [len(graph.nodes[number].inputs) for number in path.nodes]
     _require(
         [len(sources) for sources in path.sources] == num_inputs,
         "path",

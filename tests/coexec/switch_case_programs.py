@@ -86,7 +86,8 @@ def if_else(x, case, s):
 def if_else_by_value(x, case, s):
     y = tf.abs(x) * (1.0 if case else -1.0)
     if tf.reduce_sum(y) > 0:
-        y = tf.tanh(y)
+        y = tf.tanh(y) + 1.0
+        s.log.append("positive")
     else:
         y = tf.exp(y)
     return tf.reduce_sum(y * x)
@@ -153,10 +154,7 @@ def nested(x, case, s):
         y = tf.tanh(y)
         if case > 1:
             y = y * 2.0
-            if case > 2:
-                y = tf.exp(y)
-            else:
-                y = y - x
+            y = tf.exp(y) if case > 2 else y - x
         if case == 4:
             y = tf.sin(y)
         y = y + x

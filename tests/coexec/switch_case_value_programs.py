@@ -119,6 +119,17 @@ def many_variables(x, case, s):
     return tf.reduce_sum(s.u) + tf.reduce_sum(s.w) + tf.reduce_sum(s.v)
 
 
+@body(8, 3)
+def a_variable_for_each_block(x, case, s):
+    if case & 1:
+        s.u.assign_add(x)
+    if case & 2:
+        s.v.assign_sub(s.v * 0.1)
+    if case & 4:
+        s.w[2].assign(x)
+    return float(s.calls)
+
+
 # ------------------------------------------------------------------------- joins
 
 

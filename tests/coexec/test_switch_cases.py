@@ -18,10 +18,10 @@ from terra_tf.config import config
 from terra_tf.testing import Program, assert_co_executing, assert_matches_eager
 
 # By a signal, which a stalled step notices: the other tests go on.
-pytestmark = pytest.mark.timeout(60, method="signal")
+pytestmark = pytest.mark.timeout(30, method="signal")
 
 NUM_SETTLED_CALLS = 12
-JOIN_TIMEOUT_S = 30
+JOIN_TIMEOUT_S = 20
 every_body = pytest.mark.parametrize("name", BODIES)
 settling_body = pytest.mark.parametrize("name", [n for n, body in BODIES.items() if body.settles])
 
@@ -272,7 +272,7 @@ def test_counters_of_two_branches_are_exact():
 
 def test_ways_that_were_never_traced_together_are_covered():
     """All three blocks, none, the first two alone: every other way is legal by its levels."""
-    body = BODIES["adjacent"]
+    body = BODIES["a_variable_for_each_block"]
     program = Steps(make_of(body.run), [7, 0, 1, 2, 4] + [3, 5, 6, 7] * 3)
     (function,) = assert_matches_eager(program, 17)
     stats = function.stats()

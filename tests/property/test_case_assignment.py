@@ -53,7 +53,8 @@ def test_every_node_is_in_one_block(graph):
     assert sorted(node for block in blocks for node in block.nodes) == list(range(num_nodes))
     for number, level in enumerate(cases.levels):
         assert level.blocks
-        assert [block.nodes[0] for block in level.blocks] == sorted(b.nodes[0] for b in level.blocks)
+        heads = [block.nodes[0] for block in level.blocks]
+        assert heads == sorted(heads)
         for index, block in enumerate(level.blocks):
             assert (block.level, block.index) == (number, index)
             assert [cases.block_of[node] for node in block.nodes] == [block] * len(block.nodes)

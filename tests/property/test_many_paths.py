@@ -122,14 +122,14 @@ def independent_branches(chosen, has_else):
     strategies.integers(1, 7), strategies.booleans(), strategies.integers(0, 2**32 - 1)
 )
 def test_independent_branches_are_covered_by_few_traces(num_branches, has_else, seed):
-    """Each trace that is not covered brings a node, or goes past one that none went past."""
+    """Each trace that is not covered brings a node, an order of two, or what an input can be."""
     randomness, graph = random.Random(seed), make_trace_graph()
     num_uncovered = 0
     for _ in range(40):
         chosen = [randomness.random() < 0.5 for _ in range(num_branches)]
         result = merge(graph, independent_branches(chosen, has_else))
         num_uncovered += result.kind is not MergeKind.COVERED
-    assert num_uncovered <= num_branches + 2
+    assert num_uncovered <= 3 * num_branches + 2
     all_chosen = ([way >> i & 1 for i in range(num_branches)] for way in range(2**num_branches))
     all_traces = [independent_branches(chosen, has_else) for chosen in all_chosen]
     if len(graph.nodes) == 2 + num_branches * (2 if has_else else 1):

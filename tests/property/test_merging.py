@@ -19,7 +19,7 @@ def shape_of(graph):
     return re.sub(r"\d+ traces?", "", dump(graph))
 
 
-_HANDLES = [tf.constant(0.0) for _ in range(3)]
+_HANDLES = [[tf.constant(0.0) for _ in range(2)] for _ in range(2)]  # for each variable
 _TENSORS = [tf.constant([float(i)]) for i in range(2)]
 
 
@@ -50,11 +50,13 @@ class Program:
     def run(self):
         """Trace one step with data of its own."""
         b, bound, seen = TraceBuilder(), {}, {}
-        handles = self.draw(strategies.permutations(_HANDLES))
+        handles = [self.draw(strategies.sampled_from(pool)) for pool in _HANDLES]
         for index, inputs in enumerate(self.inputs):
             references = [self.reference(b, kind, number, handles, bound, seen, index)
                           for kind, number in inputs]  # fmt: skip
-            rows = self.draw(strategies.sampled_from([2, 2, 3]))
+            # With an external, another shape may well be another node: see test_placing.
+            depends_on_data = all(kind != "external" for kind, _ in inputs)
+            rows = self.draw(strategies.sampled_from([2, 2, 3] if depends_on_data else [2]))
             y = b.op(f"Op{index}", *references, outputs=[spec(rows, 4)])
             if self.draw(strategies.booleans()):
                 b.keep(y)
@@ -89,7 +91,7 @@ def traces_of_one_path(draw):
 
 
 relaxed = hypothesis.settings(
-    deadline=None, max_examples=150, suppress_health_check=list(hypothesis.HealthCheck)
+    deadline=None, max_examples=60, suppress_health_check=list(hypothesis.HealthCheck)
 )
 
 

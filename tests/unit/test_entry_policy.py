@@ -106,12 +106,11 @@ def test_graph_is_built_of_every_path_seen_so_far(entry):
 
 def test_tracing_goes_on_while_every_trace_is_new_but_not_forever(entry):
     paths = "abcdefghijklmnopqrst"
-    for count, path in enumerate(paths, start=1):
-        learn(entry, path)
-        if entry.next_graph() is not None:
-            break
-    assert count == entry_module._MAX_TRACES_IN_A_ROW
-    assert types_of(entry.next_graph()) == paths[:count]
+    limit = entry_module._MAX_TRACES_IN_A_ROW
+    learn(entry, *paths[: limit - 1])
+    assert entry.next_graph() is None
+    learn(entry, paths[limit - 1])
+    assert types_of(entry.next_graph()) == paths[:limit]
 
 
 def test_values_that_change_do_not_delay_a_graph(entry):

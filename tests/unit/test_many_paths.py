@@ -1,6 +1,8 @@
 """Traces of several paths in one TraceGraph: forks, what is covered, and what is forgotten."""
 
 
+import tensorflow as tf
+
 from terra_tf.config import config
 from terra_tf.trace.merging import merge, mismatch
 from terra_tf.trace.structure import structure_of
@@ -154,6 +156,28 @@ def test_compact_keeps_the_feed_of_a_join_whose_outputs_are_forgotten():
     check_trace_graph(graph, [branching(2)])
     (source,) = graph.nodes[0].inputs
     assert isinstance(source, Feed)
+
+
+def test_compact_keeps_an_imperative_op_whose_known_input_is_forgotten():
+    """A line of too many siblings: its input was another op's output, and is a variable now."""
+
+    def make(number, is_output):
+        b = TraceBuilder()
+        handle = b.variable(tf.constant(0.0))
+        source = b.op("Make", location=1) if is_output else handle
+        b.op("Use", source, location=2, canonical=(number,))
+        b.op("Other", handle, location=3)
+        return b.trace
+
+    graph = make_trace_graph()
+    with config.override(max_siblings=1):
+        for number in range(3):
+            merge(graph, make(number, number == 0))
+            check_trace_graph(graph)
+    assert graph.compact(1) == 1
+    check_trace_graph(graph)
+    assert types_of(graph) == ["Use", "Other"]
+    assert isinstance(graph.nodes[0].inputs[0], Feed)
 
 
 # ------------------------------------------------------------------ structure

@@ -1,13 +1,16 @@
 """Every invariant of a TraceGraph has a message of its own when it breaks."""
 
+import dataclasses
 import re
 
 import pytest
 import tensorflow as tf
 
-from terra_tf.errors import InternalError
+from terra_tf.errors import ImperativeReason, InternalError
+from terra_tf.trace.joins import Rule
 from terra_tf.trace.merging import merge
-from terra_tf.trace.trace_graph import Constant, Feed, Output, Variable
+from terra_tf.trace.structure import structure_of
+from terra_tf.trace.trace_graph import Constant, Feed, Joined, Output, Path, Variable
 from terra_tf.trace.verify import check_trace_graph
 from tests.unit.synthetic_traces import TraceBuilder, make_trace_graph, spec
 
@@ -43,8 +46,30 @@ def replace_input(graph, node, position, source):
     graph.nodes[node].inputs = tuple(inputs)
 
 
-def assert_refused(graph, message, traces=()):
-    with pytest.raises(InternalError, match=re.escape(message)) as caught:
+def replace_source(graph, node, position, source, path=0):
+    """Change what an input was on a stored path."""
+    old = list(graph.paths)[path]
+    rows = [list(row) for row in old.sources]
+    rows[old.nodes.index(node)][position] = source
+    new = Path(old.nodes, tuple(map(tuple, rows)))
+    graph.paths = {new if known is old else known: last for known, last in graph.paths.items()}
+
+
+def make_branches():
+    """Make a graph of A, then B or D, then C, which takes what the branch gave."""
+    graph = make_trace_graph()
+    for branch in ("B", "D"):
+        b = TraceBuilder()
+        y = b.op(branch, b.op("A", b.feed([1.0, 2.0]), location=0), location=branch)
+        b.op("C", y, location=1)
+        merge(graph, b.trace)
+    check_trace_graph(graph)
+    return graph
+
+
+def assert_refused(graph, invariant, message, traces=()):
+    pattern = re.escape(f"a TraceGraph is broken ({invariant}): ") + ".*" + re.escape(message)
+    with pytest.raises(InternalError, match=pattern) as caught:
         check_trace_graph(graph, traces)
     assert caught.value.code == "TERRA-TRACE-GRAPH"
 
@@ -64,51 +89,67 @@ def test_empty_graph_is_accepted():
     assert graph.nodes == []
 
 
-@pytest.mark.parametrize("node", [2, 3, 17, -1])
-def test_input_from_a_later_op_is_refused(node):
-    graph = make_graph()
-    replace_input(graph, 2, 0, Output(node, 0))
-    message = f"input 0 of op 2 Mul is output 0 of op {node}, which does not come before it"
-    assert_refused(graph, message)
+# -------------------------------------------------------------------- records
 
 
-@pytest.mark.parametrize("output", [1, -1])
-def test_input_from_an_output_that_does_not_exist_is_refused(output):
+def test_key_that_does_not_fit_its_record_is_refused():
     graph = make_graph()
-    replace_input(graph, 2, 0, Output(1, output))
-    assert_refused(graph, f"input 0 of op 2 Mul is output {output} of op 1, which has 1")
+    graph.nodes[1].key = graph.nodes[1].key._replace(op_type="Sub")
+    assert_refused(graph, "record", "the key of op 1 Mul names Sub")
+
+
+def test_key_of_other_attributes_is_refused_unless_they_keep_changing():
+    graph = make_graph()
+    graph.nodes[1].key = graph.nodes[1].key._replace(attributes=("a",))
+    assert_refused(graph, "record", "the key of op 1 Mul names Mul with ('a',)")
+    graph.nodes[1].forced = ImperativeReason.TOO_MANY_SIBLINGS
+    check_trace_graph(graph)
+
+
+def test_op_with_other_inputs_than_recorded_is_refused():
+    graph = make_graph()
+    graph.nodes[1].inputs = graph.nodes[1].inputs[:1]
+    message = "op 1 Mul has 1 inputs, its record 2, and its counts (-1, -1) make 2"
+    assert_refused(graph, "record", message)
+
+
+def test_op_whose_outputs_are_narrower_than_recorded_is_refused():
+    graph = make_graph()
+    graph.nodes[1].outputs = (spec(7),)
+    assert_refused(graph, "record", "of op 1 Mul do not include its record's")
+
+
+# --------------------------------------------------------------------- inputs
+
+
+@pytest.mark.parametrize("output", [(17, 0), (-1, 0), (1, 1), (1, -1)])
+@pytest.mark.parametrize("is_joined", [True, False])
+def test_input_from_an_output_that_does_not_exist_is_refused(output, is_joined):
+    graph, source = make_graph(), Output(*output)
+    joined = Joined(tuple(sorted((Output(0, 0), source))), None)
+    replace_input(graph, 2, 0, joined if is_joined else source)
+    node, number = output
+    message = f"input 0 of op 2 Mul is output {number} of op {node}, which does not exist"
+    assert_refused(graph, "input", message)
+
+
+def test_join_out_of_order_is_refused():
+    graph = make_graph()
+    replace_input(graph, 2, 0, Joined((Output(1, 0), Output(0, 0)), None))
+    assert_refused(graph, "input", "input 0 of op 2 Mul joins")
+
+
+@pytest.mark.parametrize("joined", [Joined((Output(1, 0),), None), Joined((), Feed(spec(2), 1))])
+def test_join_of_a_single_source_is_refused(joined):
+    graph = make_graph()
+    replace_input(graph, 2, 0, joined)
+    assert_refused(graph, "input", "input 0 of op 2 Mul joins 1 sources")
 
 
 def test_variable_slot_that_does_not_exist_is_refused():
     graph = make_graph()
     replace_input(graph, 0, 0, Variable(2))
-    assert_refused(graph, "input 0 of op 0 ReadVariableOp is variable 2 of 2")
-
-
-def test_variables_first_used_out_of_order_are_refused():
-    graph = make_graph()
-    replace_input(graph, 0, 0, Variable(1))
-    replace_input(graph, 4, 0, Variable(0))
-    message = "op 0 ReadVariableOp uses variable 1 before variable 0 is used"
-    assert_refused(graph, message)
-
-
-def test_variable_that_no_op_uses_is_refused():
-    graph = make_graph()
-    replace_input(graph, 4, 0, Variable(0))
-    assert_refused(graph, "no op uses variable 1 of 2")
-
-
-def test_feed_group_with_two_types_is_refused():
-    graph = make_graph()
-    replace_input(graph, 5, 2, Feed(spec(7), graph.nodes[1].inputs[0].group))
-    assert_refused(graph, "input 2 of op 5 AddN and input 0 of op 1 Mul are of one group, but")
-
-
-def test_feed_group_of_a_constant_is_refused():
-    graph = make_graph()
-    replace_input(graph, 5, 2, Feed(spec(), graph.nodes[2].inputs[1].group))
-    assert_refused(graph, "input 2 of op 5 AddN and input 1 of op 2 Mul are of one group, but")
+    assert_refused(graph, "input", "input 0 of op 0 ReadVariableOp is variable 2 of 2")
 
 
 def test_constant_whose_tensor_has_changed_is_refused():
@@ -117,7 +158,133 @@ def test_constant_whose_tensor_has_changed_is_refused():
     assert isinstance(constant, Constant)
     replace_input(graph, 2, 1, constant._replace(tensor=tf.constant(9.0)))
     message = "input 1 of op 2 Mul is a constant whose tensor has another value than its bytes"
-    assert_refused(graph, message)
+    assert_refused(graph, "input", message)
+
+
+@pytest.mark.parametrize("node", [2, 3])
+def test_source_that_runs_later_on_its_path_is_refused(node):
+    graph = make_graph()
+    replace_input(graph, 2, 0, Output(node, 0))
+    replace_source(graph, 2, 0, Output(node, 0))
+    message = f"op 2 Mul on path 0 is output 0 of op {node}, which does not come before it"
+    assert_refused(graph, "input", message)
+
+
+def test_source_of_another_branch_is_refused():
+    graph = make_branches()
+    replace_source(graph, 2, 0, Output(1, 0), path=1)
+    message = "input 0 of op 2 C on path 1 is output 0 of op 1, which does not come before it"
+    assert_refused(graph, "input", message)
+
+
+# ---------------------------------------------------------------------- edges
+
+
+def test_op_that_no_way_leads_to_is_refused():
+    graph = make_branches()
+    del graph.successors[0][3]
+    assert_refused(graph, "reachable", "no way leads from the start to op 3 D")
+
+
+def test_op_that_no_way_leads_from_is_refused():
+    graph = make_branches()
+    del graph.successors[3][2]
+    assert_refused(graph, "reachable", "no way leads from op 3 D to the end")
+
+
+@pytest.mark.parametrize("edge", [(0, 9), (9, 0), (-2, 0)])
+def test_edge_to_nowhere_is_refused(edge):
+    graph = make_branches()
+    graph.successors.setdefault(edge[0], {})[edge[1]] = 1
+    assert_refused(graph, "reachable", f"the edge {edge[0]} -> {edge[1]} leads nowhere")
+
+
+def test_trace_that_gets_lost_is_refused():
+    graph = make_branches()
+    graph.successors[0][1] += 1
+    assert_refused(graph, "flow", "traces that come to op 0 A: 2, and that leave it: 3")
+
+
+def test_cycle_is_refused():
+    graph = make_branches()
+    for edge in ((1, 3), (3, 1)):
+        graph.successors[edge[0]][edge[1]] = 1
+    assert_refused(graph, "acyclic", "its edges have a cycle")
+
+
+# ---------------------------------------------------------------------- paths
+
+
+def test_path_without_its_edges_is_refused():
+    graph = make_branches()
+    graph.add_path(Path((), ()))
+    graph.successors[-1].pop(-2)
+    assert_refused(graph, "path", "path 2 goes from -1 to -2, where no edge leads")
+
+
+def test_path_that_does_not_tell_every_source_is_refused():
+    graph = make_branches()
+    path = next(iter(graph.paths))
+    graph.paths = {Path(path.nodes, path.sources[:-1]): 1}
+    assert_refused(graph, "path", "path 0 does not tell the source of each input")
+
+
+def test_source_that_its_node_does_not_know_is_refused():
+    graph = make_graph()
+    replace_input(graph, 2, 0, Output(0, 0))
+    message = "op 2 Mul on path 0 is Output(node=1, output=0), and Output(node=0, output=0)"
+    assert_refused(graph, "path", message)
+
+
+def test_source_from_outside_that_its_node_does_not_know_is_refused():
+    graph = make_branches()
+    replace_source(graph, 2, 0, None, path=1)
+    assert_refused(graph, "path", "input 0 of op 2 C on path 1 comes from outside, and is Joined")
+
+
+def test_imperative_op_may_take_what_its_node_does_not_know():
+    graph = make_graph()
+    replace_input(graph, 2, 0, Output(0, 0))
+    graph.nodes[2].forced = ImperativeReason.RAISED_BEFORE
+    graph.structure = None
+    check_trace_graph(graph)
+    assert graph.nodes[2].is_imperative
+
+
+# ------------------------------------------------------------------- siblings
+
+
+def test_successors_that_differ_in_nothing_are_refused():
+    graph = make_branches()
+    graph.nodes[3] = dataclasses.replace(graph.nodes[1])
+    message = "op 3 B and op 1, which both may follow op 0, differ in nothing"
+    assert_refused(graph, "sibling", message)
+
+
+# ----------------------------------------------------------------- structure
+
+
+def test_structure_that_was_kept_too_long_is_refused():
+    graph = make_graph()
+    structure_of(graph)
+    graph.add_path(Path((), ()))
+    message = "as kept, it cannot follow a path: a way from the start to the end"
+    assert_refused(graph, "structure", message)
+
+
+def test_rules_that_never_end_are_refused():
+    graph = make_branches()
+    structure = structure_of(graph)
+    (key,) = structure.joins.of_input
+    same = dataclasses.replace(structure.joins.of_input[key], rule=Rule.SAME, same=key)
+    joins = dataclasses.replace(structure.joins, of_input={key: same})
+    graph.structure = dataclasses.replace(structure, joins=joins)
+    graph.paths = {}
+    message = "input 0 of op 2 is the same as (2, 0), which never ends"
+    assert_refused(graph, "structure", message)
+
+
+# -------------------------------------------------------------------- fetches
 
 
 @pytest.mark.parametrize("output", [(9, 0), (1, 1), (-1, 0), (1, -1)])
@@ -125,59 +292,57 @@ def test_fetch_of_an_output_that_does_not_exist_is_refused(output):
     graph = make_graph()
     graph.fetches.add(output)
     node, number = output
-    assert_refused(graph, f"a fetch of output {number} of op {node}, which does not exist")
+    assert_refused(graph, "fetch", f"a fetch of output {number} of op {node}, which does not exist")
 
 
 def test_shape_read_of_an_output_that_does_not_exist_is_refused():
     graph = make_graph()
     graph.shape_reads.add((6, 0))
-    assert_refused(graph, "a shape read of output 0 of op 6, which does not exist")
+    assert_refused(graph, "fetch", "a shape read of output 0 of op 6, which does not exist")
 
 
-def test_two_ops_with_one_key_are_refused():
+# --------------------------------------------------------------------- groups
+
+
+def test_feed_group_with_two_types_is_refused():
     graph = make_graph()
-    graph.nodes[2].key = graph.nodes[1].key
-    assert_refused(graph, "op 2 Mul and op 1 have the same key")
+    replace_input(graph, 5, 2, Feed(spec(7), graph.nodes[1].inputs[0].group))
+    message = "input 2 of op 5 AddN and input 0 of op 1 Mul are of one group on path 0, but"
+    assert_refused(graph, "group", message)
 
 
-def test_ops_without_locations_may_share_a_key():
-    graph = make_graph()
-    for node in graph.nodes:
-        node.key = node.key._replace(location=None)
-    check_trace_graph(graph)
-    assert graph.nodes[1].key == graph.nodes[2].key
-
-
-def test_key_that_does_not_fit_its_record_is_refused():
-    graph = make_graph()
-    graph.nodes[1].key = graph.nodes[1].key._replace(op_type="Sub")
-    assert_refused(graph, "the key of op 1 Mul names Sub")
-
-
-def test_op_with_other_inputs_than_recorded_is_refused():
-    graph = make_graph()
-    graph.nodes[1].inputs = graph.nodes[1].inputs[:1]
-    assert_refused(graph, "op 1 Mul has 1 inputs, its record 2, and its counts (-1, -1) make 2")
-
-
-def test_op_whose_outputs_are_narrower_than_recorded_is_refused():
-    graph = make_graph()
-    graph.nodes[1].outputs = (spec(7),)
-    assert_refused(graph, "of op 1 Mul do not include its record's")
-
-
-def test_forward_op_that_comes_later_is_refused():
+def test_group_of_two_constants_is_refused():
     b = TraceBuilder()
-    b.op("TanhGrad", b.feed([1.0]), forward_node=0)
+    b.op("Op", b.constant(1.0), b.constant(2.0))
     graph = make_trace_graph()
     merge(graph, b.trace)
-    assert_refused(graph, "the forward op of op 0 TanhGrad is op 0, which does not come before it")
+    first, second = graph.nodes[0].inputs
+    replace_input(graph, 0, 1, second._replace(group=first.group))
+    message = "input 1 of op 0 Op and input 0 of op 0 Op are of one group on path 0, but"
+    assert_refused(graph, "group", message)
+
+
+def test_group_of_two_branches_may_have_two_types():
+    """No trace passes both."""
+    b, other = TraceBuilder(), TraceBuilder()
+    b.op("Op", b.feed([1.0]), location=1)
+    other.op("Op", other.feed([1.0, 2.0]), location=2)
+    graph = make_trace_graph()
+    merge(graph, b.trace)
+    merge(graph, other.trace)
+    replace_input(graph, 1, 0, Feed(spec(2), graph.nodes[0].inputs[0].group))
+    check_trace_graph(graph)
+    assert len({node.inputs[0].group for node in graph.nodes}) == 1
+
+
+# --------------------------------------------------------------------- traces
 
 
 def test_trace_of_another_path_is_refused():
     b = TraceBuilder()
     b.op("Neg", b.feed([1.0, 2.0]))
-    assert_refused(make_graph(), "trace 0 cannot be executed: 1 ops where 6 were known", [b.trace])
+    message = "trace 0 cannot be executed: op 0 was not known there"
+    assert_refused(make_graph(), "trace", message, [b.trace])
 
 
 @pytest.mark.parametrize(
@@ -191,13 +356,14 @@ def test_trace_of_another_path_is_refused():
     ids=["constant", "captured", "variable", "shape"],
 )
 def test_trace_that_was_not_merged_is_refused(changes, message):
-    assert_refused(make_graph(), message, [make_trace(**changes)])
+    assert_refused(make_graph(), "trace", message, [make_trace(**changes)])
 
 
 def test_trace_that_needs_another_fetch_is_refused():
     trace = make_trace()
     trace.alive.add((2, 0))
-    assert_refused(make_graph(), "trace 0 needs [(2, 0)], which the graph does not fetch", [trace])
+    message = "trace 0 needs [(2, 0)], which the graph does not fetch"
+    assert_refused(make_graph(), "trace", message, [trace])
 
 
 def test_trace_in_which_a_feed_group_is_two_tensors_is_refused():
@@ -209,4 +375,4 @@ def test_trace_in_which_a_feed_group_is_two_tensors_is_refused():
     trace.ops.pop()
     other.op("AddN", *last.inputs[:2], again, counts=(3,))
     message = "the group of input 2 of op 5 AddN is two tensors in trace 0"
-    assert_refused(make_graph(), message, [trace])
+    assert_refused(make_graph(), "trace", message, [trace])
