@@ -46,7 +46,14 @@ class Emitter:
       main: The scope of the function's main line.
     """
 
-    def __init__(self, graph: TraceGraph, out: GeneratedGraph, function_graph: Any) -> None:
+    def __init__(
+        self,
+        graph: TraceGraph,
+        out: GeneratedGraph,
+        function_graph: Any,
+        epoch_starts: tuple[int, ...],
+    ) -> None:
+        self.epoch_starts = epoch_starts
         self.graph = graph
         self.out = out
         self.main = self.scope = Scope(function_graph, None, EpochState(None))
@@ -255,7 +262,9 @@ class Emitter:
             self.out.fetch_channels[index, output] = self.fetch(tensor)
 
     def _emit_imperative(self, index: int, node: Node) -> list:
-        if self.scope.epoch.fallible or self.scope.parent is not None:
+        if not self._begins_epoch(index) and (
+            self.scope.epoch.fallible or self.scope.parent is not None
+        ):
             channel = self.out.check_channels[index] = self.out.new_channel()
             with ops.control_dependencies(list(self.scope.epoch.fallible)):
                 op = apply_op("Terra>Fetch", step=self.step, input=scalar(), channel=channel)
@@ -268,6 +277,11 @@ class Emitter:
             channel = self.out.output_feeds[index, output] = self.out.new_channel()
             outputs.append(self.feed(spec.dtype, spec.shape, channel))
         return outputs
+
+    def _begins_epoch(self, index: int) -> bool:
+        """Before such an op everything has ended, and its branch goes on only after it."""
+        block = self.out.cases.block_of[index]
+        return block.nodes[0] == index and block.level in self.epoch_starts
 
     def emit_op(self, node: Node, values: list) -> list:
         """Adds the op that the node is; returns its outputs."""

@@ -51,7 +51,8 @@ class _Generator:
         self._epochs = plan_epochs(graph)
         self._out = GeneratedGraph(self._epochs.cases, resolve_joins(graph))
         self._name = f"terra_step_{next(_serial)}"
-        self._emitter = Emitter(graph, self._out, func_graph.FuncGraph(self._name))
+        main = func_graph.FuncGraph(self._name)
+        self._emitter = Emitter(graph, self._out, main, self._epochs.starts)
         self._variables = VariableEmitter(self._emitter, self._is_last_use)
         self._last_use = self._find_last_uses()
         self._used_outside, self._joins_used_outside = self._find_crossing()

@@ -92,15 +92,20 @@ class Entry:
 
     def add_fetches(self, built: BuiltGraph, outputs: set[tuple[int, int]]) -> None:
         """Python needs more values than the graph delivers: the next build has them."""
-        if self.trace_graph is not None and self.current_built is built:
+        if self._is_current(built):
             self.trace_graph.add_fetches(outputs)
         self.drop_graph(built)
 
     def force(self, built: BuiltGraph, node: int, reason: ImperativeReason) -> None:
         """A node has to be imperative from the next build on."""
-        if self.trace_graph is not None and self.current_built is built:
+        if self._is_current(built):
             self.trace_graph.force(node, reason)
         self.drop_graph(built)
+
+    def _is_current(self, built: BuiltGraph) -> bool:
+        """Says whether a built graph's nodes have the TraceGraph's numbers."""
+        graph = self.trace_graph
+        return graph is not None and graph.generation == built.trace_graph.generation
 
     def drop_graph(self, built: BuiltGraph) -> None:
         """The graph must be built anew."""
@@ -109,8 +114,9 @@ class Entry:
 
     def note_raised_location(self, location: object) -> None:
         """An op has raised there: it runs imperatively from now on."""
-        if self.trace_graph is not None:
-            self.trace_graph.note_raised(location)
+        if self.trace_graph is not None and self.trace_graph.note_raised(location):
+            if self.built is not None:
+                self.drop_graph(self.built)
 
     def add_trace(self, trace: Trace, diverged: bool) -> None:
         """Merges the trace of a step that was not co-executed to its end.

@@ -112,7 +112,7 @@ class StepSession:
             raise self._deferred_error
 
     def leave_by_exception(self, error: BaseException) -> None:
-        """Ends a step that an exception leaves.
+        """Ends a step that an exception leaves: what has run has happened, as in eager.
 
         Raises:
           Exception: What an op raised, if eager would have raised that first.
@@ -121,11 +121,9 @@ class StepSession:
             self.await_seizure()
             if not self._has_begun:
                 return  # the error is begin's own
-            if self.native.mode == self._mode.TRACING and self.built is None:
-                self.entry.stats.count_fallback(
-                    Reason.PYTHON_EXCEPTION, type(error).__name__
-                )
-            if self.native.mode == self._mode.CO_EXECUTION:
+            if isinstance(error, Exception):
+                self._end_by_exception(type(error).__name__)
+            elif self.native.mode == self._mode.CO_EXECUTION:
                 interrupted = isinstance(error, KeyboardInterrupt)
                 reason = Reason.KEYBOARD_INTERRUPT if interrupted else Reason.PYTHON_EXCEPTION
                 self.on_divergence(reason, type(error).__name__)
@@ -133,6 +131,15 @@ class StepSession:
             self.leave()
         if self._deferred_error is not None:
             raise self._deferred_error from None
+
+    def _end_by_exception(self, error_type: str) -> None:
+        """An exception is one more way to the end, if it was seen before."""
+        if self.native.mode == self._mode.CO_EXECUTION:
+            self._finish_co_execution(Reason.PYTHON_EXCEPTION, error_type)
+        elif self.built is None and self.native.mode == self._mode.TRACING:
+            self.entry.stats.count_fallback(Reason.PYTHON_EXCEPTION, error_type)
+        if self.native.mode == self._mode.TRACING and not self.native.committed:
+            self._finish_tracing()
 
     def leave(self) -> None:
         """Leaves the step's thread; releases what is not in flight."""
@@ -152,12 +159,14 @@ class StepSession:
         with interrupts.deferred():
             self.native.await_end()
 
-    def _finish_co_execution(self) -> None:
+    def _finish_co_execution(
+        self, early: Reason = Reason.STEP_ENDED_EARLY, detail: str = ""
+    ) -> None:
         with self._lock:  # nobody may seize a step while it commits
             if self.native.mode != self._mode.CO_EXECUTION:
                 return
             if not self.native.skip_to_end():
-                self.on_divergence(Reason.STEP_ENDED_EARLY, f"after {self.native.position} ops")
+                self.on_divergence(early, detail or f"after {self.native.position} ops")
                 return
             for _ in range(self.native.epochs_left):
                 self.on_epoch_close(self._epoch)

@@ -112,8 +112,9 @@ class _Resolver:
             for node in positions:
                 self._paths_through.setdefault(node, []).append(number)
         self._index_joined()
+        self._choose_latest(lambda query, key: self._shared_web(query, key, is_backward=False))
         self._choose_same(self._forward_candidates)
-        self._choose_latest(self._shared_web)
+        self._choose_latest(lambda query, key: self._shared_web(query, key, is_backward=True))
         self._choose_latest(lambda query, _: None if query.is_optional else query.sources)
         self._choose_same(self._all_candidates)
         return self._collect()
@@ -143,7 +144,11 @@ class _Resolver:
 
     # -------------------------------------------------------------- LATEST
 
-    def _shared_web(self, query: _Query, key: _Key) -> frozenset[Output] | None:
+    def _shared_web(
+        self, query: _Query, key: _Key, is_backward: bool
+    ) -> frozenset[Output] | None:
+        if is_backward is not (self._delegated[key[0]].record.forward is not None):
+            return None
         source = next(iter(query.sources), None)
         if source is not None:
             web = self._web_of.get(source)
@@ -151,7 +156,6 @@ class _Resolver:
             web = self._externals_of.get(query.external.group) if query.external else None
         if web is None:
             return None
-        is_backward = self._delegated[key[0]].record.forward is not None
         if query.is_optional and is_backward and not self._is_all_backward(web):
             return None
         spec = self._spec_of(query)
@@ -186,17 +190,18 @@ class _Resolver:
         forward = self._delegated[key[0]].record.forward
         if forward is None:
             return []
-        return self._at_marker.get(forward, [])
+        known = self._at_marker.get(forward, [])
+        return [k for k in known if k in self._chosen or not self._queries[k].is_optional]
 
     def _index_joined(self) -> None:
         """The joined inputs, in order, by their ops' markers and by what they may be."""
         self._at_marker: dict[object, list[_Key]] = {}
         self._with_source: dict[Output, list[_Key]] = {}
         for key, query in self._queries.items():
-            if query.is_optional:
-                continue
             marker = getattr(self._graph.nodes[key[0]].key.location, "id", None)
             self._at_marker.setdefault(marker, []).append(key)
+            if query.is_optional:
+                continue
             for source in query.sources:
                 self._with_source.setdefault(source, []).append(key)
 
@@ -222,7 +227,7 @@ class _Resolver:
         for number in through:
             path, positions = self._paths[number], self._positions[number]
             at, at_other = positions[key[0]], positions.get(other[0])
-            if at_other is None or (at_other, other[1]) >= (at, key[1]):
+            if at_other is None or at_other >= at:
                 return False
             if path.sources[at][key[1]] != path.sources[at_other][other[1]]:
                 return False
@@ -286,6 +291,9 @@ def _find_webs(
             _unite(webs, outputs_of(source))
             if source.external is not None and source.sources:
                 externals.append((source.external.group, source.sources[0]))
+    first_of_group: dict[int, Output] = {}
+    for group, output in externals:  # who starts from one tensor outside is of one web
+        _unite(webs, (first_of_group.setdefault(group, output), output))
     _add_other_trips(nodes, webs)
     for group, output in externals:
         of_group[group] = webs[output]
@@ -318,13 +326,7 @@ def _place_in_code(node: Node) -> Hashable | None:
 
 
 def _unite(webs: dict[Output, list[Output]], outputs: tuple[Output, ...]) -> None:
-    merged: list[Output] = []
-    seen: set[int] = set()
-    for output in outputs:
-        members = webs.get(output, [output])
-        if id(members) not in seen:
-            seen.add(id(members))
-            merged += members
+    merged = list(dict.fromkeys(o for output in outputs for o in webs.get(output, (output,))))
     for member in merged:
         webs[member] = merged
 

@@ -133,7 +133,7 @@ class _Merger:
     def _merge_node(self, number: int, record: OpRecord) -> None:
         node = self._graph.nodes[number]
         inputs = tuple(map(self._merge_input, node.inputs, record.inputs))
-        for old, new in zip(node.inputs, inputs):
+        for old, new in () if node.is_imperative else zip(node.inputs, inputs):
             if type(old) is not type(new) and not isinstance(new, Joined):
                 self._note(f"{type(old).__name__} of", number, record, "changed")
             if isinstance(new, Feed) and isinstance(old, Feed) and new.spec != old.spec:

@@ -34,6 +34,7 @@ from terra_tf.trace.trace_graph import (
 )
 
 _MAX_SHAPES = 4
+FUNCTION = "function"  # its own name may be another one each time it is made
 
 
 @dataclasses.dataclass(slots=True)
@@ -56,7 +57,8 @@ class Placement:
 def key_of(record: OpRecord) -> NodeKey:
     """Returns the paper's key. What Python runs itself may have other attributes every time."""
     attributes = record.canonical if record.imperative is None else None
-    return NodeKey(record.op_type, attributes, record.location)
+    is_function = record.imperative is ImperativeReason.NO_OP_DEFINITION
+    return NodeKey(FUNCTION if is_function else record.op_type, attributes, record.location)
 
 
 def variant_of(record: OpRecord, trace: Trace) -> Hashable:
@@ -114,6 +116,12 @@ def _dtype(ref: object, trace: Trace) -> int | None:
     if isinstance(ref, ExternalRef):
         return trace.externals[ref.index].spec.dtype
     return None
+
+
+def _same_arity(node: Node, record: OpRecord) -> bool:
+    """Says whether an op's inputs can be those of a node that takes a list of any length."""
+    counts = zip(node.record.counts, record.counts, strict=True)
+    return all((known < 0) == (new < 0) for known, new in counts)
 
 
 class _Index:
@@ -178,7 +186,7 @@ class _Placer:
         for number in place:
             node = self._graph.nodes[number]
             same_types = node.variant[-1] == tuple(spec.dtype for spec in record.outputs)
-            if self._is_free(number) and same_types and node.record.counts == record.counts:
+            if self._is_free(number) and same_types and _same_arity(node, record):
                 self._placement.overflown.add(number)
                 return self._pass(number)
         return None

@@ -186,6 +186,7 @@ class TraceGraph:
         self.raised_locations: set[Any] = set()
         self.paths: dict[Path, int] = {}
         self.num_traces = 0
+        self.generation = 0  # how often nodes were numbered anew
         self.structure: Any = None  # of `structure.structure_of`, while it holds
 
     # ------------------------------------------------------------- looking
@@ -247,12 +248,20 @@ class TraceGraph:
         """Adds outputs that Python turned out to need."""
         self.fetches |= set(outputs)
 
-    def note_raised(self, location: Any) -> None:
-        """Makes what runs at `location` imperative from now on: it has failed once."""
+    def note_raised(self, location: Any) -> bool:
+        """Makes what runs at `location` imperative from now on: it has failed once.
+
+        Returns:
+          Whether that changes any node.
+        """
         self.raised_locations.add(location)
+        changed = False
         for number, node in enumerate(self.nodes):
-            if location in (node.key.location, node.record.location):
+            is_there = location in (node.key.location, node.record.location)
+            if is_there and node.forced is not ImperativeReason.RAISED_BEFORE:
                 self.force(number, ImperativeReason.RAISED_BEFORE)
+                changed = True
+        return changed
 
     def force(self, node: int, reason: ImperativeReason) -> None:
         """Makes a node imperative."""
@@ -271,6 +280,7 @@ class TraceGraph:
         copy.raised_locations = set(self.raised_locations)
         copy.paths = dict(self.paths)
         copy.num_traces = self.num_traces
+        copy.generation = self.generation
         return copy
 
     def compact(self, num_paths: int) -> int:
@@ -287,6 +297,7 @@ class TraceGraph:
         self.fetches = {(number[n], o) for n, o in self.fetches if n in number}
         self.shape_reads = {(number[n], o) for n, o in self.shape_reads if n in number}
         self.successors, self.paths, self.structure = {START: {}}, {}, None
+        self.generation += 1
         for path in latest:
             renumbered = _renumber_path(path, number)
             self.add_path(renumbered)

@@ -1,0 +1,169 @@
+// The Python class `Plan` of the module: how Python writes a graph down.
+#include <memory>
+#include <tuple>
+#include <utility>
+
+#include "kernels/binding_helpers.h"
+#include "kernels/interceptor/plan.h"
+#include "tensorflow/core/framework/tensor_util.h"
+
+namespace terra {
+namespace {
+
+using tensorflow::DataType;
+
+// (dtype enum, dims or None, fetch channel, feed channel, webs)
+using PyOutput =
+    std::tuple<int, py::object, int, int, std::vector<int>>;
+
+OutputSpec MakeOutput(const PyOutput& from) {
+  OutputSpec spec;
+  spec.dtype = static_cast<DataType>(std::get<0>(from));
+  spec.SetShape(ShapeOf(std::get<1>(from)));
+  spec.fetch_channel = std::get<2>(from);
+  spec.feed_channel = std::get<3>(from);
+  spec.webs = std::get<4>(from);
+  return spec;
+}
+
+void AddNode(Plan& plan, int kind, const std::string& name,
+             std::vector<int> counts,
+             const std::vector<std::tuple<int, int, int>>& inputs,
+             const std::vector<PyOutput>& outputs, bool is_fast,
+             py::tuple attrs, py::object canonical, py::object tape_attrs,
+             std::vector<py::object> folded, int seed_channel,
+             int check_channel, const std::string& device,
+             const py::object& marker, int level, int branch, bool is_head,
+             int next, std::vector<int> successors, bool is_fork,
+             const py::bytes& shape_rule) {
+  PlanNode node;
+  node.kind = static_cast<NodeKind>(kind);
+  node.name = name;
+  node.info = OpInfo::Of(name);
+  node.counts = std::move(counts);
+  for (const auto& [input_kind, a, b] : inputs) {
+    node.inputs.push_back({static_cast<InputKind>(input_kind), a, b});
+  }
+  for (const PyOutput& output : outputs) {
+    node.outputs.push_back(MakeOutput(output));
+  }
+  node.attrs.emplace_back(is_fast ? Route::kFast : Route::kFull, RefOf(attrs));
+  node.canonical = RefOf(canonical);
+  node.tape_attrs = RefOf(tape_attrs);
+  for (const py::object& tensor : folded) {
+    CheckTensor(tensor);
+    node.folded.push_back(RefOf(tensor));
+  }
+  node.seeded = seed_channel >= 0;
+  node.seed_channel = seed_channel;
+  node.check_channel = check_channel;
+  node.device = device;
+  node.marker = RefOf(marker);
+  node.level = level;
+  node.branch = branch;
+  node.is_head = is_head;
+  node.next = next;
+  node.successors = std::move(successors);
+  node.is_fork = is_fork;
+  const std::string rule = shape_rule;
+  if (!rule.empty()) node.shape_rule = ShapeRule::Parse(rule);
+  plan.nodes.push_back(std::move(node));
+}
+
+void AddVariable(Plan& plan, int variable, const py::object& captured,
+                 int feed_channel, const py::object& accepts, bool written) {
+  VariableSlot slot;
+  slot.variable = variable;
+  slot.key = 0;
+  if (!captured.is_none()) {
+    slot.captured = RefOf(captured);
+    slot.key = ResourceKey(ValueOf(captured));
+  }
+  slot.feed_channel = feed_channel;
+  slot.accepts = RefOf(accepts);
+  slot.written = written;
+  plan.variables.push_back(std::move(slot));
+}
+
+}  // namespace
+
+void BindPlan(py::module_& m) {
+  py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan")
+      .def(py::init([](const std::string& function_name,
+                       const py::bytes& config_proto, int num_channels,
+                       bool check_devices) {
+             auto plan = std::make_shared<Plan>();
+             plan->function_name = function_name;
+             plan->config_proto = config_proto;
+             plan->num_channels = num_channels;
+             plan->check_devices = check_devices;
+             return plan;
+           }),
+           py::arg("function_name"), py::arg("config_proto"),
+           py::arg("num_channels"), py::arg("check_devices"))
+      .def("add_launch_input",
+           [](Plan& plan, const py::object& tensor) {
+             CheckTensor(tensor);
+             plan.launch_inputs.push_back(RefOf(tensor));
+           })
+      .def("add_node", &AddNode, py::kw_only(), py::arg("kind"),
+           py::arg("name"), py::arg("counts"), py::arg("inputs"),
+           py::arg("outputs"), py::arg("is_fast"), py::arg("attrs"),
+           py::arg("canonical"), py::arg("tape_attrs"), py::arg("folded"),
+           py::arg("seed_channel"), py::arg("check_channel"),
+           py::arg("device"), py::arg("marker"), py::arg("level"),
+           py::arg("branch"), py::arg("is_head"), py::arg("next"),
+           py::arg("successors"), py::arg("is_fork"),
+           py::arg("shape_rule"))
+      .def("add_level",
+           [](Plan& plan, int channel, int skip_index, int epoch) {
+             plan.levels.push_back({channel, skip_index, epoch});
+           },
+           py::kw_only(), py::arg("channel"), py::arg("skip_index"),
+           py::arg("epoch"))
+      .def("add_join",
+           [](Plan& plan, int rule, int web, int same,
+              std::vector<std::pair<int, int>> alternatives,
+              bool allows_external, int channel, int dtype,
+              const py::object& shape) {
+             plan.joins.push_back({static_cast<JoinRule>(rule), web, same,
+                                   std::move(alternatives), allows_external,
+                                   channel, static_cast<DataType>(dtype),
+                                   ShapeOf(shape)});
+           },
+           py::kw_only(), py::arg("rule"), py::arg("web"), py::arg("same"),
+           py::arg("alternatives"), py::arg("allows_external"),
+           py::arg("channel"), py::arg("dtype"), py::arg("shape"))
+      .def("finish",
+           [](Plan& plan, int num_webs, std::vector<int> first_nodes,
+              bool starts_with_fork) {
+             plan.num_webs = num_webs;
+             plan.first_nodes = std::move(first_nodes);
+             plan.starts_with_fork = starts_with_fork;
+             plan.forks.resize(plan.nodes.size() + 1);
+           },
+           py::kw_only(), py::arg("num_webs"), py::arg("first_nodes"),
+           py::arg("starts_with_fork"))
+      .def("add_variable", &AddVariable, py::kw_only(), py::arg("variable"),
+           py::arg("captured"),
+           py::arg("feed_channel"), py::arg("accepts"), py::arg("written"))
+      .def("add_constant",
+           [](Plan& plan, const py::object& tensor) {
+             ConstantSlot slot;
+             slot.tensor = RefOf(tensor);
+             slot.value = tensorflow::tensor::DeepCopy(ValueOf(tensor));
+             plan.constants.push_back(std::move(slot));
+           })
+      .def("add_captured",
+           [](Plan& plan, const py::object& tensor) {
+             CheckTensor(tensor);
+             plan.captured.push_back(RefOf(tensor));
+           })
+      .def("add_feed", [](Plan& plan, int dtype, const py::object& shape,
+                          int channel) {
+        plan.feeds.push_back(
+            {static_cast<DataType>(dtype), ShapeOf(shape), channel});
+      });
+}
+
+}  // namespace terra
