@@ -29,6 +29,7 @@ enum class InputKind : int {
   kFeed = 4,      // a: feed
   kAny = 5,       // an imperative op's external input: no guard
   kJoin = 6,      // a: join
+  kResource = 7,  // an imperative op's resource, a: variable slot
 };
 
 // InputRef::b of a variable that is written: densely, or in place.

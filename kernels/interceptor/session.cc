@@ -363,6 +363,15 @@ void Session::BindJoin(int number, PyObject* tensor) {
   step_->mailbox().Put(join.channel, std::move(message));
 }
 
+void Session::BindVariable(const VariableSlot& slot, PyObject* tensor) {
+  if (slot.captured || variables_[slot.variable]) return;
+  variables_[slot.variable] = PyRef::Borrow(tensor);
+  const Tensor* value = nullptr;
+  if (HandleOf(tensor)->Tensor(&value).ok()) {
+    bound_.emplace_back(ResourceKey(*value), slot.variable);
+  }
+}
+
 void Session::BindInputs(const Call& call, const PlanNode& node) {
   for (size_t i = 0; i < node.inputs.size(); ++i) {
     const InputRef& ref = node.inputs[i];
@@ -373,18 +382,14 @@ void Session::BindInputs(const Call& call, const PlanNode& node) {
       if (channel >= 0) feed_copies_[ref.a] = PutTensor(channel, tensor);
     } else if (ref.kind == InputKind::kVariable) {
       const VariableSlot& slot = plan_->variables[ref.a];
-      if (!slot.captured && !variables_[slot.variable]) {
-        variables_[slot.variable] = PyRef::Borrow(tensor);
-        const Tensor* value = nullptr;
-        if (HandleOf(tensor)->Tensor(&value).ok()) {
-          bound_.emplace_back(ResourceKey(*value), slot.variable);
-        }
-      }
+      BindVariable(slot, tensor);
       if (slot.feed_channel >= 0 && !is_fed_[ref.a]) {
         is_fed_[ref.a] = 1;
         PutTensor(slot.feed_channel, tensor);
       }
       if (ref.b != 0) slot_written_[slot.variable] = ref.b;
+    } else if (ref.kind == InputKind::kResource) {
+      BindVariable(plan_->variables[ref.a], tensor);
     } else if (ref.kind == InputKind::kJoin) {
       BindJoin(ref.a, tensor);
     }

@@ -209,6 +209,7 @@ class Session {
   const char* VerifyJoin(const InputRef& ref, PyObject* tensor,
                          std::string* detail);
   void BindInputs(const Call& call, const PlanNode& node);
+  void BindVariable(const VariableSlot& slot, PyObject* tensor);
   void BindJoin(int number, PyObject* tensor);
   void NoteProduced(const OutputSpec& spec, int made);
   void PushSeeds(const Call& call, const PlanNode& node, int index);

@@ -76,6 +76,7 @@ const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
       return "variable_changed";
     }
   }
+  if (ref.kind == InputKind::kResource) return nullptr;
   // The handle knows the variable's type and shape.
   PyRef same = PyRef::Steal(PyObject_CallFunction(
       slot.accepts.get(), "O", tensor));
@@ -144,6 +145,8 @@ const char* Session::VerifyInput(const InputRef& ref, PyObject* tensor,
       return "capture_changed";
     case InputKind::kFeed:
       return VerifyFeed(ref, tensor, detail);
+    case InputKind::kResource:
+      return VerifyVariable(ref, tensor, detail);
     case InputKind::kJoin:
       return VerifyJoin(ref, tensor, detail);
     case InputKind::kAny:

@@ -223,6 +223,7 @@ PyObject* Session::RunImperative(const Call& call, int number) {
   PlanNode* node = &plan_->nodes[number];
   const int index = position();
   PyObject* marker = node->marker.get();
+  BindInputs(call, *node);
   if (node->check_channel >= 0) {
     const int ok = WaitChannel(node->check_channel);
     if (ok < 0) return nullptr;

@@ -142,7 +142,8 @@ class _Walk:
         used_later = self._used_after(block, position)
         if slots & (state.used | used_later):
             return True
-        if node.record.imperative in _REACHES_ANYTHING:
+        takes_any = node.forced is ImperativeReason.TOO_MANY_SIBLINGS and bool(slots)
+        if takes_any or node.record.imperative in _REACHES_ANYTHING:
             return bool(state.used or used_later)
         is_iterator = node.record.imperative is ImperativeReason.DATASET_ITERATOR
         return is_iterator and bool(state.written)

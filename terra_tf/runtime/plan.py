@@ -8,6 +8,7 @@ from typing import Any
 from terra_tf import _native
 from terra_tf._tf_internals import context, dtypes, handle_shape_and_type, op_def_registry
 from terra_tf.config import config
+from terra_tf.errors import ImperativeReason
 from terra_tf.graph.epochs import writes_variable
 from terra_tf.graph.folding import constant_value, is_constant
 from terra_tf.graph.generated_graph import GeneratedGraph
@@ -26,7 +27,7 @@ from terra_tf.trace.trace_graph import (
     Variable,
 )
 
-_OUTPUT, _VARIABLE, _CONSTANT, _CAPTURED, _FEED, _ANY, _JOIN = range(7)
+_OUTPUT, _VARIABLE, _CONSTANT, _CAPTURED, _FEED, _ANY, _JOIN, _RESOURCE_OF_ANY = range(8)
 _DELEGATED, _FOLDED, _IMPERATIVE = range(3)
 _RESOURCE = dtypes.resource.as_datatype_enum
 
@@ -192,6 +193,10 @@ class _PlanMaker:
 
     def _input(self, index: int, position: int, node: Node) -> tuple[int, int, int]:
         if node.is_imperative:
+            source = node.inputs[position]
+            is_known = node.forced is not ImperativeReason.TOO_MANY_SIBLINGS
+            if isinstance(source, Variable) and is_known:
+                return (_RESOURCE_OF_ANY, source.slot, 0)
             return (_ANY, 0, 0)
         join = self._generated.joins.of_input.get((index, position))
         if join is not None:
