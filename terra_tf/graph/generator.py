@@ -259,7 +259,8 @@ class _Generator:
         main = self._emitter.main
         tensors = dict(zip(keys, case.outputs))
         for key, tensor in tensors.items():
-            makers = [scope.graph.outputs[keys.index(key)] for scope, made in branches if key in made]
+            place = keys.index(key)
+            makers = [scope.graph.outputs[place] for scope, made in branches if key in made]
             before = main.webs.get(key[1]) if key[0] == "web" else None
             shapes = [tensor.shape for tensor in makers]
             tensor.set_shape(common_shape(shapes if before is None else [*shapes, before.shape]))

@@ -63,7 +63,8 @@ class VariableEmitter:
         if handle_shape_and_type(self._graph.variables[slot].handle) is None:
             raise UndelegableOpError(index, ImperativeReason.RESOURCE_OP)
         if writes_variable(node):
-            if self._emitter.scope is not self._emitter.main and slot not in self._emitter.main.handles:
+            main = self._emitter.main
+            if self._emitter.scope is not main and slot not in main.handles:
                 raise UndelegableOpError(index, ImperativeReason.BRANCH_VARIABLE)
             self._check_write(index, node, slot, values)
             self._emitter.out.written_slots.add(slot)

@@ -4,13 +4,14 @@
     add_trace(trace)    after a traced or diverged step: merge, and build when it is time
 
 Policy (docs/design/0007). Traced steps are merged into the TraceGraph until one is covered by
-it; then a graph is built. A step that diverges is merged too. If the graph had served long
-enough to pay for another, that is built at once; else tracing resumes until a step is covered.
+it, or brought new values and fetches only, or until `_MAX_TRACES` since the last build; then a
+graph is built. A step that diverges is merged too. If the graph had served long enough to pay
+for another, that is built at once; else tracing resumes.
 
 A divergence costs a point, or half a point where Python only needed one more value; a
-co-executed step wins `1 / _STEPS_PER_POINT` back. At `max_divergences` points the entry runs imperatively for
-`retry_after_steps` steps, then goes on with what it knows; each time it gives up it waits twice
-as long.
+co-executed step wins `1 / _STEPS_PER_POINT` back. At `max_divergences` points the entry runs
+imperatively for `retry_after_steps` steps, then goes on with what it knows; each time it gives
+up it waits twice as long.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _STEPS_PER_POINT = 4
 _STEPS_THAT_PAY = 8  # co-executed with one graph: then the next is built without waiting
 # More values to fetch: the graph learns, and the set is finite.
 _POINTS = {Reason.UNPLANNED_MATERIALIZATION: 0.5, Reason.LIVE_TENSOR_NOT_FETCHED: 0.5}
-_MAX_TRACES_IN_A_ROW = 16  # then a graph is built of what is known, covered or not
+_MAX_TRACES = 16  # since the last build: then one is built of what is known, covered or not
 
 
 class Entry:
@@ -45,7 +46,7 @@ class Entry:
         self.built: BuiltGraph | None = None
         self._last_built: BuiltGraph | None = None
         self._num_traces = 0
-        self._num_traces_in_a_row = 0
+        self._num_traces_since_build = 0
         self._steps_with_graph = 0
         self._points = 0.0
         self._imperative_steps_left = 0
@@ -114,9 +115,9 @@ class Entry:
 
     def note_raised_location(self, location: object) -> None:
         """An op has raised there: it runs imperatively from now on."""
-        if self.trace_graph is not None and self.trace_graph.note_raised(location):
-            if self.built is not None:
-                self.drop_graph(self.built)
+        is_new = self.trace_graph is not None and self.trace_graph.note_raised(location)
+        if is_new and self.built is not None:
+            self.drop_graph(self.built)
 
     def add_trace(self, trace: Trace, diverged: bool) -> None:
         """Merges the trace of a step that was not co-executed to its end.
@@ -133,7 +134,7 @@ class Entry:
             self.trace_graph = TraceGraph(_native.load().module.handle_id)
         result = merge(self.trace_graph, trace)
         self._num_traces += 1
-        self._num_traces_in_a_row += 1
+        self._num_traces_since_build += 1
         if result.kind is not MergeKind.COVERED:
             self.stats.note(result.kind.value, result.detail, "")
             if self.built is not None:
@@ -146,7 +147,7 @@ class Entry:
     def _is_time_to_build(self, kind: MergeKind, diverged: bool) -> bool:
         if self._imperative_steps_left > 0 or self._num_traces < config.traces_before_build:
             return False
-        if kind is MergeKind.COVERED or self._num_traces_in_a_row >= _MAX_TRACES_IN_A_ROW:
+        if kind is MergeKind.COVERED or self._num_traces_since_build >= _MAX_TRACES:
             return True
         only_values = kind is MergeKind.GENERALIZED
         return only_values or (diverged and self._steps_with_graph >= _STEPS_THAT_PAY)
@@ -162,7 +163,7 @@ class Entry:
             )
             self._give_up(Reason.GRAPH_BUILD_FAILED)
             return
-        self._num_traces_in_a_row = self._steps_with_graph = 0
+        self._num_traces_since_build = self._steps_with_graph = 0
         self.stats.graph_builds += 1
         num_ops = len(self.trace_graph.nodes)
         logs.emit("graphs", "step %d: a graph of %d ops was built", self.stats.steps, num_ops)

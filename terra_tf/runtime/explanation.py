@@ -68,7 +68,8 @@ class Explanation:
             f"{self.name}: {s.phase}",
             f"  {s.steps} steps: {s.co_executed_steps} co-executed, {s.traced_steps} traced;"
             f" {s.graph_builds} graphs built",
-            f"  the graph: {s.num_nodes} ops, {s.num_feeds} feeds, {s.num_fetches} fetches",
+            f"  the graph: {s.num_nodes} ops, {s.num_switch_cases} switch-cases,"
+            f" {s.num_feeds} feeds, {s.num_fetches} fetches",
         ]
 
     def _story(self) -> list[str]:

@@ -12,8 +12,8 @@ from terra_tf.errors import ImperativeReason
 from terra_tf.graph.epochs import writes_variable
 from terra_tf.graph.folding import constant_value, is_constant
 from terra_tf.graph.generated_graph import GeneratedGraph
-from terra_tf.trace.op_classes import IN_PLACE_WRITES
 from terra_tf.trace.location_tree import turns_user_loop
+from terra_tf.trace.op_classes import IN_PLACE_WRITES
 from terra_tf.trace.recorder import MARKER, marker_for
 from terra_tf.trace.trace_graph import (
     END,

@@ -28,7 +28,7 @@ from terra_tf._tf_internals import dtypes
 from terra_tf.errors import ImperativeReason, InternalError, format_message
 from terra_tf.trace.joins import Rule
 from terra_tf.trace.merging import mismatch
-from terra_tf.trace.placing import outputs_of, place
+from terra_tf.trace.placing import FUNCTION, outputs_of, place
 from terra_tf.trace.records import ExternalRef, TensorSpec, Trace
 from terra_tf.trace.structure import Structure, structure_of
 from terra_tf.trace.trace_graph import (
@@ -95,7 +95,7 @@ def _name(index: int, node: Node) -> str:
 
 def _check_record(index: int, node: Node) -> None:
     name, record = _name(index, node), node.record
-    is_key = node.key.op_type == record.op_type
+    is_key = node.key.op_type in (record.op_type, FUNCTION)
     may_differ = record.imperative is not None or _has_too_many_siblings(node)
     if not may_differ:  # what Python runs may have other attributes every time
         is_key = is_key and node.key.attributes == record.canonical

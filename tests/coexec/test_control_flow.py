@@ -45,7 +45,7 @@ KINDS = {
     ),
     "optional_blocks": Kind(programs.make_optional_blocks, True, num_rounds=1),
     "branches": Kind(functools.partial(programs.make_branches, num_branches=3), True),
-    "reinforce": Kind(reinforcement_programs.make_reinforce, False, num_rounds=20),
+    "reinforce": Kind(reinforcement_programs.make_reinforce, False, num_rounds=60),
     "dqn": Kind(reinforcement_programs.make_dqn, True, num_rounds=60),
     "dynamic_rnn": Kind(programs.make_dynamic_rnn, True),
     "dynamic_rnn_training": Kind(
@@ -54,7 +54,7 @@ KINDS = {
     "nested_loops": Kind(programs.make_nested_loops, True),
     "generator_loop": Kind(programs.make_generator_loop, False),
     "comprehensions": Kind(programs.make_comprehensions, True),
-    "mixed_shapes": Kind(programs.make_mixed_shapes, True),
+    "mixed_shapes": Kind(programs.make_mixed_shapes, True, num_rounds=6),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
@@ -173,12 +173,15 @@ def test_independent_branches_need_a_trace_each_and_a_few(num_branches):
     assert pair.function.stats().num_switch_cases >= num_branches
 
 
-@pytest.mark.parametrize(
-    "make", [programs.make_optional_blocks, programs.make_stochastic_depth], ids=["lines", "loop"]
-)
-def test_adjacent_optional_blocks_need_three_traces_each(make):
-    pair = SideBySide(make)
-    assert_settles_within(pair, num_calls=100, max_traces=3 * 8)
+@pytest.mark.parametrize("is_whole", [False, True], ids=["first_has_no_gradient", "whole"])
+def test_adjacent_optional_blocks_need_three_traces_each(is_whole):
+    """Nearly: updates in a loop that leaves out unused variables come in more combinations."""
+    pair = SideBySide(functools.partial(programs.make_optional_blocks, is_whole=is_whole))
+    pair.draw(100)
+    assert pair.num_traces <= 3 * 8, f"{pair.num_traces} traces\n{pair.function.explain()}"
+    before = pair.num_traces
+    pair.draw(NUM_FURTHER_CALLS)
+    assert pair.num_traces - before <= 3, str(pair.function.explain())
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
@@ -190,7 +193,10 @@ def test_lengths_seen_once_are_known(training):
     pair.draw(4)
     pair.run(np.random.default_rng(5).permutation(num_lengths).tolist())
     assert pair.num_traces <= 4 + num_lengths
+    num_diverged = sum(pair.function.stats().fallbacks.values())
+    pair.draw(1)  # every length is known now; one step may be traced to see that it is covered
     pair.assert_settled(NUM_FURTHER_CALLS)
+    assert sum(pair.function.stats().fallbacks.values()) == num_diverged
 
 
 def test_a_settled_loop_diverges_at_a_longer_trip_once():

@@ -106,7 +106,7 @@ def test_graph_is_built_of_every_path_seen_so_far(entry):
 
 def test_tracing_goes_on_while_every_trace_is_new_but_not_forever(entry):
     paths = "abcdefghijklmnopqrst"
-    limit = entry_module._MAX_TRACES_IN_A_ROW
+    limit = entry_module._MAX_TRACES
     learn(entry, *paths[: limit - 1])
     assert entry.next_graph() is None
     learn(entry, paths[limit - 1])
@@ -188,12 +188,12 @@ def test_fetches_that_were_missing_are_in_the_next_build(entry):
     assert old.trace_graph.fetches == set()
 
 
-def test_fetches_of_an_older_graph_are_nobodys(entry):
+def test_fetches_of_an_older_graph_are_for_the_next_one(entry):
     learn(entry, "a", "a")
     old = entry.next_graph()
     entry.add_trace(trace(constant=2.0), diverged=True)
     entry.add_fetches(old, {(0, 0)})
-    assert entry.trace_graph.fetches == set()
+    assert entry.trace_graph.fetches == {(0, 0)}
     assert entry.next_graph() is not None
 
 
