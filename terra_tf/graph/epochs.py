@@ -38,7 +38,7 @@ class EpochPlan:
 
     Attributes:
       cases: Every op that needs an epoch of its own is the first of its block.
-      starts: The levels that begin an epoch, but for the first; ascending.
+      starts: The levels that begin an epoch, but for the first epoch; ascending.
     """
 
     cases: CaseAssignment
@@ -119,8 +119,7 @@ class _Walk:
         state = _Open()
         for number, level in enumerate(self._cases.levels):
             if any(self._must_close(block, 0, state) for block in level.blocks):
-                if number > 0:
-                    self.starts.append(number)
+                self.starts.append(number)
                 state = _Open()
             after = [state.copy() for _ in level.blocks]
             for block, of_block in zip(level.blocks, after):

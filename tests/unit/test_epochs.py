@@ -143,7 +143,7 @@ def test_imperative_use_of_a_variable_that_only_python_uses_closes_nothing():
 
 
 def test_imperative_use_at_the_start_comes_before_later_uses():
-    assert starts(("python", RESOURCE, "w"), ("read", "w")) == []  # nothing comes before it
+    assert starts(("python", RESOURCE, "w"), ("read", "w")) == [0]
     assert starts(("python", RESOURCE, "w"), ("read", "v")) == []
 
 
