@@ -177,32 +177,22 @@ def make_early_exit(wrap, num_inputs=12, num_blocks=4):
     return number_cases(run_case, variables, num_inputs)
 
 
-def make_residual_network(wrap, num_layers, forward, is_whole=False):
+def make_residual_network(wrap, num_layers, forward):
     """Train `num_layers` weights and a head; `forward(x, weights, choices)` is the part between.
 
-    A case is the number whose bits are the choices. A whole network has a layer in front, and
-    gives every weight a gradient, zeros if need be.
+    A case is the number whose bits are the choices.
     """
     rng, data = np.random.default_rng(0), np.random.default_rng(2)
     width, batch = 8, 4
     weights = [tf.Variable(normal(rng, width, width, scale=0.3)) for _ in range(num_layers)]
     head = tf.Variable(normal(rng, width, 1, scale=0.3))
-    stem = tf.Variable(normal(rng, width, width, scale=0.3)) if is_whole else None
-    variables = [*weights, head, stem] if is_whole else [*weights, head]
+    variables = [*weights, head]
 
     @wrap
     def train(x, choices):
         with tf.GradientTape() as tape:
-            if is_whole:
-                x = tf.tanh(x @ stem)
             loss = tf.reduce_mean((forward(x, weights, choices) @ head - 1.0) ** 2)
-        if is_whole:
-            for variable, gradient in zip(
-                variables, tape.gradient(loss, variables, unconnected_gradients="zero"), strict=True
-            ):
-                variable.assign_sub(LEARNING_RATE * gradient)
-        else:
-            descend(tape, loss, variables)
+        descend(tape, loss, variables)
         return loss
 
     def run_case(case):
@@ -225,7 +215,7 @@ def make_stochastic_depth(wrap, num_layers=8, keep=0.5):
     return make_residual_network(wrap, num_layers, forward)
 
 
-def make_optional_blocks(wrap, is_whole=False):
+def make_optional_blocks(wrap):
     """Eight optional blocks one after the other, each with a line of its own."""
 
     def forward(x, w, chosen):
@@ -247,7 +237,7 @@ def make_optional_blocks(wrap, is_whole=False):
             x = x - tf.nn.relu(x @ w[7])
         return x
 
-    return make_residual_network(wrap, 8, forward, is_whole)
+    return make_residual_network(wrap, 8, forward)
 
 
 def make_branches(wrap, num_branches=8):

@@ -147,7 +147,7 @@ def test_two_functions_alternate_and_share_a_variable():
 
 
 @pytest.mark.parametrize(
-    ("has_op", "fallbacks"), [(False, {"python_exception": 2}), (True, {"new_path": 2})]
+    ("has_op", "fallbacks"), [(False, {"python_exception": 1}), (True, {"new_path": 1})]
 )
 def test_exception_that_leaves_from_inside_a_branch(has_op, fallbacks):
     def make(wrap):
