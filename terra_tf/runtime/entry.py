@@ -11,7 +11,8 @@ for another, that is built at once; else tracing resumes.
 A divergence costs a point, or half a point where Python only needed one more value; a
 co-executed step wins `1 / _STEPS_PER_POINT` back. At `max_divergences` points the entry runs
 imperatively for `retry_after_steps` steps, then goes on with what it knows; each time it gives
-up it waits twice as long.
+up it waits twice as long, and has half the points. A graph that serves for `retry_after_steps`
+steps makes up for it.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ class Entry:
         self._points = max(0.0, self._points - 1 / _STEPS_PER_POINT)
         if self.built is built:
             self._steps_with_graph += 1
+            if self._steps_with_graph >= config.retry_after_steps:
+                self._num_given_up = 0  # that was long ago
         self.stats.set_phase("co-execution")
 
     def count_divergence(self, reason: Reason, detail: str, where: str) -> None:
@@ -169,7 +172,7 @@ class Entry:
         logs.emit("graphs", "step %d: a graph of %d ops was built", self.stats.steps, num_ops)
 
     def _give_up_if_hopeless(self) -> None:
-        if self._points >= config.max_divergences:
+        if self._points >= max(1, config.max_divergences >> self._num_given_up):
             self._give_up(Reason.TOO_MANY_DIVERGENCES)
 
     def give_up_on_forward_accumulator(self) -> None:

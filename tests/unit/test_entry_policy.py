@@ -255,8 +255,8 @@ def test_traces_cost_nothing(entry):
 
 def test_it_waits_twice_as_long_each_time(entry):
     waits = []
-    for _ in range(5):
-        diverge(entry, 3)
+    for num_given_up in range(5):
+        diverge(entry, max(1, 3 >> num_given_up))
         waits.append(run_imperative_steps(entry))
     assert waits == [4, 8, 16, 32, 64]
 
@@ -267,14 +267,24 @@ def test_waiting_time_has_a_bound(entry):
     assert run_imperative_steps(entry) == 4 << 10
 
 
-def test_it_starts_anew_after_waiting(entry):
+def test_it_goes_on_after_waiting_with_half_the_points(entry):
     learn(entry, "a", "a")
     diverge(entry, 3)
     run_imperative_steps(entry)
     assert entry.stats.phase == "tracing"
-    diverge(entry, 2)
     assert not entry.is_imperative()
     assert types_of(entry.next_graph()) == "a"
+    diverge(entry, 1)
+    assert entry.is_imperative()
+
+
+def test_a_graph_that_serves_long_makes_up_for_giving_up(entry):
+    learn(entry, "a", "a")
+    diverge(entry, 3)
+    run_imperative_steps(entry)
+    co_execute(entry, 1000)
+    diverge(entry, 2)
+    assert not entry.is_imperative()
 
 
 def test_phase_stays_imperative_when_the_trace_that_made_it_give_up_comes_in(entry):
