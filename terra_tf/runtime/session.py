@@ -40,6 +40,7 @@ from terra_tf.runtime.prefix import prefix_trace
 from terra_tf.runtime.replay import Replay, ReplayError
 from terra_tf.trace.location import LocationTracker
 from terra_tf.trace.recorder import Recorder
+from terra_tf.trace.records import OpRecord
 
 _logger = logging.getLogger("terra_tf")
 
@@ -305,7 +306,7 @@ class StepSession:
         return None
 
     def _go_on_recording(self, trace: Any) -> None:
-        tracker = self._tracker_after([op.location for op in trace.ops])
+        tracker = self._tracker_after(trace.ops)
         self._recorder = self._recorder_with(tracker)
         self._recorder.adopt(trace)
         self.native.renumber()
@@ -439,16 +440,16 @@ class StepSession:
     def on_fork(self) -> list[int]:
         """CO_EXECUTION: which nodes are known where Python is now?"""
         nodes = self.built.trace_graph.nodes
-        locations = [nodes[number].key.location for number in self.native.path]
-        tracker = self._tracker_after(locations)
+        tracker = self._tracker_after([nodes[number].record for number in self.native.path])
         *outer, marker = interception.thread_markers().stack or [None]
         location = tracker.locate(sys._getframe(1), marker, outer)
         return self.built.nodes_at.get(location, [])
 
-    def _tracker_after(self, locations: list) -> LocationTracker:
+    def _tracker_after(self, ops: list[OpRecord]) -> LocationTracker:
         tracker = LocationTracker(gradient_wrapper_code=interception.GRADIENT_WRAPPER_CODE)
-        earlier = [location for location in locations if location is not None]
-        tracker.begin(self._stop_frame, earlier=earlier)
+        tracker.begin(self._stop_frame, earlier=[op.location for op in ops if op.location])
+        if ops:
+            tracker.note_op(ops[-1].op_type)
         return tracker
 
     def on_forward_accumulator(self) -> None:

@@ -30,7 +30,9 @@ from terra_tf.trace.location_tree import (
     describe,
     first_location,
 )
-from terra_tf.trace.static_stack import StackReader, place_markers
+from terra_tf.trace.static_stack import Point, StackReader, place_markers
+
+_READ, _READ_FUNCTION = "ReadVariableOp", "read_variable_op"
 
 __all__ = ["LibraryCall", "Location", "LocationLevel", "LocationTracker", "SourceFrame",
            "describe", "first_location", "next_location"]
@@ -54,6 +56,7 @@ class LocationTracker:
         self._reader = StackReader(is_left_out, gradient_wrapper_code)
         self._stop_frame: FrameType | None = None
         self._previous: Location | None = None
+        self._previous_op = ""
         self._entered: set[Location] = set()
 
     def begin(self, stop_frame: FrameType | None, earlier: Iterable[Location] = ()) -> None:
@@ -74,7 +77,12 @@ class LocationTracker:
         """End the step and let go of its frame."""
         self._stop_frame = None
         self._previous = None
+        self._previous_op = ""
         self._entered = set()
+
+    def note_op(self, op_type: str) -> None:
+        """Say which op ran at the previous location."""
+        self._previous_op = op_type
 
     def locate(self, frame: FrameType, backward_marker: Hashable | None = None,
                outer_markers: Sequence[Hashable] = ()) -> Location:
@@ -91,10 +99,27 @@ class LocationTracker:
             place_markers(stack, (backward_marker, *reversed(outer_markers)))
         if self._previous is None:
             location = first_location(stack)
+        elif self._is_op_of_previous_read(stack):
+            location = self._previous.called_again()
         else:
             location = next_location(self._previous, stack, self._entered)
         self._arrive(location)
         return location
+
+    def _is_op_of_previous_read(self, stack: Sequence[Point]) -> bool:
+        """Say whether the previous op read a variable that this op has among its inputs.
+
+        TensorFlow reads such a variable inside of the op's own call, so both have one stack,
+        and no loop has turned in between. A read of its own has a function of its own.
+        """
+        previous = self._previous
+        if previous is None or self._previous_op != _READ or previous.point.info is None:
+            return False
+        is_own = previous.point.info.code.co_name == _READ_FUNCTION
+        path = previous.path
+        return not is_own and len(path) == len(stack) and all(
+            location.point is point for location, point in zip(path, stack, strict=True)
+        )
 
     def _arrive(self, location: Location) -> None:
         self._previous = location

@@ -134,7 +134,7 @@ class Recorder:
             "canonical": canonical_attributes(op_type, attrs, is_fast),
             "counts": counts,
             "inputs": tuple(self.reference(tensor) for tensor in inputs),
-            "location": self._locate(),
+            "location": self._locate(op_type),
             "device": device,
             "under_tape": not backprop.pywrap_tfe.TFE_Py_TapeSetIsEmpty(),
             "forward": self._markers.stack[-1] if self._markers.stack else None,
@@ -262,11 +262,13 @@ class Recorder:
             if isinstance(ref, ExternalRef) and self.trace.externals[ref.index].value is not None
         )
 
-    def _locate(self):
+    def _locate(self, op_type: str):
         if self._tracker is None:
             return None
         *outer, marker = self._markers.stack or [None]
-        return self._tracker.locate(sys._getframe(2), marker, outer)
+        location = self._tracker.locate(sys._getframe(2), marker, outer)
+        self._tracker.note_op(op_type)
+        return location
 
     def _locate_read(self):
         if self._tracker is None:

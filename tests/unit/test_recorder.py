@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import terra_tf as terra
 from terra_tf._tf_internals import dtypes
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
@@ -388,3 +389,21 @@ def test_recorded_steps_merge_and_have_locations_of_their_own():
     assert kinds == ["new path", "covered", "covered"]
     assert len({node.key.location for node in graph.nodes}) == 6
     assert graph.fetches == {(5, 0)}
+
+
+def test_read_of_an_ops_own_operand_turns_no_loop():
+    variable = tf.Variable([1.0, 2.0])
+
+    @terra.function
+    def step(x):
+        for _ in range(3):
+            x = tf.tanh(x - variable)
+        return x
+
+    step(tf.ones([2]))
+    trips = [
+        node.key.location.innermost_user.level.counters[-1]
+        for node in step.trace_graph.nodes
+        if node.record.op_type in ("ReadVariableOp", "Sub", "Tanh")
+    ]
+    assert trips == [0, 0, 0, 1, 1, 1, 2, 2, 2]
