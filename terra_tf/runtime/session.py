@@ -26,6 +26,7 @@ from types import FrameType
 from typing import Any
 
 from terra_tf import _native
+from terra_tf._tf_internals import EagerTensor
 from terra_tf.config import config
 from terra_tf.errors import (
     DivergenceError,
@@ -416,7 +417,8 @@ class StepSession:
 
     def sum_marker(self, gradients: list) -> Any:
         """Names the sum of several gradients by the term that was computed last."""
-        origins = [self.native.origin(getattr(g, "values", g)) for g in gradients]
+        tensors = [getattr(gradient, "values", gradient) for gradient in gradients]
+        origins = [self.native.origin(t) for t in tensors if isinstance(t, EagerTensor)]
         known = [origin for origin in origins if origin is not None]
         if not known:
             return None

@@ -321,3 +321,16 @@ def test_step_in_an_exit_handler_that_comes_last():
         [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=50
     )
     assert done.stdout.strip() == "6.0", done.stderr
+
+
+def test_forward_accumulator_sums_what_is_no_eager_tensor():
+    def make(wrap):
+        @wrap
+        def function(x):
+            with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
+                y = tf.reduce_sum(x * x + tf.tanh(x) * x)
+            return accumulator.jvp(y)
+
+        return Program(lambda: function(tf.constant([1.0, 2.0])), [])
+
+    assert_matches_eager(make)
