@@ -130,6 +130,12 @@ struct FeedSlot {
   int channel;
 };
 
+// Where Python is, as the TraceGraph knows it.
+struct Place {
+  std::vector<int> here;
+  std::vector<int> other_trips;  // the same code in trips for other variables
+};
+
 struct Plan {
   std::string function_name;
   std::string config_proto;
@@ -146,7 +152,7 @@ struct Plan {
   std::vector<int> first_nodes;  // what may follow the start, as traced
   bool starts_with_fork = false;
   // By node + 1: hash of the static stack -> the nodes of that location.
-  std::vector<std::unordered_map<uint64_t, std::vector<int>>> forks;
+  std::vector<std::unordered_map<uint64_t, Place>> forks;
   bool check_devices = false;
 };
 

@@ -175,6 +175,9 @@ class Session {
     ++num_matched;
   }
   PyObject* RunImperative(const Call& call, int number);
+  // An imperative op has raised. The graph has been told that Python took this
+  // way, and if the program catches the error, it goes on another.
+  void LeaveAfterError(const Call& call);
   PyObject* Delegate(const Call& call, int number);
   // The node that the call is, or -1 (then `reason` says why, or the mode has
   // changed), or -2 with an exception set.
@@ -182,7 +185,7 @@ class Session {
   int TryNodes(const std::vector<int>& candidates, const Call& call,
                const char** reason, std::string* detail);
   // The nodes at the place where Python is. Null with an exception set.
-  const std::vector<int>* NodesHere();
+  const Place* PlaceHere();
   bool IsLegal(int number) const;
   // Says which way is taken from the last node to this one.
   void Decide(int number);

@@ -240,7 +240,11 @@ PyObject* Session::RunImperative(const Call& call, int number) {
   if (!SettleCall(call, this)) return nullptr;
   if (mode_ != Mode::kCoExecution) return OnCall(call);
   PyRef result = PyRef::Steal(ExecuteAndRecord(call, marker));
-  if (!AwaitSeizure() || !result) return nullptr;
+  if (!result) {
+    LeaveAfterError(call);
+    return nullptr;
+  }
+  if (!AwaitSeizure()) return nullptr;
   PyRef outputs = OutputList(result.get());
   const size_t n = PyList_GET_SIZE(outputs.get());
   bool as_planned = n == node->outputs.size();
@@ -275,6 +279,19 @@ PyObject* Session::RunImperative(const Call& call, int number) {
   if (!ResumeEpoch()) return nullptr;
   Arrive(number);
   return result.release();
+}
+
+void Session::LeaveAfterError(const Call& call) {
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  if (!AwaitSeizure() || (mode_ == Mode::kCoExecution &&
+                          !Diverge("op_error", "in " + Describe(call)))) {
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    return;
+  }
+  PyErr_Restore(type, value, traceback);
 }
 
 PyObject* Session::Trace(const Call& call) {

@@ -25,6 +25,16 @@ int LastInstruction(PyFrameObject* frame) {
 #endif
 }
 
+bool Numbers(PyObject* sequence, std::vector<int>* numbers) {
+  PyRef list = PyRef::Steal(PySequence_List(sequence));
+  if (!list) return false;
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list.get()); ++i) {
+    numbers->push_back(
+        static_cast<int>(PyLong_AsLong(PyList_GET_ITEM(list.get(), i))));
+  }
+  return true;
+}
+
 }  // namespace
 
 uint64_t HashOfStack(PyObject* stop_frame) {
@@ -44,7 +54,7 @@ uint64_t HashOfStack(PyObject* stop_frame) {
   return hash;
 }
 
-const std::vector<int>* Session::NodesHere() {
+const Place* Session::PlaceHere() {
   PyRef marker = PyRef::Steal(
       PyObject_CallMethod(controller_, "current_marker", nullptr));
   if (!marker) return nullptr;
@@ -58,15 +68,13 @@ const std::vector<int>* Session::NodesHere() {
   PyRef found =
       PyRef::Steal(PyObject_CallMethod(controller_, "on_fork", nullptr));
   if (!found) return nullptr;
-  PyRef list = PyRef::Steal(PySequence_List(found.get()));
-  if (!list) return nullptr;
-  std::vector<int> numbers;
-  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list.get()); ++i) {
-    numbers.push_back(
-        static_cast<int>(PyLong_AsLong(PyList_GET_ITEM(list.get(), i))));
+  Place place;
+  if (!Numbers(PyTuple_GET_ITEM(found.get(), 0), &place.here) ||
+      !Numbers(PyTuple_GET_ITEM(found.get(), 1), &place.other_trips)) {
+    return nullptr;
   }
   if (known.size() >= kMaxForkEntries) known.clear();
-  return &(known[hash] = std::move(numbers));
+  return &(known[hash] = std::move(place));
 }
 
 bool Session::IsLegal(int number) const {
@@ -120,11 +128,14 @@ int Session::FindNode(const Call& call, const char** reason,
     const int number = TryNodes(*following, call, reason, detail);
     if (number >= 0 || mode_ != Mode::kCoExecution) return number;
   }
-  const std::vector<int>* here = NodesHere();
-  if (here == nullptr) return -2;
+  const Place* known = PlaceHere();
+  if (known == nullptr) return -2;
   if (mode_ != Mode::kCoExecution) return -1;
-  const std::vector<int> candidates = *here;  // what is tried may run Python
-  const int number = TryNodes(candidates, call, reason, detail);
+  const Place place = *known;  // what is tried may run Python
+  int number = TryNodes(place.here, call, reason, detail);
+  if (number < 0 && mode_ == Mode::kCoExecution) {
+    number = TryNodes(place.other_trips, call, reason, detail);
+  }
   if (number < 0 && detail->empty()) {
     *detail = Describe(call) + " at a place where no traced step had come";
   }

@@ -10,6 +10,7 @@ from terra_tf.errors import UndelegableOpError
 from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.graph.generator import generate
 from terra_tf.runtime.plan import make_plan
+from terra_tf.trace.location_tree import place_in_code
 from terra_tf.trace.trace_graph import Feed, TraceGraph
 
 
@@ -23,6 +24,8 @@ class BuiltGraph:
       plan: The native tables.
       feed_slots: (feed, place) -> the plan's feed slot.
       nodes_at: Location -> the nodes there.
+      nodes_in_trips: Place in the code -> the nodes there, where each trip of the loop around
+        it is about a variable.
     """
 
     trace_graph: TraceGraph
@@ -30,6 +33,13 @@ class BuiltGraph:
     plan: Any
     feed_slots: dict[tuple[Feed, tuple | None], int]
     nodes_at: dict[Any, list[int]]
+    nodes_in_trips: dict[Any, list[int]]
+
+    def nodes_near(self, location: Any) -> list[int]:
+        """Returns the nodes at a location in other trips of the loops around it."""
+        here = self.nodes_at.get(location, ())
+        others = self.nodes_in_trips.get(place_in_code(location), ())
+        return [number for number in others if number not in here]
 
     @property
     def num_feeds(self) -> int:
@@ -63,11 +73,16 @@ def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
         except UndelegableOpError as error:
             trace_graph.force(error.node, error.reason)
     plan, feed_slots = make_plan(snapshot, generated)
-    return BuiltGraph(snapshot, generated, plan, feed_slots, _nodes_at(snapshot))
-
-
-def _nodes_at(graph: TraceGraph) -> dict[Any, list[int]]:
-    nodes: dict[Any, list[int]] = {}
-    for number, node in enumerate(graph.nodes):
-        nodes.setdefault(node.key.location, []).append(number)
-    return nodes
+    nodes_at: dict[Any, list[int]] = {}
+    nodes_in_trips: dict[Any, list[int]] = {}
+    for number, node in enumerate(snapshot.nodes):
+        nodes_at.setdefault(node.key.location, []).append(number)
+        place = None if node.trip_slot is None else place_in_code(node.key.location)
+        if place is not None:
+            nodes_in_trips.setdefault(place, []).append(number)
+    nodes_in_trips = {
+        place: numbers
+        for place, numbers in nodes_in_trips.items()
+        if len({snapshot.nodes[number].trip_slot for number in numbers}) > 1
+    }
+    return BuiltGraph(snapshot, generated, plan, feed_slots, nodes_at, nodes_in_trips)

@@ -22,7 +22,7 @@ from terra_tf._tf_internals import (
 )
 from terra_tf.config import config
 from terra_tf.trace.attributes import canonical_attributes
-from terra_tf.trace.recorder import GradientMarkers, gradient_function_wrapper, marked_caller
+from terra_tf.trace.markers import GradientMarkers, gradient_function_wrapper, marked_caller
 
 _MAX_INT32 = 2**31 - 1
 

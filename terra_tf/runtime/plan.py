@@ -13,8 +13,8 @@ from terra_tf.graph.epochs import writes_variable
 from terra_tf.graph.folding import constant_value, is_constant
 from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.trace.location_tree import turns_user_loop
+from terra_tf.trace.markers import MARKER
 from terra_tf.trace.op_classes import IN_PLACE_WRITES
-from terra_tf.trace.recorder import MARKER, marker_for
 from terra_tf.trace.trace_graph import (
     END,
     START,
@@ -155,7 +155,7 @@ class _PlanMaker:
         block, position = generated.cases.block_of[index], generated.cases.position_of[index]
         is_last = position + 1 == len(block.nodes)
         following = self._following(index)
-        marker = marker_for(record.location, index)
+        marker = record.marker
         self._plan.add_node(
             kind=_IMPERATIVE if imperative else _FOLDED if folded else _DELEGATED,
             name=record.op_type,

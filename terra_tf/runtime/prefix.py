@@ -52,6 +52,8 @@ class _Prefix:
 
     def make(self) -> Trace:
         graph = self._built.trace_graph
+        self._trace.followed = tuple(self._session.path)
+        self._trace.generation = graph.generation
         for number in self._session.path:
             node = graph.nodes[number]
             inputs = tuple(self._reference(number, i) for i in range(len(node.inputs)))

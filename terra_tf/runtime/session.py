@@ -40,6 +40,7 @@ from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.prefix import prefix_trace
 from terra_tf.runtime.replay import Replay, ReplayError
 from terra_tf.trace.location import LocationTracker
+from terra_tf.trace.markers import SUM, ZEROS
 from terra_tf.trace.recorder import Recorder
 from terra_tf.trace.records import OpRecord
 
@@ -422,11 +423,11 @@ class StepSession:
         if not known:
             return None
         _, *producer = max(known, key=lambda origin: origin[0])
-        return self._numbered("sum", *producer)
+        return self._numbered(SUM, *producer)
 
     def zeros_marker(self) -> Any:
         """Names zeros that the tape needs after a gradient function."""
-        return self._numbered("zeros", interception.thread_markers().last)
+        return self._numbered(ZEROS, interception.thread_markers().last)
 
     def _numbered(self, *what: Any) -> tuple:
         self._num_named[what] += 1
@@ -438,13 +439,13 @@ class StepSession:
         """CO_EXECUTION: the forward ops whose gradient functions run on this thread."""
         return tuple(interception.thread_markers().stack)
 
-    def on_fork(self) -> list[int]:
-        """CO_EXECUTION: which nodes are known where Python is now?"""
+    def on_fork(self) -> tuple[list[int], list[int]]:
+        """CO_EXECUTION: which nodes are known where Python is now, and in other trips of a loop?"""
         nodes = self.built.trace_graph.nodes
         tracker = self._tracker_after([nodes[number].record for number in self.native.path])
         *outer, marker = interception.thread_markers().stack or [None]
-        location = tracker.locate(sys._getframe(1), marker, outer)
-        return self.built.nodes_at.get(location, [])
+        location = tracker.look(sys._getframe(1), marker, outer)
+        return self.built.nodes_at.get(location, []), self.built.nodes_near(location)
 
     def _tracker_after(self, ops: list[OpRecord]) -> LocationTracker:
         tracker = LocationTracker(gradient_wrapper_code=interception.GRADIENT_WRAPPER_CODE)

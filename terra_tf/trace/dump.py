@@ -78,10 +78,9 @@ class _Dump:
         self._webs = structure.joins.webs
         self._order = [n for level in self._cases.levels for b in level.blocks for n in b.nodes]
         self._numbers = _number_by_first_use(self._inputs())
-        self._at_location: dict[Any, list[int]] = {}
+        self._at_marker: dict[Any, list[int]] = {}
         for number, node in enumerate(graph.nodes):
-            marker = getattr(node.key.location, "id", None)
-            self._at_location.setdefault(marker, []).append(number)
+            self._at_marker.setdefault(node.record.marker, []).append(number)
 
     def lines(self) -> list[str]:
         return [
@@ -206,7 +205,7 @@ class _Dump:
         if record.under_tape:
             marks.append("tape")
         if record.forward is not None:
-            forward = " or ".join(map(str, self._at_location.get(record.forward, ())))
+            forward = " or ".join(map(str, self._at_marker.get(record.forward, ())))
             marks.append(f"gradient of {forward or 'an op outside'}")
         for what, outputs in (("fetched", graph.fetches), ("shape read", graph.shape_reads)):
             marks += [f"{what} {output}" for owner, output in sorted(outputs) if owner == index]

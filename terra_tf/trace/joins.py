@@ -22,10 +22,18 @@ import enum
 import functools
 from collections.abc import Hashable, Iterable
 
-from terra_tf.trace.location_tree import Location
-from terra_tf.trace.placing import outputs_of
+from terra_tf.trace.location_tree import place_in_code
 from terra_tf.trace.records import TensorSpec
-from terra_tf.trace.trace_graph import Feed, Joined, Node, NodeInput, Output, Path, TraceGraph
+from terra_tf.trace.trace_graph import (
+    Feed,
+    Joined,
+    Node,
+    NodeInput,
+    Output,
+    Path,
+    TraceGraph,
+    outputs_of,
+)
 
 _Key = tuple[int, int]  # node, position among its inputs
 
@@ -198,7 +206,7 @@ class _Resolver:
         self._at_marker: dict[object, list[_Key]] = {}
         self._with_source: dict[Output, list[_Key]] = {}
         for key, query in self._queries.items():
-            marker = getattr(self._graph.nodes[key[0]].key.location, "id", None)
+            marker = self._graph.nodes[key[0]].record.marker
             self._at_marker.setdefault(marker, []).append(key)
             if query.is_optional:
                 continue
@@ -318,11 +326,8 @@ def _add_other_trips(nodes: list[Node], webs: dict[Output, list[Output]]) -> Non
 
 def _place_in_code(node: Node) -> Hashable | None:
     """Returns a node's key without the trips of the loops around it, or None if there are none."""
-    location = node.key.location
-    if not isinstance(location, Location) or location.innermost_loop is None:
-        return None
-    points = tuple(level.point for level in location.levels)
-    return node.key.op_type, node.key.attributes, points
+    place = place_in_code(node.key.location)
+    return None if place is None else (node.key.op_type, node.key.attributes, place)
 
 
 def _unite(webs: dict[Output, list[Output]], outputs: tuple[Output, ...]) -> None:

@@ -34,8 +34,56 @@ from terra_tf.trace.static_stack import Point, StackReader, place_markers
 
 _READ, _READ_FUNCTION = "ReadVariableOp", "read_variable_op"
 
-__all__ = ["LibraryCall", "Location", "LocationLevel", "LocationTracker", "SourceFrame",
-           "describe", "first_location", "next_location"]
+__all__ = ["LibraryCall", "Location", "LocationChain", "LocationLevel", "LocationTracker",
+           "SourceFrame", "describe", "first_location", "next_location"]
+
+
+class LocationChain:
+    """The locations of a step's ops, each from the one before and a static stack.
+
+    One per step; takes no lock of its own.
+    """
+
+    def __init__(self) -> None:
+        self._previous: Location | None = None
+        self._previous_op = ""
+        self._entered: set[Location] = set()
+
+    def next(self, stack: Sequence[Point]) -> Location:
+        """Return the location of the op that runs with this stack after the latest op."""
+        if self._previous is None:
+            return first_location(stack)
+        if self._is_op_of_previous_read(stack):
+            return self._previous.called_again()
+        return next_location(self._previous, stack, self._entered)
+
+    def arrive(self, location: Location, op_type: str = "") -> None:
+        """Say where the latest op ran, and which it was."""
+        self._previous = location
+        self._previous_op = op_type
+        marked = location.innermost_marker
+        while marked is not None and marked not in self._entered:
+            self._entered.add(marked)
+            marked = marked.path[-2].innermost_marker
+
+    def note_op(self, op_type: str) -> None:
+        """Say which op the latest was."""
+        self._previous_op = op_type
+
+    def _is_op_of_previous_read(self, stack: Sequence[Point]) -> bool:
+        """Say whether the previous op read a variable that this op has among its inputs.
+
+        TensorFlow reads such a variable inside of the op's own call, so both have one stack,
+        and no loop has turned in between. A read of its own has a function of its own.
+        """
+        previous = self._previous
+        if previous is None or self._previous_op != _READ or previous.point.info is None:
+            return False
+        is_own = previous.point.info.code.co_name == _READ_FUNCTION
+        path = previous.path
+        return not is_own and len(path) == len(stack) and all(
+            location.point is point for location, point in zip(path, stack, strict=True)
+        )
 
 
 class LocationTracker:
@@ -55,9 +103,7 @@ class LocationTracker:
                  gradient_wrapper_code: CodeType | None = None):
         self._reader = StackReader(is_left_out, gradient_wrapper_code)
         self._stop_frame: FrameType | None = None
-        self._previous: Location | None = None
-        self._previous_op = ""
-        self._entered: set[Location] = set()
+        self._chain = LocationChain()
 
     def begin(self, stop_frame: FrameType | None, earlier: Iterable[Location] = ()) -> None:
         """Start a step.
@@ -71,18 +117,16 @@ class LocationTracker:
         self.end()
         self._stop_frame = stop_frame
         for location in earlier:
-            self._arrive(location)
+            self._chain.arrive(location)
 
     def end(self) -> None:
         """End the step and let go of its frame."""
         self._stop_frame = None
-        self._previous = None
-        self._previous_op = ""
-        self._entered = set()
+        self._chain = LocationChain()
 
     def note_op(self, op_type: str) -> None:
         """Say which op ran at the previous location."""
-        self._previous_op = op_type
+        self._chain.note_op(op_type)
 
     def locate(self, frame: FrameType, backward_marker: Hashable | None = None,
                outer_markers: Sequence[Hashable] = ()) -> Location:
@@ -94,36 +138,14 @@ class LocationTracker:
           outer_markers: inside gradient functions that call each other, the
             keys of the outer ones, outermost first.
         """
+        location = self.look(frame, backward_marker, outer_markers)
+        self._chain.arrive(location)
+        return location
+
+    def look(self, frame: FrameType, backward_marker: Hashable | None = None,
+             outer_markers: Sequence[Hashable] = ()) -> Location:
+        """Return what `locate` would, and remember nothing."""
         stack = self._reader.read(frame, self._stop_frame)
         if backward_marker is not None:
             place_markers(stack, (backward_marker, *reversed(outer_markers)))
-        if self._previous is None:
-            location = first_location(stack)
-        elif self._is_op_of_previous_read(stack):
-            location = self._previous.called_again()
-        else:
-            location = next_location(self._previous, stack, self._entered)
-        self._arrive(location)
-        return location
-
-    def _is_op_of_previous_read(self, stack: Sequence[Point]) -> bool:
-        """Say whether the previous op read a variable that this op has among its inputs.
-
-        TensorFlow reads such a variable inside of the op's own call, so both have one stack,
-        and no loop has turned in between. A read of its own has a function of its own.
-        """
-        previous = self._previous
-        if previous is None or self._previous_op != _READ or previous.point.info is None:
-            return False
-        is_own = previous.point.info.code.co_name == _READ_FUNCTION
-        path = previous.path
-        return not is_own and len(path) == len(stack) and all(
-            location.point is point for location, point in zip(path, stack, strict=True)
-        )
-
-    def _arrive(self, location: Location) -> None:
-        self._previous = location
-        marked = location.innermost_marker
-        while marked is not None and marked not in self._entered:
-            self._entered.add(marked)
-            marked = marked.path[-2].innermost_marker
+        return self._chain.next(stack)

@@ -190,6 +190,13 @@ _interning = threading.RLock()  # a finalizer may run ops while a location is ma
 _entries = [Location(None, LocationLevel(ENTRY, (), 0))]
 
 
+def place_in_code(location: object) -> tuple[Point, ...] | None:
+    """Return a location without the trips of the loops around it, or None if there is no loop."""
+    if not isinstance(location, Location) or location.innermost_loop is None:
+        return None
+    return tuple(level.point for level in location.path)
+
+
 def first_location(stack: Sequence[Point]) -> Location:
     """Return the location of the first op of a step from its static stack."""
     return _entries[0].descend(stack, 1)

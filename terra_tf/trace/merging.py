@@ -16,7 +16,7 @@ import functools
 
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
-from terra_tf.trace.placing import Placement, key_of, outputs_of, place, variant_of
+from terra_tf.trace.placing import Placement, key_of, place, variant_of
 from terra_tf.trace.records import (
     ExternalRef,
     OpRecord,
@@ -40,6 +40,7 @@ from terra_tf.trace.trace_graph import (
     TraceGraph,
     Variable,
     VariableSlot,
+    outputs_of,
 )
 
 
@@ -106,13 +107,14 @@ class _Merger:
 
     def merge_nodes(self) -> list[str]:
         self._merge_variables()
-        known = self._placement.num_known
-        for number, record in zip(self._placement.nodes, self._trace.ops):
-            if number < known:  # first, so that new uses can join the groups of known ones
+        placement = self._placement
+        placed = list(zip(placement.nodes, placement.records, placement.trip_slots))
+        for number, record, _ in placed:
+            if number < placement.num_known:  # first: new uses can join the groups of known ones
                 self._merge_node(number, record)
-        for number, record in zip(self._placement.nodes, self._trace.ops):
-            if number >= known:
-                self._add_node(record)
+        for number, record, trip_slot in placed:
+            if number >= placement.num_known:
+                self._add_node(record, trip_slot)
         return self._changes
 
     def _merge_variables(self) -> None:
@@ -211,7 +213,7 @@ class _Merger:
 
     # ------------------------------------------------------------ new nodes
 
-    def _add_node(self, record: OpRecord) -> None:
+    def _add_node(self, record: OpRecord, trip_slot: int | None) -> None:
         raised = record.location in self._graph.raised_locations
         self._graph.nodes.append(
             Node(
@@ -221,6 +223,7 @@ class _Merger:
                 tuple(map(self._first_input, record.inputs)),
                 record.outputs,
                 ImperativeReason.RAISED_BEFORE if raised else None,
+                trip_slot=trip_slot,
             )
         )
 

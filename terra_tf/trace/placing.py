@@ -11,6 +11,8 @@ node, a *sibling*:
 - where going through the known node would make a cycle.
 
 A place with too many siblings of any kind becomes imperative.
+
+Where the trips of a loop are about a variable each, `trips` says which trip an op is of.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from collections.abc import Hashable
 
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
+from terra_tf.trace.markers import marker_for, unique_marker
 from terra_tf.trace.records import ExternalRef, OpRecord, OutputRef, Trace, VariableRef
+from terra_tf.trace.relocation import Relocator
 from terra_tf.trace.trace_graph import (
     Constant,
     Joined,
@@ -31,7 +35,9 @@ from terra_tf.trace.trace_graph import (
     Output,
     TraceGraph,
     Variable,
+    outputs_of,
 )
+from terra_tf.trace.trips import Trips
 
 _MAX_SHAPES = 4
 FUNCTION = "function"  # its own name may be another one each time it is made
@@ -43,12 +49,16 @@ class Placement:
 
     Attributes:
       nodes: Op -> node; numbers from `num_known` on are new nodes.
+      records: The ops with the locations and markers that the graph has for them.
+      trip_slots: Op -> the variable that its trip of a loop is about, or None.
       slots: The trace's variable slot -> the graph's; numbers past the graph's are new.
       num_known: How many nodes the graph has.
       overflown: Known nodes that have become places of too many siblings.
     """
 
     nodes: list[int]
+    records: list[OpRecord]
+    trip_slots: list[int | None]
     slots: dict[int, int]
     num_known: int
     overflown: set[int]
@@ -143,27 +153,54 @@ class _Placer:
         self._last_rank = -1
         self._index = _Index(graph)
         self._used: set[int] = set()
+        self._num_new = 0
         self._num_new_slots = 0
-        self._placement = Placement([], {}, len(graph.nodes), set())
+        self._relocator = Relocator()
+        self._markers = {node.record.marker for node in graph.nodes}
+        self._placement = Placement([], [], [], {}, len(graph.nodes), set())
         slots = {graph.handle_id(s.handle): i for i, s in enumerate(graph.variables)}
         for slot, handle in enumerate(trace.variables):
             known = slots.get(graph.handle_id(handle))
             if known is not None and graph.variables[known].captured:
                 self._placement.slots[slot] = known
+        self._trips = Trips(graph, trace, self._placement.slots, self._is_free)
 
     def run(self) -> Placement:
-        num_new = 0
-        for record in self._trace.ops:
-            node = self._find(record)
-            if node is None:
-                node = self._placement.num_known + num_new
-                num_new += 1
-                self._bind_new(record)
-            else:
-                self._bind_known(record, self._graph.nodes[node])
-            self._used.add(node)
-            self._placement.nodes.append(node)
+        num_followed = self._num_followed()
+        for index, recorded in enumerate(self._trace.ops):
+            record = self._relocator.relocate(recorded)
+            is_followed = index < num_followed
+            record, slot = self._trips.settle(index, record, is_followed)
+            node = self._trace.followed[index] if is_followed else self._find(record)
+            self._place(recorded, record, node)
+            self._placement.trip_slots.append(slot)
         return self._placement
+
+    def _num_followed(self) -> int:
+        """How many ops the cursor has placed; an order of its own is for graphs as they are."""
+        is_known = self._trace.generation == self._graph.generation and self._ranks is None
+        return len(self._trace.followed) if is_known else 0
+
+    def _place(self, recorded: OpRecord, record: OpRecord, number: int | None) -> None:
+        placement = self._placement
+        if number is None:
+            number = placement.num_known + self._num_new
+            self._num_new += 1
+            self._bind_new(record)
+            location = record.location
+            marker = recorded.marker
+            if marker is not None:
+                marker = unique_marker(marker_for(location, number), self._markers)
+        else:
+            node = self._graph.nodes[number]
+            self._bind_known(record, node)
+            location, marker = node.key.location, node.record.marker
+        self._relocator.arrive(recorded, location, marker)
+        self._used.add(number)
+        placement.nodes.append(number)
+        placement.records.append(
+            dataclasses.replace(record, location=location, marker=marker)
+        )
 
     def _find(self, record: OpRecord) -> int | None:
         key, variant = key_of(record), variant_of(record, self._trace)
@@ -171,13 +208,17 @@ class _Placer:
         candidates = self._in_order(
             n for n in siblings if self._is_free(n) and self._variables_fit(record, n)
         )
+        found = self._find_fitting(record, candidates)
+        if found is None and candidates and len(siblings) >= _MAX_SHAPES:
+            found = candidates[0]
+        return self._find_overflown(record) if found is None else self._pass(found)
+
+    def _find_fitting(self, record: OpRecord, candidates: list[int]) -> int | None:
         for wanted in ("fits", "generalizes"):
             for number in candidates:
                 if self._shapes_fit(record, self._graph.nodes[number]) == wanted:
-                    return self._pass(number)
-        if candidates and len(siblings) >= _MAX_SHAPES:
-            return self._pass(candidates[0])
-        return self._find_overflown(record)
+                    return number
+        return None
 
     def _find_overflown(self, record: OpRecord) -> int | None:
         place = self._index.at_place.get((record.op_type, record.location), ())
@@ -271,10 +312,3 @@ class _Placer:
         new = self._trace.ops[ref.node].outputs[ref.output]
         specs = [self._graph.nodes[o.node].outputs[o.output] for o in known]
         return bool(specs) and not any(spec.includes(new) for spec in specs)
-
-
-def outputs_of(source: NodeInput) -> tuple[Output, ...]:
-    """Returns every output that an input was."""
-    if isinstance(source, Output):
-        return (source,)
-    return source.sources if isinstance(source, Joined) else ()

@@ -15,6 +15,7 @@ from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
 from terra_tf.trace.attributes import canonical_attributes, is_seeded
 from terra_tf.trace.location import LocationTracker
+from terra_tf.trace.markers import GradientMarkers, marker_for, unique_marker
 from terra_tf.trace.op_classes import STATELESS_RANDOM, imperative_reason, is_fallible
 from terra_tf.trace.records import (
     External,
@@ -32,59 +33,6 @@ _RESOURCE = dtypes.resource
 _HOST_INTEGERS = frozenset(
     t.as_datatype_enum for t in (dtypes.int32, dtypes.int64, dtypes.bool)
 )
-MARKER = "_terra_node"
-
-
-class GradientMarkers:
-    """The forward ops whose gradient functions are running, innermost last. One per thread."""
-
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.last: Any = None  # the one that has returned last
-
-
-def marker_for(location: Any, index: int) -> Any:
-    """Returns what names an op on a tape: the same in every step that runs it.
-
-    Without a location, the op's number has to do.
-    """
-    return getattr(location, "id", index)
-
-
-def marker_of(attrs: tuple | None) -> Any:
-    """Returns the forward op's marker that a tape entry's attributes carry, or None."""
-    if attrs is not None and len(attrs) >= 2 and attrs[-2] == MARKER:
-        return attrs[-1]
-    return None
-
-
-def marked_caller(markers_of_thread: Callable) -> Callable:
-    """Returns `call(marker, function, *args)`; the function's ops know their marker.
-
-    Its code object is the one that locations look for.
-    """
-
-    def call_marked(marker, function, *args):
-        markers = markers_of_thread()
-        markers.stack.append(marker)
-        try:
-            return function(*args)
-        finally:
-            markers.last = markers.stack.pop()
-
-    return call_marked
-
-
-def gradient_function_wrapper(original: Callable, call_marked: Callable) -> Callable:
-    """Wraps TensorFlow's gradient dispatcher so that ops know their forward op."""
-
-    def call_gradient_function(op_name, attr_tuple, *args):
-        marker = marker_of(attr_tuple)
-        if marker is None:
-            return original(op_name, attr_tuple, *args)
-        return call_marked(marker, original, op_name, attr_tuple[:-2], *args)
-
-    return call_gradient_function
 
 
 class Recorder:
@@ -117,6 +65,7 @@ class Recorder:
         self._external_by_handle: dict[int, int] = {}
         self._variable_by_handle: dict[int, int] = {}
         self._open: dict[int, dict] = {}
+        self._markers_given: set[Any] = set()
         self._kept: list[Any] = []
 
     def begin_op(
@@ -127,14 +76,18 @@ class Recorder:
             op_type = op_type.decode()
         index = len(self.trace.ops) + len(self._open)
         bound_before = (len(self.trace.externals), len(self.trace.variables))
+        canonical = canonical_attributes(op_type, attrs, is_fast)
+        references = tuple(self.reference(tensor) for tensor in inputs)
+        location = self._locate(op_type)
         self._open[index] = {
             "op_type": op_type,
             "is_fast": bool(is_fast),
             "attrs": attrs,
-            "canonical": canonical_attributes(op_type, attrs, is_fast),
+            "canonical": canonical,
             "counts": counts,
-            "inputs": tuple(self.reference(tensor) for tensor in inputs),
-            "location": self._locate(op_type),
+            "inputs": references,
+            "location": location,
+            "marker": unique_marker(marker_for(location, index), self._markers_given),
             "device": device,
             "under_tape": not backprop.pywrap_tfe.TFE_Py_TapeSetIsEmpty(),
             "forward": self._markers.stack[-1] if self._markers.stack else None,
@@ -145,7 +98,7 @@ class Recorder:
 
     def marker(self, index: int) -> Any:
         """Returns what names an op that has begun."""
-        return marker_for(self._open[index]["location"], index)
+        return self._open[index]["marker"]
 
     def end_op(self, index: int, outputs: list) -> None:
         """Completes the record of an op that has succeeded."""
@@ -169,6 +122,7 @@ class Recorder:
     def abandon_op(self, index: int) -> Any:
         """Forgets an op that has raised, and what it was the first to use; returns its location."""
         fields = self._open.pop(index)
+        self._markers_given.discard(fields["marker"])
         num_externals, num_variables = fields["_bound_before"]
         del self.trace.externals[num_externals:]
         del self.trace.variables[num_variables:]
@@ -226,6 +180,7 @@ class Recorder:
     def adopt(self, trace: Trace) -> None:
         """Starts with the ops of a step's prefix, as a diverged session's recorder does."""
         self.trace = trace
+        self._markers_given = {op.marker for op in trace.ops}
         handle_id = self._native.handle_id
         self._external_by_handle = {handle_id(e.tensor): i for i, e in enumerate(trace.externals)}
         self._variable_by_handle = {handle_id(v): i for i, v in enumerate(trace.variables)}
@@ -273,7 +228,7 @@ class Recorder:
     def _locate_read(self):
         if self._tracker is None:
             return None
-        return self._tracker.locate(sys._getframe(2), None)
+        return self._tracker.look(sys._getframe(2), None)  # a read is no op
 
 
 def _spec(tensor: Any) -> TensorSpec:

@@ -96,6 +96,8 @@ class OpRecord:
       under_tape: Whether a gradient tape recorded it.
       forward: For an op of a gradient function, the marker that names the forward op.
       imperative: Why it cannot be delegated, or None.
+      marker: What names the op on a tape; no other op of the step, and no other node of a
+        graph, has the same.
     """
 
     op_type: str
@@ -112,6 +114,7 @@ class OpRecord:
     under_tape: bool
     forward: Hashable | None
     imperative: ImperativeReason | None
+    marker: Hashable | None = None
 
     def attribute(self, name: str) -> Any:
         """Returns the caller's value of an attribute, or None."""
@@ -149,6 +152,8 @@ class Trace:
       variables: Handle tensors; what `VariableRef.slot` means.
       materializations: In order.
       alive: Outputs that somebody still referenced when the step, or one of its epochs, ended.
+      followed: The nodes that the first ops were, where the step has left its graph.
+      generation: The `TraceGraph.generation` in which `followed` has its meaning.
     """
 
     ops: list[OpRecord] = dataclasses.field(default_factory=list)
@@ -156,6 +161,8 @@ class Trace:
     variables: list[Any] = dataclasses.field(default_factory=list)
     materializations: list[Materialization] = dataclasses.field(default_factory=list)
     alive: set[tuple[int, int]] = dataclasses.field(default_factory=set)
+    followed: tuple[int, ...] = ()
+    generation: int = 0
 
     def fetches(self) -> set[tuple[int, int]]:
         """Returns the outputs whose values Python needed."""

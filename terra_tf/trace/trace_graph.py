@@ -85,6 +85,13 @@ class Joined(NamedTuple):
 NodeInput = Output | Variable | Constant | Captured | Feed | Joined
 
 
+def outputs_of(source: NodeInput) -> tuple[Output, ...]:
+    """Returns every output that an input was."""
+    if isinstance(source, Output):
+        return (source,)
+    return source.sources if isinstance(source, Joined) else ()
+
+
 class NodeKey(NamedTuple):
     """The paper's node equality: type, attributes, executed location."""
 
@@ -105,6 +112,7 @@ class Node:
       outputs: Its results' types; a dimension that differed between traces is -1.
       forced: Why it has to run imperatively although its op could be delegated, or None.
       hits: How many traces passed it.
+      trip_slot: The variable that its trip of a loop is about, or None (see `trips`).
     """
 
     key: NodeKey
@@ -114,6 +122,7 @@ class Node:
     outputs: tuple[TensorSpec, ...]
     forced: ImperativeReason | None = None
     hits: int = 1
+    trip_slot: int | None = None
 
     @property
     def is_imperative(self) -> bool:

@@ -14,6 +14,7 @@ from tests.fuzz import generator, harness, shrink
 SMALL = (2, 3, 5)
 NUM_SEEDS = 100
 SEEDS_PER_TEST = 10
+FOUND = (147, 220, 404, 1203)  # once hung
 
 
 @pytest.mark.timeout(120)
@@ -28,6 +29,14 @@ def test_random_programs_match_eager(first):
     assert not [seed for seed, found in results.items() if found.bad_program]
     assert all(found.is_repeatable for found in results.values())
     assert sum(found.co_executed_steps for found in results.values()) > 0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_fuzzing_has_found(seed):
+    found = harness.check(generator.generate(seed))
+    assert found.difference is None
+    assert found.co_executed_steps > 0
 
 
 def test_a_seed_gives_the_same_program_each_time():

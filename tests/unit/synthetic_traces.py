@@ -127,13 +127,15 @@ class TraceBuilder:
         settings.update(fields)
         if location == "auto":
             location = index
+        location = Line(location) if isinstance(location, int) else location
+        settings.setdefault("marker", getattr(location, "id", None))
         self.trace.ops.append(
             OpRecord(
                 op_type=op_type,
                 canonical=canonical,
                 inputs=inputs,
                 outputs=(spec(2),) if outputs is None else tuple(outputs),
-                location=Line(location) if isinstance(location, int) else location,
+                location=location,
                 **settings,
             )
         )

@@ -11,16 +11,16 @@ from terra_tf._tf_internals import dtypes
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
 from terra_tf.trace.location import LocationTracker
-from terra_tf.trace.merging import merge
-from terra_tf.trace.recorder import (
+from terra_tf.trace.markers import (
     MARKER,
     GradientMarkers,
-    Recorder,
     gradient_function_wrapper,
     marked_caller,
     marker_for,
     marker_of,
 )
+from terra_tf.trace.merging import merge
+from terra_tf.trace.recorder import Recorder
 from terra_tf.trace.records import ExternalRef, OutputRef, TensorSpec, VariableRef
 from terra_tf.trace.trace_graph import TraceGraph
 from terra_tf.trace.verify import check_trace_graph

@@ -1,0 +1,196 @@
+"""Which trip of a loop an op belongs to.
+
+A location counts the trips of a loop that ran any op, so it shifts when a loop leaves some of
+its trips out:
+
+    for layer in layers:
+        if random() < 0.5: x = layer(x)
+
+The second layer that runs may be the second of the model, or the seventh. Here a trip is told
+by its *variable*: the first one that an op of the trip takes. If the graph has a trip for that
+variable, the trip is that one; if it has none, and the trip that counting gives is another
+variable's, it is a new one. Trips are counted on from there. Loops whose trips all take the
+same variables (a recurrent cell), or none, are counted as ever.
+
+This looks ahead, which the cursor cannot. It tries the nodes of such trips where those at the
+counted place do not fit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from terra_tf.config import config
+from terra_tf.trace.location_tree import Location, place_in_code
+from terra_tf.trace.records import OpRecord, Trace, VariableRef
+from terra_tf.trace.trace_graph import Node, TraceGraph, Variable
+
+_MAX_LOOKAHEAD = 500  # ops
+
+
+class _Scope(NamedTuple):
+    """A trip, as the trace counts it: these turns of loops of this call."""
+
+    caller: Location
+    depth: int
+    turns: tuple[tuple[object, int], ...]
+
+    def has(self, record: OpRecord) -> bool:
+        location = record.location
+        if not isinstance(location, Location) or len(location.path) <= self.depth:
+            return False
+        inner = location.path[self.depth]
+        return inner.parent is self.caller and _turns(inner)[: len(self.turns)] == self.turns
+
+
+_Trip = tuple[tuple[int, ...], int, bool]  # counters, the variable's slot, is it free?
+
+
+class Trips:
+    """Settles the trips of one trace's ops, in order.
+
+    Args:
+      graph: What is known.
+      trace: The whole step.
+      slots: The trace's variable slot -> the graph's, so far.
+      is_free: Says of a node whether this step may still take it.
+    """
+
+    def __init__(
+        self,
+        graph: TraceGraph,
+        trace: Trace,
+        slots: Mapping[int, int],
+        is_free: Callable[[int], bool],
+    ) -> None:
+        self._graph = graph
+        self._ops = trace.ops
+        self._slots = slots
+        self._is_free = is_free
+        self._scope: _Scope | None = None
+        self._slot: int | None = None
+        self._known: dict[object, list[int]] = {}
+        for number, node in enumerate(graph.nodes):
+            place = place_in_code(node.key.location)
+            if place is not None and node.record.forward is None and variables_of(node):
+                self._known.setdefault((node.key.op_type, place), []).append(number)
+
+    def settle(
+        self, index: int, record: OpRecord, is_followed: bool
+    ) -> tuple[OpRecord, int | None]:
+        """Returns an op as it is in its trip, and the graph's slot that the trip is about.
+
+        Args:
+          index: Of the op in the trace.
+          record: The op where counting has it.
+          is_followed: Whether the cursor has said already which node it is.
+        """
+        if record.forward is not None or not isinstance(record.location, Location):
+            return record, None
+        scope = self._begun_at(index)
+        if scope is not None:
+            self._scope = scope
+            record = self._begin(index, record, scope, is_followed)
+        elif self._scope is not None and not self._scope.has(self._ops[index]):
+            self._scope = self._slot = None
+        return record, self._slot
+
+    def _begun_at(self, index: int) -> _Scope | None:
+        """Returns the outermost trip that begins with an op, if one does."""
+        location = self._ops[index].location
+        before = self._ops[index - 1].location if index else None
+        path_before = before.path if isinstance(before, Location) else ()
+        for depth, here in enumerate(location.path):
+            there = path_before[depth] if depth < len(path_before) else None
+            if here is there:
+                continue
+            is_same_call = there is not None and there.parent is here.parent
+            known = _turns(there) if is_same_call and there.point.info is here.point.info else ()
+            turns = _turns(here)
+            num_common = _num_common(turns, known)
+            if num_common < len(turns):
+                return _Scope(location.path[depth - 1], depth, turns[: num_common + 1])
+        return None
+
+    def _begin(
+        self, index: int, record: OpRecord, scope: _Scope, is_followed: bool
+    ) -> OpRecord:
+        self._slot = None
+        telling = self._first_with_variable(index, scope)
+        if telling is None:
+            return record
+        ref = next(ref for ref in telling.inputs if isinstance(ref, VariableRef))
+        self._slot = self._slots.get(ref.slot)
+        if is_followed:
+            return record
+        location = record.location
+        known = self._known_trips(telling, location, scope)
+        here = location.path[scope.depth].level.counters[: len(scope.turns)]
+        if self._slot is not None and any(
+            slot == self._slot and counters == here for counters, slot, _ in known
+        ):
+            return record
+        free = [counters for counters, slot, free in known if slot == self._slot and free]
+        if free and self._slot is not None:
+            trip = max(free, key=lambda counters: _num_common(counters, here))
+        elif self._is_taken(here, known):
+            last = max(counters[-1] for counters, _, _ in known if counters[:-1] == here[:-1])
+            trip = (*here[:-1], last + 1)
+        else:
+            return record
+        return dataclasses.replace(record, location=_in_trip(location, scope, trip))
+
+    def _is_taken(self, here: tuple[int, ...], known: list[_Trip]) -> bool:
+        """Says whether a trip is another variable's, and a new one may be made."""
+        slots = [slot for counters, slot, _ in known if counters == here]
+        are_captured = all(self._graph.variables[slot].captured for slot in slots)
+        return bool(slots) and are_captured and len(known) < config.max_siblings
+
+    def _first_with_variable(self, index: int, scope: _Scope) -> OpRecord | None:
+        for record in self._ops[index : index + _MAX_LOOKAHEAD]:
+            if not scope.has(record):
+                return None
+            if any(isinstance(ref, VariableRef) for ref in record.inputs):
+                return record
+        return None
+
+    def _known_trips(
+        self, telling: OpRecord, location: Location, scope: _Scope
+    ) -> list[_Trip]:
+        """Returns (counters, variable's slot, is it free?) of the trips that take a variable."""
+        trips = []
+        caller = location.path[scope.depth].parent
+        place = place_in_code(telling.location)
+        for number in self._known.get((telling.op_type, place), ()):
+            node = self._graph.nodes[number]
+            inner = node.key.location.path[scope.depth]
+            if inner.parent is caller:
+                counters = inner.level.counters[: len(scope.turns)]
+                trips.append((counters, variables_of(node)[0], self._is_free(number)))
+        return trips
+
+
+def variables_of(node: Node) -> list[int]:
+    """Returns the variable slots among a node's inputs, in order."""
+    return [source.slot for source in node.inputs if isinstance(source, Variable)]
+
+
+def _turns(location: Location) -> tuple[tuple[object, int], ...]:
+    """Returns the loops around a point of its own code, each with its trip."""
+    info = location.point.info
+    loops = info.loops_at(location.point.offset) if info is not None else ()
+    return tuple(zip(loops, location.level.counters, strict=True))
+
+
+def _num_common(some: tuple, others: tuple) -> int:
+    pairs = list(zip(some, others, strict=False))
+    return next((k for k, (a, b) in enumerate(pairs) if a != b), len(pairs))
+
+
+def _in_trip(location: Location, scope: _Scope, trip: tuple[int, ...]) -> Location:
+    inner = location.path[scope.depth]
+    counters = (*trip, *inner.level.counters[len(trip) :])
+    moved = location.path[scope.depth - 1].callee(inner.point, counters, inner.level.ordinal)
+    return moved.descend([level.point for level in location.path], scope.depth + 1)
