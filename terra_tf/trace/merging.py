@@ -114,7 +114,7 @@ class _Merger:
                 self._merge_node(number, record)
         for number, record, trip_slot in placed:
             if number >= placement.num_known:
-                self._add_node(record, trip_slot)
+                self._add_node(record, placement.slots.get(trip_slot))
         return self._changes
 
     def _merge_variables(self) -> None:

@@ -50,7 +50,7 @@ class Placement:
     Attributes:
       nodes: Op -> node; numbers from `num_known` on are new nodes.
       records: The ops with the locations and markers that the graph has for them.
-      trip_slots: Op -> the variable that its trip of a loop is about, or None.
+      trip_slots: Op -> the trace's slot that its trip of a loop is about, or None.
       slots: The trace's variable slot -> the graph's; numbers past the graph's are new.
       num_known: How many nodes the graph has.
       overflown: Known nodes that have become places of too many siblings.
@@ -163,7 +163,9 @@ class _Placer:
             known = slots.get(graph.handle_id(handle))
             if known is not None and graph.variables[known].captured:
                 self._placement.slots[slot] = known
-        self._trips = Trips(graph, trace, self._placement.slots, self._is_free)
+        self._trips = Trips(
+            graph, trace, self._placement.slots, self._placement.nodes, self._is_free
+        )
 
     def run(self) -> Placement:
         num_followed = self._num_followed()

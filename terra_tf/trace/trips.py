@@ -12,20 +12,22 @@ variable, the trip is that one; if it has none, and the trip that counting gives
 variable's, it is a new one. Trips are counted on from there. Loops whose trips all take the
 same variables (a recurrent cell), or none, are counted as ever.
 
-This looks ahead, which the cursor cannot. It tries the nodes of such trips where those at the
-counted place do not fit.
+This looks ahead, which the cursor cannot: where the nodes at the counted place do not fit, it
+tries those of other such trips. So ops before the variable are taken to its trip only if their
+inputs tell the trip as well, as a variable's gradient does. What a layer begins with (a norm of
+what the layer before has made) stays where it is counted.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from terra_tf.config import config
 from terra_tf.trace.location_tree import Location, place_in_code
-from terra_tf.trace.records import OpRecord, Trace, VariableRef
-from terra_tf.trace.trace_graph import Node, TraceGraph, Variable
+from terra_tf.trace.records import OpRecord, OutputRef, Trace, VariableRef
+from terra_tf.trace.trace_graph import Node, Output, TraceGraph, Variable, outputs_of
 
 _MAX_LOOKAHEAD = 500  # ops
 
@@ -55,6 +57,7 @@ class Trips:
       graph: What is known.
       trace: The whole step.
       slots: The trace's variable slot -> the graph's, so far.
+      nodes: Op -> node, so far; numbers that the graph does not have are new nodes.
       is_free: Says of a node whether this step may still take it.
     """
 
@@ -63,16 +66,21 @@ class Trips:
         graph: TraceGraph,
         trace: Trace,
         slots: Mapping[int, int],
+        nodes: Sequence[int],
         is_free: Callable[[int], bool],
     ) -> None:
         self._graph = graph
         self._ops = trace.ops
         self._slots = slots
+        self._nodes = nodes
         self._is_free = is_free
         self._scope: _Scope | None = None
+        self._telling: int | None = None  # the op that takes the trip's variable first
         self._slot: int | None = None
         self._known: dict[object, list[int]] = {}
+        self._at: dict[object, list[int]] = {}
         for number, node in enumerate(graph.nodes):
+            self._at.setdefault(node.key.location, []).append(number)
             place = place_in_code(node.key.location)
             if place is not None and node.record.forward is None and variables_of(node):
                 self._known.setdefault((node.key.op_type, place), []).append(number)
@@ -80,7 +88,7 @@ class Trips:
     def settle(
         self, index: int, record: OpRecord, is_followed: bool
     ) -> tuple[OpRecord, int | None]:
-        """Returns an op as it is in its trip, and the graph's slot that the trip is about.
+        """Returns an op as it is in its trip, and the trace's slot that the trip is about.
 
         Args:
           index: Of the op in the trace.
@@ -89,13 +97,34 @@ class Trips:
         """
         if record.forward is not None or not isinstance(record.location, Location):
             return record, None
-        scope = self._begun_at(index)
+        # What takes the variable may do so in a loop of its own, over its arguments.
+        scope = None if index == self._telling else self._begun_at(index)
         if scope is not None:
-            self._scope = scope
-            record = self._begin(index, record, scope, is_followed)
-        elif self._scope is not None and not self._scope.has(self._ops[index]):
-            self._scope = self._slot = None
-        return record, self._slot
+            self._begin(index, scope)
+            is_at_its_place = is_followed
+        elif self._scope is not None and self._scope.has(self._ops[index]):
+            # What the cursor took before it met the variable may be of another trip.
+            is_at_its_place = is_followed or index != self._telling
+        else:
+            self._scope = self._telling = self._slot = None
+        if self._telling is None or is_at_its_place:
+            return record, self._slot
+        moved = self._in_its_trip(record, self._scope, self._ops[self._telling])
+        if index != self._telling and not self._is_told_by_dataflow(moved):
+            moved = record
+        return moved, self._slot
+
+    def _is_told_by_dataflow(self, record: OpRecord) -> bool:
+        """Says whether what an op takes of this step is of its trip only (see the module)."""
+        nodes = [self._graph.nodes[n] for n in self._at.get(record.location, ())]
+        sources = [
+            Output(self._nodes[ref.node], ref.output)
+            for ref in record.inputs
+            if isinstance(ref, OutputRef)
+        ]
+        known = {o for node in nodes for source in node.inputs for o in outputs_of(source)}
+        num_known = len(self._graph.nodes)
+        return bool(sources) and all(s in known or s.node >= num_known for s in sources)
 
     def _begun_at(self, index: int) -> _Scope | None:
         """Returns the outermost trip that begins with an op, if one does."""
@@ -114,26 +143,26 @@ class Trips:
                 return _Scope(location.path[depth - 1], depth, turns[: num_common + 1])
         return None
 
-    def _begin(
-        self, index: int, record: OpRecord, scope: _Scope, is_followed: bool
-    ) -> OpRecord:
-        self._slot = None
-        telling = self._first_with_variable(index, scope)
-        if telling is None:
-            return record
-        ref = next(ref for ref in telling.inputs if isinstance(ref, VariableRef))
-        self._slot = self._slots.get(ref.slot)
-        if is_followed:
-            return record
+    def _begin(self, index: int, scope: _Scope) -> None:
+        """Looks for the variable that a trip is about."""
+        self._scope, self._telling, self._slot = scope, None, None
+        for number in range(index, min(index + _MAX_LOOKAHEAD, len(self._ops))):
+            if not scope.has(self._ops[number]):
+                return
+            for ref in self._ops[number].inputs:
+                if isinstance(ref, VariableRef):
+                    self._telling, self._slot = number, ref.slot
+                    return
+
+    def _in_its_trip(self, record: OpRecord, scope: _Scope, telling: OpRecord) -> OpRecord:
+        slot = self._slots.get(self._slot)  # None: the graph does not know the variable
         location = record.location
         known = self._known_trips(telling, location, scope)
         here = location.path[scope.depth].level.counters[: len(scope.turns)]
-        if self._slot is not None and any(
-            slot == self._slot and counters == here for counters, slot, _ in known
-        ):
+        if any(known_slot == slot and counters == here for counters, known_slot, _ in known):
             return record
-        free = [counters for counters, slot, free in known if slot == self._slot and free]
-        if free and self._slot is not None:
+        free = [trip for trip, known_slot, is_free in known if known_slot == slot and is_free]
+        if free:
             trip = max(free, key=lambda counters: _num_common(counters, here))
         elif self._is_taken(here, known):
             last = max(counters[-1] for counters, _, _ in known if counters[:-1] == here[:-1])
@@ -147,14 +176,6 @@ class Trips:
         slots = [slot for counters, slot, _ in known if counters == here]
         are_captured = all(self._graph.variables[slot].captured for slot in slots)
         return bool(slots) and are_captured and len(known) < config.max_siblings
-
-    def _first_with_variable(self, index: int, scope: _Scope) -> OpRecord | None:
-        for record in self._ops[index : index + _MAX_LOOKAHEAD]:
-            if not scope.has(record):
-                return None
-            if any(isinstance(ref, VariableRef) for ref in record.inputs):
-                return record
-        return None
 
     def _known_trips(
         self, telling: OpRecord, location: Location, scope: _Scope
