@@ -7,7 +7,7 @@ node, a *sibling*:
 - for another variable than the node's, where both are variables of their own elsewhere;
 - for other shapes, up to `_MAX_SHAPES` kinds, so that the graph's shapes stay static; after
   that the first sibling's shapes become unknown. An op whose result's shape depends on data
-  alone becomes unknown at once;
+  alone becomes unknown at once, and so does any where dimensions of arguments are unknown;
 - where going through the known node would make a cycle.
 
 A place with too many siblings of any kind becomes imperative.
@@ -21,7 +21,14 @@ from collections.abc import Hashable
 
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
-from terra_tf.trace.records import ExternalRef, OpRecord, OutputRef, Trace, VariableRef
+from terra_tf.trace.records import (
+    ExternalRef,
+    OpRecord,
+    OutputRef,
+    TensorSpec,
+    Trace,
+    VariableRef,
+)
 from terra_tf.trace.trace_graph import (
     Constant,
     Joined,
@@ -118,6 +125,10 @@ def _dtype(ref: object, trace: Trace) -> int | None:
     return None
 
 
+def _ranks(specs: tuple[TensorSpec, ...]) -> list[int | None]:
+    return [None if spec.shape is None else len(spec.shape) for spec in specs]
+
+
 def _same_arity(node: Node, record: OpRecord) -> bool:
     """Says whether an op's inputs can be those of a node that takes a list of any length."""
     counts = zip(node.record.counts, record.counts, strict=True)
@@ -175,9 +186,17 @@ class _Placer:
             for number in candidates:
                 if self._shapes_fit(record, self._graph.nodes[number]) == wanted:
                     return self._pass(number)
-        if candidates and len(siblings) >= _MAX_SHAPES:
-            return self._pass(candidates[0])
+        for number in candidates:
+            if len(siblings) >= _MAX_SHAPES or self._varies_in_dimensions(record, number):
+                return self._pass(number)
         return self._find_overflown(record)
+
+    def _varies_in_dimensions(self, record: OpRecord, number: int) -> bool:
+        """Says whether the arguments' dimensions can be why the shapes are others."""
+        if not self._graph.has_unknown_dimensions:
+            return False
+        ranks = [_ranks(outputs) for outputs in (self._graph.nodes[number].outputs, record.outputs)]
+        return ranks[0] == ranks[1]
 
     def _find_overflown(self, record: OpRecord) -> int | None:
         place = self._index.at_place.get((record.op_type, record.location), ())
