@@ -142,7 +142,7 @@ class Recorder:
             "under_tape": not backprop.pywrap_tfe.TFE_Py_TapeSetIsEmpty(),
             "forward": self._markers.stack[-1] if self._markers.stack else None,
             "_bound_before": bound_before,
-            "_input_dtypes": tuple(t.dtype.as_datatype_enum for t in inputs),
+            "input_specs": tuple(map(_spec, inputs)),
         }
         return index
 
@@ -155,7 +155,8 @@ class Recorder:
         fields = self._open.pop(index)
         fields.pop("_bound_before")
         specs = tuple(_spec(tensor) for tensor in outputs)
-        op_type, input_dtypes = fields["op_type"], fields.pop("_input_dtypes")
+        op_type = fields["op_type"]
+        input_dtypes = tuple(spec.dtype for spec in fields["input_specs"])
         location = fields["location"]
         self.trace.ops.append(
             OpRecord(

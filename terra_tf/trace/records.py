@@ -96,6 +96,7 @@ class OpRecord:
       under_tape: Whether a gradient tape recorded it.
       forward: For an op of a gradient function, the marker that names the forward op.
       imperative: Why it cannot be delegated, or None.
+      input_specs: The inputs' types, flat, where they are known.
     """
 
     op_type: str
@@ -112,6 +113,7 @@ class OpRecord:
     under_tape: bool
     forward: Hashable | None
     imperative: ImperativeReason | None
+    input_specs: tuple[TensorSpec, ...] = ()
 
     def attribute(self, name: str) -> Any:
         """Returns the caller's value of an attribute, or None."""
