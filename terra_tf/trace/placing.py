@@ -7,7 +7,8 @@ node, a *sibling*:
 - for another variable than the node's, where both are variables of their own elsewhere;
 - for other shapes, up to `_MAX_SHAPES` kinds, so that the graph's shapes stay static; after
   that the first sibling's shapes become unknown. An op whose result's shape depends on data
-  alone becomes unknown at once, and so does any where dimensions of arguments are unknown;
+  alone becomes unknown at once, and so does any op after it whose dimensions differ, or any at
+  all where dimensions of arguments are unknown;
 - where going through the known node would make a cycle.
 
 A place with too many siblings of any kind becomes imperative.
@@ -155,6 +156,7 @@ class _Placer:
         self._index = _Index(graph)
         self._used: set[int] = set()
         self._num_new_slots = 0
+        self._dimensions_vary = graph.has_unknown_dimensions  # so far on this path
         self._placement = Placement([], {}, len(graph.nodes), set())
         slots = {graph.handle_id(s.handle): i for i, s in enumerate(graph.variables)}
         for slot, handle in enumerate(trace.variables):
@@ -172,6 +174,7 @@ class _Placer:
                 self._bind_new(record)
             else:
                 self._bind_known(record, self._graph.nodes[node])
+                self._note_dimensions(record, self._graph.nodes[node])
             self._used.add(node)
             self._placement.nodes.append(node)
         return self._placement
@@ -192,8 +195,8 @@ class _Placer:
         return self._find_overflown(record)
 
     def _varies_in_dimensions(self, record: OpRecord, number: int) -> bool:
-        """Says whether the arguments' dimensions can be why the shapes are others."""
-        if not self._graph.has_unknown_dimensions:
+        """Says whether dimensions that vary before this op can be why its shapes are others."""
+        if not self._dimensions_vary:
             return False
         ranks = [_ranks(outputs) for outputs in (self._graph.nodes[number].outputs, record.outputs)]
         return ranks[0] == ranks[1]
@@ -209,6 +212,12 @@ class _Placer:
                 self._placement.overflown.add(number)
                 return self._pass(number)
         return None
+
+    def _note_dimensions(self, record: OpRecord, node: Node) -> None:
+        if not all(
+            old.is_static and old.includes(new) for old, new in zip(node.outputs, record.outputs)
+        ):
+            self._dimensions_vary = True
 
     def _pass(self, number: int) -> int:
         if self._ranks is not None:

@@ -292,10 +292,8 @@ def _specs_by_handle(
 
 
 def _spec(tensor: Any) -> TensorSpec:
-    shape = tensor.shape
-    return TensorSpec(
-        tensor.dtype.as_datatype_enum, None if shape.rank is None else tuple(shape.as_list())
-    )
+    # Not `tensor.shape`, which keeps what it finds: Python's own reading would pass unseen.
+    return TensorSpec(tensor.dtype.as_datatype_enum, tuple(tensor._shape_tuple()))
 
 
 def _num_elements(spec: TensorSpec) -> int:

@@ -48,6 +48,11 @@ class TensorSpec(NamedTuple):
     dtype: int
     shape: tuple[int, ...] | None
 
+    @property
+    def is_static(self) -> bool:
+        """Whether every dimension is known."""
+        return self.shape is not None and -1 not in self.shape
+
     def includes(self, other: TensorSpec) -> bool:
         """Says whether every tensor of the other type is of this one."""
         if self.dtype != other.dtype:

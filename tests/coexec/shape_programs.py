@@ -129,7 +129,7 @@ def make_time_loop(wrap):
         state = tf.zeros([x.shape[0], DEPTH])
         for t in range(x.shape[1]):
             state = tf.tanh(x[:, t] + state @ weight)
-        return state, x.shape[1]
+        return tf.square(state), x.shape[1]
 
     def run(length):
         return step(tf.constant(draw(BATCH, length, DEPTH)))

@@ -89,7 +89,8 @@ def test_length_agnostic_programs_settle_for_lengths_never_seen(make):
 
 
 def test_loop_over_the_length_settles_between_the_lengths_seen():
-    assert_settles(programs.make_time_loop, [5, 12, 6, 9, 5, 12, 8, 7, 11, 10], range(6, 12))
+    with terra.config.override(max_exact_shapes=1):
+        assert_settles(programs.make_time_loop, [7, 5, 12, 6, 9, 5, 12, 8, 7], range(6, 12))
 
 
 def test_last_smaller_batch_has_a_graph_of_its_own():
@@ -163,9 +164,10 @@ def test_other_types_and_ranks_are_other_signatures():
 def test_too_many_signatures_are_relaxed_where_they_can_be():
     step = terra.function(lambda x: x * 2.0)
     with terra.config.override(max_entry_signatures=2):
-        for length in range(1, 9):
+        for length in (1, 1, 2, 2, 3, 4, 5, 6):
             assert step(tf.ones([length])).shape == [length]
         assert step.stats().fallbacks == {}
+        assert step.stats().graph_builds == 3
         step(tf.ones([2, 2]))
         assert step.stats().fallbacks == {"too_many_signatures": 1}
 
@@ -207,7 +209,7 @@ def test_ragged_tensors_with_a_varying_number_of_rows():
 
 
 def test_sparse_tensors():
-    assert_settles(programs.make_sparse, range(12), range(12, 30))
+    assert_settles(programs.make_sparse, range(20), range(20, 40))
 
 
 @pytest.mark.parametrize("make", [programs.make_slices, programs.make_extension_type])
