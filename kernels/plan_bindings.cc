@@ -35,7 +35,8 @@ void AddNode(Plan& plan, int kind, const std::string& name,
              int check_channel, const std::string& device,
              const py::object& marker, int level, int branch, bool is_head,
              int next, std::vector<int> successors, bool is_fork,
-             const py::bytes& shape_rule) {
+             const py::bytes& shape_rule, bool on_host,
+             bool asks_for_shapes) {
   PlanNode node;
   node.kind = static_cast<NodeKind>(kind);
   node.name = name;
@@ -65,6 +66,8 @@ void AddNode(Plan& plan, int kind, const std::string& name,
   node.next = next;
   node.successors = std::move(successors);
   node.is_fork = is_fork;
+  node.on_host = on_host;
+  node.asks_for_shapes = asks_for_shapes;
   const std::string rule = shape_rule;
   if (!rule.empty()) node.shape_rule = ShapeRule::Parse(rule);
   plan.nodes.push_back(std::move(node));
@@ -85,9 +88,37 @@ void AddVariable(Plan& plan, int variable, const py::object& captured,
   plan.variables.push_back(std::move(slot));
 }
 
+// Which shapes follow from these ones, and whose values they ask for: (whether
+// all are known, positions of inputs); None where the op takes no such inputs.
+py::object InferShapesOf(const py::bytes& rule,
+                         const std::vector<py::object>& shapes,
+                         const std::vector<py::object>& values) {
+  const std::string serialized = rule;
+  const auto parsed = ShapeRule::Parse(serialized);
+  if (parsed == nullptr) return py::make_tuple(false, py::list());
+  std::vector<tensorflow::Tensor> held(values.size());
+  std::vector<KnownInput> inputs(shapes.size());
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    inputs[i].shape = ShapeOf(shapes[i]);
+    if (values[i].is_none()) continue;
+    held[i] = ValueOf(values[i]);
+    inputs[i].value = &held[i];
+  }
+  std::vector<tensorflow::PartialTensorShape> outputs;
+  std::vector<int> requested;
+  if (!InferShapes(*parsed, inputs, &outputs, &requested)) return py::none();
+  bool is_known = true;
+  for (const auto& shape : outputs) {
+    is_known = is_known && shape.IsFullyDefined();
+  }
+  return py::make_tuple(is_known, requested);
+}
+
 }  // namespace
 
 void BindPlan(py::module_& m) {
+  m.def("infer_shapes", &InferShapesOf, py::arg("rule"), py::arg("shapes"),
+        py::arg("values"));
   py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan")
       .def(py::init([](const std::string& function_name,
                        const py::bytes& config_proto, int num_channels,
@@ -114,7 +145,8 @@ void BindPlan(py::module_& m) {
            py::arg("device"), py::arg("marker"), py::arg("level"),
            py::arg("branch"), py::arg("is_head"), py::arg("next"),
            py::arg("successors"), py::arg("is_fork"),
-           py::arg("shape_rule"))
+           py::arg("shape_rule"), py::arg("on_host"),
+           py::arg("asks_for_shapes"))
       .def("add_level",
            [](Plan& plan, int channel, int skip_index, int epoch) {
              plan.levels.push_back({channel, skip_index, epoch});

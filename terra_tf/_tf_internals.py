@@ -12,6 +12,7 @@ from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import backprop, context, core, execute, record
 from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import (
+    composite_tensor,
     dtypes,
     func_graph,
     op_def_library,
@@ -21,14 +22,17 @@ from tensorflow.python.framework import (
     tensor_util,
 )
 from tensorflow.python.ops import array_ops, handle_data_util, resource_variable_ops
+from tensorflow.python.util import nest
 
 EagerTensor = ops.EagerTensor
 BaseResourceVariable = resource_variable_ops.BaseResourceVariable
+CompositeTensor = composite_tensor.CompositeTensor
 NotOkStatusException = core._NotOkStatusException
 tensor_cache_class = context._EagerTensorCache
 
 __all__ = [
     "BaseResourceVariable",
+    "CompositeTensor",
     "EagerTensor",
     "NotOkStatusException",
     "apply_op",
@@ -43,6 +47,7 @@ __all__ = [
     "handle_data_util",
     "handle_shape_and_type",
     "inferred_attributes",
+    "nest",
     "node_def_pb2",
     "op_def_registry",
     "ops",

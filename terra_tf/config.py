@@ -150,6 +150,13 @@ KNOBS: Mapping[str, Knob] = {
             minimum=1,
         ),
         _knob(
+            "max_exact_shapes",
+            4,
+            "how many kinds of arguments that differ only in dimensions get a graph of their own,"
+            " before one graph with unknown dimensions serves all others.",
+            minimum=1,
+        ),
+        _knob(
             "traces_before_build",
             2,
             "how many steps are traced, at the least, before a graph is built.",

@@ -22,10 +22,11 @@ from typing import Any
 import tensorflow as tf
 
 from terra_tf import _native
-from terra_tf._tf_internals import EagerTensor, context
-from terra_tf.config import config
+from terra_tf._tf_internals import context
 from terra_tf.errors import NotCallableError, Reason, UnknownKeywordError, format_message
 from terra_tf.runtime import in_flight, interception, process_ends, stance
+from terra_tf.runtime.arguments import find_tensors
+from terra_tf.runtime.entries import Entries
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.explanation import Explanation, explain
 from terra_tf.runtime.session import StepSession
@@ -118,7 +119,7 @@ class Function:
     def reset(self) -> None:
         """Forgets every trace, graph and counter."""
         self._counters = Counters()
-        self._entries: dict[Any, Entry] = {}
+        self._entries = Entries(self._counters)
         self._last_entry: Entry | None = None
 
     @property
@@ -171,9 +172,12 @@ class Function:
         return None
 
     def _step(self, args: tuple, kwargs: dict[str, Any]) -> Any:
-        tensors = _find_tensors((args, kwargs))
-        entry = self._entry(tensors)
-        if entry is None or entry.is_imperative():
+        tensors = find_tensors((args, kwargs))
+        entry = self._entries.find(tensors)
+        if entry is None:
+            return self._python_function(*args, **kwargs)
+        self._last_entry = entry
+        if entry.is_imperative():
             return self._python_function(*args, **kwargs)
         built = entry.next_graph()
         if built is None:
@@ -187,17 +191,6 @@ class Function:
             raise
         session.finish()
         return result
-
-    def _entry(self, tensors: list[Any]) -> Entry | None:
-        signature = tuple((t.dtype, tuple(t.shape.as_list())) for t in tensors)
-        entry = self._entries.get(signature)
-        if entry is None:
-            if len(self._entries) >= config.max_entry_signatures:
-                self._counters.count_fallback(Reason.TOO_MANY_SIGNATURES)
-                return None
-            entry = self._entries[signature] = Entry(self._counters)
-        self._last_entry = entry
-        return entry
 
     # ------------------------------------------------------------- looking
 
@@ -248,20 +241,3 @@ class _BoundFunction(functools.partial):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.func, name)
-
-
-
-def _find_tensors(value: Any) -> list[Any]:
-    """Returns the eager tensors in nested tuples, lists and dicts, in order."""
-    found: list[Any] = []
-    _collect_tensors(value, found, set())
-    return found
-
-
-def _collect_tensors(item: Any, found: list[Any], seen: set[int]) -> None:
-    if isinstance(item, EagerTensor):
-        found.append(item)
-    elif isinstance(item, (tuple, list, dict)) and id(item) not in seen:
-        seen.add(id(item))
-        for part in item.values() if isinstance(item, dict) else item:
-            _collect_tensors(part, found, seen)

@@ -365,21 +365,84 @@ PyObject* Execute(const Call& call) {
   return TFE_Py_FastPathExecute_C(args.get());
 }
 
-PyRef WrapOutputs(const Call& call, std::vector<PyRef> outputs) {
-  if (call.route == Route::kFast) {
-    if (call.info->returns_none) return PyRef::Borrow(Py_None);
-    if (call.info->returns_one) return std::move(outputs[0]);
-  }
-  PyRef list = PyRef::Steal(PyList_New(outputs.size()));
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    PyList_SET_ITEM(list.get(), i, outputs[i].release());
+namespace {
+
+PyRef ListOf(std::vector<PyRef>* tensors, size_t begin, size_t end) {
+  PyRef list = PyRef::Steal(PyList_New(end - begin));
+  for (size_t i = begin; i < end; ++i) {
+    PyList_SET_ITEM(list.get(), i - begin, (*tensors)[i].release());
   }
   return list;
 }
 
+// The value of an attribute that says how long a list is: given, or inferred
+// from the inputs. -1 when it is neither.
+Py_ssize_t ListLength(const Call& call, const std::string& attr) {
+  PyObject* attrs = call.attrs.get();
+  for (Py_ssize_t i = 0; i + 1 < PyTuple_GET_SIZE(attrs); i += 2) {
+    PyObject* value = PyTuple_GET_ITEM(attrs, i + 1);
+    const char* name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(attrs, i));
+    if (name == nullptr || attr != name) continue;
+    return PyLong_Check(value) ? PyLong_AsSsize_t(value)
+                               : PySequence_Size(value);
+  }
+  for (size_t i = 0; i < call.info->args.size(); ++i) {
+    const OpInfo::Arg& arg = call.info->args[i];
+    if (arg.number_attr == attr || arg.list_attr == attr) return call.counts[i];
+  }
+  return -1;
+}
+
+// Several outputs, some of them lists: one item for each, as TensorFlow does.
+PyRef NestOutputs(const Call& call, std::vector<PyRef> outputs) {
+  const auto& def = *call.info->def;
+  PyRef result = PyRef::Steal(PyList_New(def.output_arg_size()));
+  size_t next = 0;
+  for (int i = 0; i < def.output_arg_size(); ++i) {
+    const auto& arg = def.output_arg(i);
+    const std::string& attr =
+        arg.number_attr().empty() ? arg.type_list_attr() : arg.number_attr();
+    const Py_ssize_t n = attr.empty() ? 1 : ListLength(call, attr);
+    if (n < 0 || next + n > outputs.size()) {
+      PyErr_Clear();
+      PyErr_Format(PyExc_RuntimeError, "how long is output %s of %s?",
+                   arg.name().c_str(), call.info->name.c_str());
+      return PyRef();
+    }
+    PyRef item = attr.empty() ? std::move(outputs[next])
+                              : ListOf(&outputs, next, next + n);
+    PyList_SET_ITEM(result.get(), i, item.release());
+    next += n;
+  }
+  return result;
+}
+
+}  // namespace
+
+PyRef WrapOutputs(const Call& call, std::vector<PyRef> outputs) {
+  if (call.route == Route::kFast) {
+    if (call.info->returns_none) return PyRef::Borrow(Py_None);
+    if (call.info->returns_one) return std::move(outputs[0]);
+    if (call.info->nests_outputs) return NestOutputs(call, std::move(outputs));
+  }
+  return ListOf(&outputs, 0, outputs.size());
+}
+
 PyRef OutputList(PyObject* result) {
   if (result == Py_None) return PyRef::Steal(PyList_New(0));
-  if (PyList_Check(result)) return PyRef::Borrow(result);
+  if (PyList_Check(result)) {
+    bool is_flat = true;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(result); ++i) {
+      is_flat = is_flat && !PyList_Check(PyList_GET_ITEM(result, i));
+    }
+    if (is_flat) return PyRef::Borrow(result);
+    PyRef flat = PyRef::Steal(PyList_New(0));
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(result); ++i) {
+      PyRef items = OutputList(PyList_GET_ITEM(result, i));
+      PyList_SetSlice(flat.get(), PY_SSIZE_T_MAX, PY_SSIZE_T_MAX, items.get());
+    }
+    return flat;
+  }
   if (PyTuple_Check(result)) return PyRef::Steal(PySequence_List(result));
   PyRef list = PyRef::Steal(PyList_New(1));
   PyList_SET_ITEM(list.get(), 0, PyRef::Borrow(result).release());

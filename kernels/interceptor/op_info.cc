@@ -74,6 +74,12 @@ const OpInfo* Make(const std::string& name) {
   info->returns_one = def->output_arg_size() == 1 &&
                       def->output_arg(0).number_attr().empty() &&
                       def->output_arg(0).type_list_attr().empty();
+  info->nests_outputs = false;
+  for (const auto& arg : def->output_arg()) {
+    const bool is_list =
+        !arg.number_attr().empty() || !arg.type_list_attr().empty();
+    if (is_list && def->output_arg_size() > 1) info->nests_outputs = true;
+  }
   info->is_seeded =
       FindAttr(*def, "seed") != nullptr && FindAttr(*def, "seed2") != nullptr;
   return info;

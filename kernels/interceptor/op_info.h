@@ -33,6 +33,7 @@ struct OpInfo {
   std::vector<TypeAttr> type_attrs;
   bool returns_none;         // no output arguments
   bool returns_one;          // exactly one output argument, not a list
+  bool nests_outputs;        // several output arguments, some of them lists
   bool takes_resource;       // an input argument of type resource
   bool only_reads_resource;  // ... which it never writes
   bool is_seeded;            // has attributes seed and seed2

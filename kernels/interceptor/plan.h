@@ -98,6 +98,9 @@ struct PlanNode {
   // Where the graph does not know the shapes: of the results, or whether what
   // is written fits the variable.
   std::shared_ptr<const ShapeRule> shape_rule;
+  // kDelegated: follows from shapes and small values that Python has.
+  bool on_host = false;
+  bool asks_for_shapes = false;  // on_host: of its inputs' shapes alone
   PyRef marker;               // names the op to its gradient function
   int level = 0;              // where it is in the case assignment
   int branch = 0;             // its block's number in the level

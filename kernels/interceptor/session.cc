@@ -396,13 +396,17 @@ void Session::BindInputs(const Call& call, const PlanNode& node) {
   }
 }
 
-void Session::PushSeeds(const Call& call, const PlanNode& node, int index) {
+void Session::PushSeeds(
+    const Call& call, const PlanNode& node, int index,
+    const std::vector<tensorflow::PartialTensorShape>& inferred) {
   int64_t seed = 0;
   int64_t seed2 = 0;
   FindSeeds(call.attrs.get(), &seed, &seed2);
   int64_t num_elements = 1;
-  for (const OutputSpec& out : node.outputs) {
-    if (out.shape_known) num_elements = out.shape.num_elements();
+  for (size_t i = 0; i < node.outputs.size(); ++i) {
+    const OutputSpec& out = node.outputs[i];
+    const auto& shape = out.shape_known ? out.shape : inferred[i];
+    if (shape.IsFullyDefined()) num_elements = shape.num_elements();
   }
   const auto state = DrawState(node.name, seed, seed2, num_elements);
   seeds_.emplace_back(index, state);

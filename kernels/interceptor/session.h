@@ -178,7 +178,12 @@ class Session {
   // An imperative op has raised. The graph has been told that Python took this
   // way, and if the program catches the error, it goes on another.
   void LeaveAfterError(const Call& call);
+  PyObject* FinishReal(const Call& call, int number, int index, PyRef result);
   PyObject* Delegate(const Call& call, int number);
+  // Ops whose results the cursor knows (session_host.cc).
+  PyObject* RunOnHost(const Call& call, int number);
+  int AwaitKnown(const Call& call, bool shapes_only);
+  PyRef AskForShapes(const Call& call, const PlanNode& node);
   // The node that the call is, or -1 (then `reason` says why, or the mode has
   // changed), or -2 with an exception set.
   int FindNode(const Call& call, const char** reason, std::string* detail);
@@ -217,7 +222,8 @@ class Session {
   void BindVariable(const VariableSlot& slot, PyObject* tensor);
   void BindJoin(int number, PyObject* tensor);
   void NoteProduced(const OutputSpec& spec, int made);
-  void PushSeeds(const Call& call, const PlanNode& node, int index);
+  void PushSeeds(const Call& call, const PlanNode& node, int index,
+                 const std::vector<tensorflow::PartialTensorShape>& inferred);
   // Returns the copy it made because somebody else could change the bytes.
   PyRef PutTensor(int channel, PyObject* tensor);
   PyRef MakePending(const OutputSpec& spec, int node, int output,

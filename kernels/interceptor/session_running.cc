@@ -124,6 +124,7 @@ PyRef SameValueNewObject(PyObject* tensor) {
 
 PyObject* Session::Delegate(const Call& call, int number) {
   PlanNode* node = &plan_->nodes[number];
+  if (node->on_host) return RunOnHost(call, number);
   const bool records = call.route == Route::kFast && !node->outputs.empty() &&
                        node->kind == NodeKind::kDelegated && TapeIsActive();
   std::vector<tensorflow::PartialTensorShape> shapes;
@@ -137,8 +138,9 @@ PyObject* Session::Delegate(const Call& call, int number) {
     // The tape asks for the shape at once, holding the GIL.
     if (records && !spec.shape_known && !shapes[i].IsFullyDefined() &&
         spec.fetch_channel < 0) {
-      if (!Diverge("unplanned_materialization",
-                   absl::StrCat("the tape needs the shape of ", node->name))) {
+      // The next graph fetches it.
+      if (!CallController(controller_, "on_unplanned", "(iii)", number,
+                          static_cast<int>(i), 1)) {
         return nullptr;
       }
       return OnCall(call);
@@ -158,7 +160,7 @@ PyObject* Session::Delegate(const Call& call, int number) {
     }
   } else {
     BindInputs(call, *node);
-    if (node->seeded) PushSeeds(call, *node, number);
+    if (node->seeded) PushSeeds(call, *node, number, shapes);
     for (size_t i = 0; i < node->outputs.size(); ++i) {
       outputs.push_back(
           MakePending(node->outputs[i], number, static_cast<int>(i),
@@ -245,6 +247,14 @@ PyObject* Session::RunImperative(const Call& call, int number) {
     return nullptr;
   }
   if (!AwaitSeizure()) return nullptr;
+  return FinishReal(call, number, index, std::move(result));
+}
+
+// The op has run for real: notes its results, and tells the graph.
+PyObject* Session::FinishReal(const Call& call, int number, int index,
+                              PyRef result) {
+  PlanNode* node = &plan_->nodes[number];
+  PyObject* marker = node->marker.get();
   PyRef outputs = OutputList(result.get());
   const size_t n = PyList_GET_SIZE(outputs.get());
   bool as_planned = n == node->outputs.size();

@@ -39,7 +39,8 @@ std::unique_ptr<ShapeRule> ShapeRule::Parse(const std::string& serialized) {
 }
 
 bool InferShapes(const ShapeRule& rule, const std::vector<KnownInput>& inputs,
-                 std::vector<PartialTensorShape>* outputs) {
+                 std::vector<PartialTensorShape>* outputs,
+                 std::vector<int>* requested) {
   std::vector<PartialTensorShape> shapes;
   std::vector<const Tensor*> values;
   std::vector<std::unique_ptr<HandleShapes>> handles;
@@ -53,6 +54,12 @@ bool InferShapes(const ShapeRule& rule, const std::vector<KnownInput>& inputs,
   if (!context.construction_status().ok() ||
       !context.Run(rule.op->shape_inference_fn).ok()) {
     return false;
+  }
+  for (int i = 0; requested != nullptr && i < context.num_inputs(); ++i) {
+    if (context.requested_input_tensor(i) ||
+        context.requested_input_tensor_as_partial_shape(i)) {
+      requested->push_back(i);
+    }
   }
   outputs->clear();
   for (int i = 0; i < context.num_outputs(); ++i) {

@@ -32,9 +32,11 @@ struct KnownInput {
 };
 
 // Runs the shape function. False when it refuses the inputs. `outputs` get
-// the shapes, as far as they follow from the inputs.
+// the shapes, as far as they follow from the inputs; `requested`, if given,
+// the inputs whose values the shape function asked for.
 bool InferShapes(const ShapeRule& rule, const std::vector<KnownInput>& inputs,
-                 std::vector<tensorflow::PartialTensorShape>* outputs);
+                 std::vector<tensorflow::PartialTensorShape>* outputs,
+                 std::vector<int>* requested = nullptr);
 
 }  // namespace terra
 

@@ -19,9 +19,11 @@ from terra_tf._tf_internals import (
 )
 from terra_tf.errors import ImperativeReason, UndelegableOpError
 from terra_tf.graph.folding import can_fold, constant_value, is_constant
+from terra_tf.graph.foreknowledge import Foreknowledge
 from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.graph.scope import EpochState, Scope
-from terra_tf.graph.symbols import scalar, static_shape, unique
+from terra_tf.graph.shape_rules import shape_rule
+from terra_tf.graph.symbols import common_shape, scalar, static_shape, unique
 from terra_tf.trace.joins import Join, Rule
 from terra_tf.trace.op_classes import STATELESS_RANDOM, is_fallible
 from terra_tf.trace.placing import outputs_of
@@ -52,8 +54,10 @@ class Emitter:
         out: GeneratedGraph,
         function_graph: Any,
         epoch_starts: tuple[int, ...],
+        foreknowledge: Foreknowledge,
     ) -> None:
         self.epoch_starts = epoch_starts
+        self._foreknowledge = foreknowledge
         self.graph = graph
         self.out = out
         self.main = self.scope = Scope(function_graph, None, EpochState(None))
@@ -166,6 +170,10 @@ class Emitter:
             candidates = [self.scope.find("webs", join.web)]
         else:
             candidates = [self.scope.find("outputs", source) for source in join.alternatives]
+        # Not of the traces' shapes: they may have been equal by chance.
+        shapes = [c.shape for c in candidates if c is not None]
+        if join.external is not None:
+            shapes.append(static_shape(join.external.spec.shape))
         if join.needs_message:
             channel = self.out.join_channels[join.node, join.position] = self.out.new_channel()
             dtype = dtypes.as_dtype(join.spec.dtype)
@@ -175,7 +183,7 @@ class Emitter:
             ).outputs[0]
         else:
             tensor = array_ops.identity(candidates[0])
-        tensor.set_shape(static_shape(join.spec.shape))
+        tensor.set_shape(common_shape(shapes))
         return tensor
 
     def _constant(self, tensor: Any) -> Any:
@@ -201,7 +209,9 @@ class Emitter:
         """Adds a node's ops to the current scope."""
         node = self.graph.nodes[index]
         if node.is_imperative:
-            self._keep(index, self._emit_imperative(index, node))
+            outputs = self._emit_imperative(index, node)
+            self._keep(index, outputs)
+            self._foreknowledge.note(index, outputs, b"")
             return
         for position in range(len(node.inputs)):
             if (index, position) in self.out.joins.of_input:
@@ -221,11 +231,11 @@ class Emitter:
         else:
             outputs = self.emit_op(node, values)
         self._keep(index, outputs)
+        if not all(tensor.shape.is_fully_defined() for tensor in outputs):
+            self.out.shape_rules[index] = shape_rule(node, outputs)
+        self._foreknowledge.note(index, outputs, self.out.shape_rules.get(index, b""))
         for output, tensor in enumerate(outputs):
             self._settle_output(index, output, tensor)
-        is_same_op = bool(outputs) and outputs[0].op.type == node.record.op_type
-        if is_same_op and not all(tensor.shape.is_fully_defined() for tensor in outputs):
-            self.out.shape_rules[index] = outputs[0].op.node_def.SerializeToString()
 
     def _keep(self, index: int, outputs: list) -> None:
         for output, tensor in enumerate(outputs):
@@ -254,8 +264,11 @@ class Emitter:
         if known is not None and known != node.outputs[output].shape:
             raise UndelegableOpError(index, ImperativeReason.UNCERTAIN_SHAPE)
         self.out.output_shapes[index, output] = known
+        if index in self.out.on_host:
+            return
         wanted = (index, output) in self.graph.fetches or (index, output) in self._needed_late
-        if known is None:  # who asks for the shape gets the value; the tape asks at once
+        if not self._foreknowledge.knows_shape(index, output):
+            # Who asks for the shape gets the value; the tape asks at once.
             asked = (index, output) in self.graph.shape_reads
             wanted = wanted or asked or node.record.under_tape
         if wanted:

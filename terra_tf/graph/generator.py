@@ -24,6 +24,7 @@ from typing import Any
 from terra_tf._tf_internals import apply_op, array_ops, atomic_function, func_graph, ops
 from terra_tf.graph.emitter import Emitter
 from terra_tf.graph.epochs import plan_epochs, slots_of
+from terra_tf.graph.foreknowledge import Foreknowledge, InferShapes
 from terra_tf.graph.generated_graph import EpochChannels, GeneratedGraph
 from terra_tf.graph.scope import EpochState, HeldCase, HeldWrite, Scope
 from terra_tf.graph.switch_case import add_case, dummy, make_branch_graph
@@ -36,23 +37,28 @@ from terra_tf.trace.trace_graph import Output, TraceGraph
 _serial = itertools.count()
 
 
-def generate(graph: TraceGraph) -> GeneratedGraph:
+def generate(graph: TraceGraph, infer_shapes: InferShapes) -> GeneratedGraph:
     """Builds and registers the function of a TraceGraph.
+
+    Args:
+      graph: The TraceGraph.
+      infer_shapes: Runs shape functions, as the cursor will.
 
     Raises:
       UndelegableOpError: An op has to run imperatively.
     """
-    return _Generator(graph).build()
+    return _Generator(graph, infer_shapes).build()
 
 
 class _Generator:
-    def __init__(self, graph: TraceGraph) -> None:
+    def __init__(self, graph: TraceGraph, infer_shapes: InferShapes) -> None:
         self._graph = graph
         self._epochs = plan_epochs(graph)
         self._out = GeneratedGraph(self._epochs.cases, resolve_joins(graph))
         self._name = f"terra_step_{next(_serial)}"
         main = func_graph.FuncGraph(self._name)
-        self._emitter = Emitter(graph, self._out, main, self._epochs.starts)
+        foreknowledge = Foreknowledge(graph, self._out, infer_shapes)
+        self._emitter = Emitter(graph, self._out, main, self._epochs.starts, foreknowledge)
         self._variables = VariableEmitter(self._emitter, self._is_last_use)
         self._last_use = self._find_last_uses()
         self._used_outside, self._joins_used_outside = self._find_crossing()

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 from typing import Any
 
+from terra_tf import _native
 from terra_tf.errors import UndelegableOpError
 from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.graph.generator import generate
@@ -68,7 +69,7 @@ def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
     while True:
         snapshot = trace_graph.snapshot()
         try:
-            generated = generate(snapshot)
+            generated = generate(snapshot, _native.load().module.infer_shapes)
             break
         except UndelegableOpError as error:
             trace_graph.force(error.node, error.reason)

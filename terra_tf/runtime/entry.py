@@ -26,7 +26,7 @@ from terra_tf.runtime import logs
 from terra_tf.runtime.built_graph import BuiltGraph, build_graph
 from terra_tf.runtime.stats import Counters
 from terra_tf.trace.merging import merge
-from terra_tf.trace.records import Trace
+from terra_tf.trace.records import TensorSpec, Trace
 from terra_tf.trace.trace_graph import MergeKind, TraceGraph
 
 _logger = logging.getLogger("terra_tf")
@@ -38,11 +38,28 @@ _POINTS = {Reason.UNPLANNED_MATERIALIZATION: 0.5, Reason.LIVE_TENSOR_NOT_FETCHED
 _MAX_TRACES = 16  # since the last build: then one is built of what is known, covered or not
 
 
-class Entry:
-    """One entry signature of one function. Guarded by the co-execution lock."""
+Signature = tuple[TensorSpec, ...]  # of the argument tensors; -1 is an unknown dimension
 
-    def __init__(self, stats: Counters) -> None:
+
+def join_signatures(one: Signature, other: Signature) -> Signature:
+    """Returns the narrowest signature that includes both, which have the same types and ranks."""
+    return tuple(a.joined(b) for a, b in zip(one, other, strict=True))
+
+
+class Entry:
+    """One entry signature of one function. Guarded by the co-execution lock.
+
+    Args:
+      stats: Where to count.
+      pattern: For a relaxed entry: the argument tensors' types, with the dimensions that vary
+        unknown. It serves every call whose tensors are of these types.
+    """
+
+    def __init__(self, stats: Counters, pattern: Signature | None = None) -> None:
         self.stats = stats
+        self.pattern = pattern
+        self._signature: Signature = ()
+        self._signatures_traced: set[Signature] = set()
         self.trace_graph: TraceGraph | None = None
         self.built: BuiltGraph | None = None
         self._last_built: BuiltGraph | None = None
@@ -55,6 +72,19 @@ class Entry:
         self._why_imperative: Reason = Reason.TOO_MANY_DIVERGENCES
 
     # ------------------------------------------------------------ deciding
+
+    def accept(self, signature: Signature) -> None:
+        """Tells a relaxed entry of which types the next step's argument tensors are.
+
+        If another dimension varies now, the pattern is widened, and the graph has to be.
+        """
+        assert self.pattern is not None
+        self._signature = signature
+        pattern = join_signatures(self.pattern, signature)
+        if pattern != self.pattern:
+            self.pattern = pattern
+            if self.built is not None:
+                self.drop_graph(self.built)
 
     def is_imperative(self) -> bool:
         """Says whether the next step must not even be traced; counts it if so."""
@@ -134,10 +164,12 @@ class Entry:
             self._give_up(Reason.TRACE_TOO_LONG)
             return
         if self.trace_graph is None:
-            self.trace_graph = TraceGraph(_native.load().module.handle_id)
+            handle_id = _native.load().module.handle_id
+            self.trace_graph = TraceGraph(handle_id, self.pattern is not None)
         result = merge(self.trace_graph, trace)
         self._num_traces += 1
         self._num_traces_since_build += 1
+        self._signatures_traced.add(self._signature)
         if result.kind is not MergeKind.COVERED:
             self.stats.note(result.kind.value, result.detail, "")
             if self.built is not None:
@@ -150,7 +182,11 @@ class Entry:
     def _is_time_to_build(self, kind: MergeKind, diverged: bool) -> bool:
         if self._imperative_steps_left > 0 or self._num_traces < config.traces_before_build:
             return False
-        if kind is MergeKind.COVERED or self._num_traces_since_build >= _MAX_TRACES:
+        if self._num_traces_since_build >= _MAX_TRACES:
+            return True
+        if self.pattern is not None and len(self._signatures_traced) < 2:
+            return False  # what depends on the shapes in Python looks as if it were constant
+        if kind is MergeKind.COVERED:
             return True
         only_values = kind is MergeKind.GENERALIZED
         return only_values or (diverged and self._steps_with_graph >= _STEPS_THAT_PAY)

@@ -14,7 +14,7 @@ from terra_tf.graph.folding import constant_value, is_constant
 from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.trace.location_tree import turns_user_loop
 from terra_tf.trace.markers import MARKER
-from terra_tf.trace.op_classes import IN_PLACE_WRITES
+from terra_tf.trace.op_classes import ASK_FOR_SHAPES, IN_PLACE_WRITES
 from terra_tf.trace.trace_graph import (
     END,
     START,
@@ -178,6 +178,8 @@ class _PlanMaker:
             successors=following,
             is_fork=self._is_fork(index, following),
             shape_rule=generated.shape_rules.get(index, b""),
+            on_host=index in generated.on_host,
+            asks_for_shapes=record.op_type in ASK_FOR_SHAPES,
         )
 
     def _output(self, index: int, node: Node, output: int) -> tuple:

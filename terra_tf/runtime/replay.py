@@ -203,5 +203,5 @@ def _run_fast(op_type: str, counts: tuple, inputs: list, attrs: tuple) -> list:
     )
     if result is None:
         return []
-    return list(result) if isinstance(result, (list, tuple)) else [result]
+    return tf.nest.flatten(result)  # an output may be a list of tensors
 

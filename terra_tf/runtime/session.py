@@ -215,6 +215,7 @@ class StepSession:
             tracker,
             interception.thread_markers(),
             interception.is_internal_pair,
+            self.entry.pattern,
         )
 
     def on_op(

@@ -33,7 +33,8 @@ SAFE_STATEFUL = frozenset(
     {"CheckNumerics", "CheckNumericsV2", "Assert", "StatelessRandomGetAlg", "EnsureShape"}
 )
 
-DEPENDS_ON_SHAPE_ONLY = frozenset({"Shape", "ShapeN", "Size", "Rank", "VariableShape"})
+ASK_FOR_SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})
+DEPENDS_ON_SHAPE_ONLY = ASK_FOR_SHAPES | {"VariableShape"}
 
 _ITERATORS = ("Iterator", "Dataset", "Optional")
 _UNSUPPORTED_DTYPES = frozenset(

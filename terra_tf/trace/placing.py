@@ -7,7 +7,8 @@ node, a *sibling*:
 - for another variable than the node's, where both are variables of their own elsewhere;
 - for other shapes, up to `_MAX_SHAPES` kinds, so that the graph's shapes stay static; after
   that the first sibling's shapes become unknown. An op whose result's shape depends on data
-  alone becomes unknown at once;
+  alone becomes unknown at once, and so does any op after it whose dimensions differ, or any at
+  all where dimensions of arguments are unknown;
 - where going through the known node would make a cycle.
 
 A place with too many siblings of any kind becomes imperative.
@@ -24,7 +25,14 @@ from collections.abc import Hashable
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
 from terra_tf.trace.markers import marker_for, unique_marker
-from terra_tf.trace.records import ExternalRef, OpRecord, OutputRef, Trace, VariableRef
+from terra_tf.trace.records import (
+    ExternalRef,
+    OpRecord,
+    OutputRef,
+    TensorSpec,
+    Trace,
+    VariableRef,
+)
 from terra_tf.trace.relocation import Relocator
 from terra_tf.trace.trace_graph import (
     Constant,
@@ -128,6 +136,10 @@ def _dtype(ref: object, trace: Trace) -> int | None:
     return None
 
 
+def _ranks(specs: tuple[TensorSpec, ...]) -> list[int | None]:
+    return [None if spec.shape is None else len(spec.shape) for spec in specs]
+
+
 def _same_arity(node: Node, record: OpRecord) -> bool:
     """Says whether an op's inputs can be those of a node that takes a list of any length."""
     counts = zip(node.record.counts, record.counts, strict=True)
@@ -158,6 +170,7 @@ class _Placer:
         self._relocator = Relocator()
         self._markers = {node.record.marker for node in graph.nodes}
         self._placement = Placement([], [], [], {}, len(graph.nodes), set())
+        self._dimensions_vary = graph.has_unknown_dimensions  # so far on this path
         slots = {graph.handle_id(s.handle): i for i, s in enumerate(graph.variables)}
         for slot, handle in enumerate(trace.variables):
             known = slots.get(graph.handle_id(handle))
@@ -196,6 +209,7 @@ class _Placer:
         else:
             node = self._graph.nodes[number]
             self._bind_known(record, node)
+            self._note_dimensions(record, node)
             location, marker = node.key.location, node.record.marker
         self._relocator.arrive(recorded, location, marker)
         self._used.add(number)
@@ -211,8 +225,8 @@ class _Placer:
             n for n in siblings if self._is_free(n) and self._variables_fit(record, n)
         )
         found = self._find_fitting(record, candidates)
-        if found is None and candidates and len(siblings) >= _MAX_SHAPES:
-            found = candidates[0]
+        if found is None:
+            found = self._find_generalizing(record, candidates, len(siblings))
         return self._find_overflown(record) if found is None else self._pass(found)
 
     def _find_fitting(self, record: OpRecord, candidates: list[int]) -> int | None:
@@ -221,6 +235,21 @@ class _Placer:
                 if self._shapes_fit(record, self._graph.nodes[number]) == wanted:
                     return number
         return None
+
+    def _find_generalizing(
+        self, record: OpRecord, candidates: list[int], num_siblings: int
+    ) -> int | None:
+        for number in candidates:
+            if num_siblings >= _MAX_SHAPES or self._varies_in_dimensions(record, number):
+                return number
+        return None
+
+    def _varies_in_dimensions(self, record: OpRecord, number: int) -> bool:
+        """Says whether dimensions that vary before this op can be why its shapes are others."""
+        if not self._dimensions_vary:
+            return False
+        ranks = [_ranks(outputs) for outputs in (self._graph.nodes[number].outputs, record.outputs)]
+        return ranks[0] == ranks[1]
 
     def _find_overflown(self, record: OpRecord) -> int | None:
         place = self._index.at_place.get((record.op_type, record.location), ())
@@ -233,6 +262,12 @@ class _Placer:
                 self._placement.overflown.add(number)
                 return self._pass(number)
         return None
+
+    def _note_dimensions(self, record: OpRecord, node: Node) -> None:
+        if not all(
+            old.is_static and old.includes(new) for old, new in zip(node.outputs, record.outputs)
+        ):
+            self._dimensions_vary = True
 
     def _pass(self, number: int) -> int:
         if self._ranks is not None:

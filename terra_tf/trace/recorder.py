@@ -7,7 +7,7 @@ nothing else of the runtime, so it can be tested with a dictionary in the sessio
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from terra_tf._tf_internals import backprop, dtypes
@@ -44,6 +44,8 @@ class Recorder:
       arguments: The tensors among the arguments of the call.
       tracker: Locations; None records none.
       markers: The thread's gradient functions.
+      is_internal_pair: Says of a random op's seeds whether TensorFlow made them up.
+      pattern: The arguments' types, where some of their dimensions vary; None: as they are.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Recorder:
         tracker: LocationTracker | None,
         markers: GradientMarkers,
         is_internal_pair: Callable[[int, int], bool],
+        pattern: Sequence[TensorSpec] | None = None,
     ) -> None:
         self.trace = Trace()
         self._session = session
@@ -61,7 +64,7 @@ class Recorder:
         self._tracker = tracker
         self._markers = markers
         self._is_internal_pair = is_internal_pair
-        self._argument_ids = {native.handle_id(t) for t in arguments}
+        self._argument_specs = _specs_by_handle(native, list(arguments), pattern)
         self._external_by_handle: dict[int, int] = {}
         self._variable_by_handle: dict[int, int] = {}
         self._open: dict[int, dict] = {}
@@ -92,7 +95,7 @@ class Recorder:
             "under_tape": not backprop.pywrap_tfe.TFE_Py_TapeSetIsEmpty(),
             "forward": self._markers.stack[-1] if self._markers.stack else None,
             "_bound_before": bound_before,
-            "_input_dtypes": tuple(t.dtype.as_datatype_enum for t in inputs),
+            "input_specs": tuple(map(_spec, inputs)),
         }
         return index
 
@@ -105,7 +108,8 @@ class Recorder:
         fields = self._open.pop(index)
         fields.pop("_bound_before")
         specs = tuple(_spec(tensor) for tensor in outputs)
-        op_type, input_dtypes = fields["op_type"], fields.pop("_input_dtypes")
+        op_type = fields["op_type"]
+        input_dtypes = tuple(spec.dtype for spec in fields["input_specs"])
         location = fields["location"]
         self.trace.ops.append(
             OpRecord(
@@ -162,11 +166,12 @@ class Recorder:
         index = self._external_by_handle.get(key)
         if index is None:
             index = self._external_by_handle[key] = len(self.trace.externals)
-            self.trace.externals.append(self._describe(tensor, key in self._argument_ids))
+            self.trace.externals.append(self._describe(tensor, self._argument_specs.get(key)))
         return index
 
-    def _describe(self, tensor: Any, is_argument: bool) -> External:
-        spec = _spec(tensor)
+    def _describe(self, tensor: Any, argument_spec: TensorSpec | None) -> External:
+        is_argument = argument_spec is not None
+        spec = argument_spec or _spec(tensor)
         value = None
         if not is_argument and _num_bytes(tensor) <= config.max_constant_bytes:
             value = _host_bytes(tensor)
@@ -231,11 +236,19 @@ class Recorder:
         return self._tracker.look(sys._getframe(2), None)  # a read is no op
 
 
+def _specs_by_handle(
+    native: Any, arguments: list[Any], pattern: Sequence[TensorSpec] | None
+) -> dict[int, TensorSpec]:
+    specs: dict[int, TensorSpec] = {}
+    for tensor, spec in zip(arguments, pattern or map(_spec, arguments), strict=True):
+        key = native.handle_id(tensor)  # one tensor may be several arguments
+        specs[key] = spec.joined(specs.get(key, spec))
+    return specs
+
+
 def _spec(tensor: Any) -> TensorSpec:
-    shape = tensor.shape
-    return TensorSpec(
-        tensor.dtype.as_datatype_enum, None if shape.rank is None else tuple(shape.as_list())
-    )
+    # Not `tensor.shape`, which keeps what it finds: Python's own reading would pass unseen.
+    return TensorSpec(tensor.dtype.as_datatype_enum, tuple(tensor._shape_tuple()))
 
 
 def _num_elements(spec: TensorSpec) -> int:

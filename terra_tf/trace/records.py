@@ -48,6 +48,11 @@ class TensorSpec(NamedTuple):
     dtype: int
     shape: tuple[int, ...] | None
 
+    @property
+    def is_static(self) -> bool:
+        """Whether every dimension is known."""
+        return self.shape is not None and -1 not in self.shape
+
     def includes(self, other: TensorSpec) -> bool:
         """Says whether every tensor of the other type is of this one."""
         if self.dtype != other.dtype:
@@ -98,6 +103,7 @@ class OpRecord:
       imperative: Why it cannot be delegated, or None.
       marker: What names the op on a tape; no other op of the step, and no other node of a
         graph, has the same.
+      input_specs: The inputs' types, flat, where they are known.
     """
 
     op_type: str
@@ -115,6 +121,7 @@ class OpRecord:
     forward: Hashable | None
     imperative: ImperativeReason | None
     marker: Hashable | None = None
+    input_specs: tuple[TensorSpec, ...] = ()
 
     def attribute(self, name: str) -> Any:
         """Returns the caller's value of an attribute, or None."""

@@ -180,12 +180,16 @@ class TraceGraph:
       shape_reads: (node, output) whose shapes Python asks for.
       raised_locations: Where an op has raised.
       paths: The distinct ways of the latest traces -> when each was last taken.
+      has_unknown_dimensions: Whether dimensions of the arguments vary (a relaxed entry's graph).
     """
 
     MAX_PATHS = 64
 
-    def __init__(self, handle_id: Callable[[Any], int]) -> None:
+    def __init__(
+        self, handle_id: Callable[[Any], int], has_unknown_dimensions: bool = False
+    ) -> None:
         self.handle_id = handle_id
+        self.has_unknown_dimensions = has_unknown_dimensions
         self._next_group = 0
         self.nodes: list[Node] = []
         self.successors: dict[int, dict[int, int]] = {START: {}}
@@ -279,7 +283,7 @@ class TraceGraph:
 
     def snapshot(self) -> TraceGraph:
         """Returns a copy that further merging does not change."""
-        copy = TraceGraph(self.handle_id)
+        copy = TraceGraph(self.handle_id, self.has_unknown_dimensions)
         copy._next_group = self._next_group
         copy.nodes = [dataclasses.replace(node) for node in self.nodes]
         copy.successors = {node: dict(after) for node, after in self.successors.items()}

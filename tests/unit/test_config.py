@@ -21,6 +21,7 @@ def test_defaults_are_those_of_the_table(config):
         "max_constant_bytes": 1024,
         "max_fold_elements": 128,
         "max_entry_signatures": 8,
+        "max_exact_shapes": 4,
         "traces_before_build": 2,
         "max_divergences": 8,
         "max_graph_nodes": 50_000,
