@@ -12,7 +12,9 @@ from terra_tf.errors import (
     DivergenceError,
     ImperativeReason,
     InternalError,
+    MissingProgramError,
     NotCallableError,
+    NothingToShowError,
     PendingTensorError,
     Reason,
     TerraError,
@@ -23,6 +25,8 @@ from terra_tf.runtime import process_ends
 from terra_tf.runtime.explanation import Explanation
 from terra_tf.runtime.stance import set_stance
 from terra_tf.runtime.stats import Stats
+from terra_tf.trace import trace_graph
+from terra_tf.viz import dot
 
 __version__ = "0.1.0"
 
@@ -33,7 +37,9 @@ __all__ = [
     "Function",
     "ImperativeReason",
     "InternalError",
+    "MissingProgramError",
     "NotCallableError",
+    "NothingToShowError",
     "PendingTensorError",
     "Reason",
     "Stats",
@@ -46,3 +52,4 @@ __all__ = [
 ]
 
 process_ends.register()
+trace_graph.set_drawer(dot.to_graphviz)
