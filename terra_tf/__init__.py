@@ -6,6 +6,7 @@
     def train_step(x, y): ...     # plain eager TensorFlow, any Python
 """
 
+from terra_tf import tensorboard
 from terra_tf.config import config
 from terra_tf.errors import (
     ConfigError,
@@ -16,11 +17,14 @@ from terra_tf.errors import (
     NotCallableError,
     NothingToShowError,
     PendingTensorError,
+    ProfilerBusyError,
     Reason,
     TerraError,
     UnsupportedError,
+    UnwritableError,
 )
 from terra_tf.function import Function, function, synchronize
+from terra_tf.profiling import profile
 from terra_tf.runtime import process_ends
 from terra_tf.runtime.explanation import Explanation
 from terra_tf.runtime.stance import set_stance
@@ -41,14 +45,18 @@ __all__ = [
     "NotCallableError",
     "NothingToShowError",
     "PendingTensorError",
+    "ProfilerBusyError",
     "Reason",
     "Stats",
     "TerraError",
     "UnsupportedError",
+    "UnwritableError",
     "config",
     "function",
+    "profile",
     "set_stance",
     "synchronize",
+    "tensorboard",
 ]
 
 process_ends.register()

@@ -21,6 +21,7 @@ from tensorflow.python.framework import (
     tensor_util,
 )
 from tensorflow.python.ops import array_ops, handle_data_util, resource_variable_ops
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 EagerTensor = ops.EagerTensor
 BaseResourceVariable = resource_variable_ops.BaseResourceVariable
@@ -52,6 +53,7 @@ __all__ = [
     "tensor_cache_class",
     "tensor_shape",
     "tensor_util",
+    "xplane_pb2",
 ]
 
 

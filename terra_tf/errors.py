@@ -130,6 +130,14 @@ class NothingToShowError(TerraError, RuntimeError):
     """A view was asked for, and there is nothing to show yet, or no way to write it."""
 
 
+class UnwritableError(TerraError, OSError):
+    """A view cannot be written where it was asked for."""
+
+
+class ProfilerBusyError(TerraError, RuntimeError):
+    """TensorFlow's profiler is in use; there is one in a process."""
+
+
 class _Explained(str, enum.Enum):
     """A string enum whose members carry one sentence for a person."""
 

@@ -25,7 +25,8 @@ from terra_tf import _native
 from terra_tf._tf_internals import EagerTensor, context
 from terra_tf.config import config
 from terra_tf.errors import NotCallableError, Reason, UnknownKeywordError, format_message
-from terra_tf.runtime import in_flight, interception, process_ends, stance
+from terra_tf.runtime import in_flight, interception, observation, process_ends, stance
+from terra_tf.runtime.built_graph import BuiltGraph
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.explanation import Explanation, explain
 from terra_tf.runtime.session import StepSession
@@ -144,7 +145,10 @@ class Function:
             self._counters.count_fallback(Reason.CONCURRENT)
             return self._python_function(*args, **kwargs)
         try:
-            return self._step(args, kwargs)
+            if observation.observer is None:
+                return self._step(args, kwargs)
+            with observation.observer.watch(self, self._counters.steps):
+                return self._step(args, kwargs)
         finally:
             _co_execution.release()
 
@@ -206,11 +210,15 @@ class Function:
         """The TraceGraph of the last used entry signature, or None before the first trace."""
         return None if self._last_entry is None else self._last_entry.trace_graph
 
+    @property
+    def built_graph(self) -> BuiltGraph | None:
+        """The graph built last for the last used entry signature, for views; or None."""
+        return None if self._last_entry is None else self._last_entry.current_built
+
     def stats(self) -> Stats:
         """Returns a snapshot of the counters."""
         in_flight.retire_finished()
-        built = None if self._last_entry is None else self._last_entry.current_built
-        return self._counters.snapshot(built)
+        return self._counters.snapshot(self.built_graph)
 
     def explain(self) -> Explanation:
         """Returns a report for a person: `print(f.explain())`."""

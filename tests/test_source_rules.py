@@ -20,7 +20,10 @@ ROOMS = (
     ("graph", "viz"),
     ("runtime",),
     ("function",),
+    ("profiling",),
+    ("tensorboard",),
     ("__init__",),
+    ("__main__",),
     ("testing",),
 )
 LEVEL_OF_ROOM = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -19,7 +19,7 @@ from terra_tf._tf_internals import (
 )
 from terra_tf.errors import ImperativeReason, UndelegableOpError
 from terra_tf.graph.folding import can_fold, constant_value, is_constant
-from terra_tf.graph.generated_graph import GeneratedGraph
+from terra_tf.graph.generated_graph import GeneratedGraph, OpRange
 from terra_tf.graph.scope import EpochState, Scope
 from terra_tf.graph.symbols import scalar, static_shape, unique
 from terra_tf.trace.joins import Join, Rule
@@ -199,6 +199,12 @@ class Emitter:
 
     def emit(self, index: int, emit_variable_op: Any) -> None:
         """Adds a node's ops to the current scope."""
+        graph = self.scope.graph
+        first = graph.num_operations()
+        self._emit(index, emit_variable_op)
+        self.out.op_ranges.append(OpRange(graph, first, graph.num_operations(), index))
+
+    def _emit(self, index: int, emit_variable_op: Any) -> None:
         node = self.graph.nodes[index]
         if node.is_imperative:
             self._keep(index, self._emit_imperative(index, node))

@@ -8,6 +8,7 @@ from typing import Any
 
 from terra_tf.runtime import logs
 from terra_tf.runtime.built_graph import BuiltGraph
+from terra_tf.runtime.waits import Waits
 
 PHASES = ("tracing", "co-execution", "imperative")
 
@@ -80,6 +81,7 @@ class Counters:
         self.fallbacks: collections.Counter[str] = collections.Counter()
         self.events: collections.deque[Event] = collections.deque(maxlen=self.MAX_EVENTS)
         self.phase = "tracing"
+        self.waits = Waits()
 
     def set_phase(self, phase: str, why: str = "") -> None:
         """Notes the phase the next step will be in."""
