@@ -115,6 +115,7 @@ class Function:
         functools.update_wrapper(self, python_function, updated=())
         self.__wrapped__ = python_function
         interception.install()
+        observation.note_created(self)
 
     def reset(self) -> None:
         """Forgets every trace, graph and counter."""

@@ -276,6 +276,10 @@ class profile:  # noqa: N801 - reads as a function
         about = {"profiling": str(self.cost), "tensorflow": tf.__version__}
         self._path.write_text(to_json(self.timeline, about))
 
+    def watch(self, function: Any, number: int) -> contextlib.AbstractContextManager[None]:
+        """Sees a step; for an observer of its own that profiles only some of them."""
+        return self._recording.watch(function, number)
+
     def _check_writable(self) -> None:
         try:
             self._path.write_text("")

@@ -22,6 +22,7 @@ ROOMS = (
     ("function",),
     ("profiling",),
     ("tensorboard",),
+    ("inspection",),
     ("__init__",),
     ("__main__",),
     ("testing",),

@@ -1,7 +1,7 @@
-"""Who watches steps from outside: a profile, while one is being made. Usually nobody.
+"""Who watches a program from outside: a profile, `python -m terra_tf inspect`. Usually nobody.
 
-    observation.observer = an Observer     from the next step on
-    observation.observer = None
+    observation.observer = an Observer     sees every step from the next one on
+    observation.created = []               collects the terra functions that are made from now on
 
 Costs one look at a module's attribute for each step.
 """
@@ -20,3 +20,10 @@ class Observer(Protocol):
 
 
 observer: Observer | None = None
+created: list[Any] | None = None
+
+
+def note_created(function: Any) -> None:
+    """A `Function` has been made."""
+    if created is not None:
+        created.append(function)
