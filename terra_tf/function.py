@@ -119,7 +119,8 @@ class Function:
 
     def reset(self) -> None:
         """Forgets every trace, graph and counter."""
-        self._counters = Counters()
+        name = getattr(self._python_function, "__qualname__", None)
+        self._counters = Counters(name or repr(self._python_function))
         self._entries: dict[Any, Entry] = {}
         self._last_entry: Entry | None = None
 

@@ -102,7 +102,8 @@ def make_timeline(spans: Spans, names_of: dict[str, Names]) -> Timeline:
     runs = [run for run in graph_runs(spans) if run.function in names_of]
     waits = _Waits(spans)
     steps = [_step_slice(span) for span in spans.named("TerraStep")]
-    stalls = [_stall_slice(span) for span in spans.named("TerraStall")]
+    # Without a line it was only a look: what was awaited was there.
+    stalls = [_stall_slice(span) for span in spans.named("TerraStall") if "line" in span.stats]
     timeline = Timeline(steps, stalls, [], [], [], [])
     for run in runs:
         names = names_of[run.function]
@@ -124,7 +125,7 @@ def _step_slice(span: Span) -> Slice:
 
 
 def _stall_slice(span: Span) -> Slice:
-    where = str(span.stats.get("line", "")) or "an unknown line"
+    where = str(span.stats["line"]) or "an unknown line"
     awaited = _AWAITED[int(span.stats["what"])]
     name = f"stall: {where}"
     return Slice(name, span.start_us, span.end_us, {"waits for": awaited})
