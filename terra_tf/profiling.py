@@ -37,7 +37,7 @@ from terra_tf.viz.timeline import Names, Timeline, make_timeline
 from terra_tf.viz.xplane import Spans, read_spans
 
 _HOST_TRACER_LEVEL = 3  # every kernel, and when asynchronous ones start and end
-_NUM_CALIBRATION_SPANS = 2000
+_NUM_CALIBRATION_SPANS = 200
 
 _measured: weakref.WeakKeyDictionary[Any, dict[str, Measurement]] = weakref.WeakKeyDictionary()
 
