@@ -190,6 +190,8 @@ class Session {
   // with an exception set.
   bool CloseEpochs(int epoch);
   bool ResumeEpoch();
+  // Whether an epoch begins with the node.
+  bool BeginsEpoch(const PlanNode& node) const;
   // Null when the call is what the plan expects; else why not.
   const char* Verify(const Call& call, PlanNode* node, std::string* detail);
   const char* VerifyInput(const InputRef& ref, PyObject* tensor,

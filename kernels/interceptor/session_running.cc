@@ -370,10 +370,11 @@ PyObject* Session::CoExecute(const Call& call) {
     if (!CloseEpochs(plan_->levels[node.level].epoch)) return nullptr;
     if (mode_ != Mode::kCoExecution) return OnCall(call);
   }
-  if (node.kind == NodeKind::kImperative) return RunImperative(call, number);
-  if (!ResumeEpoch()) return nullptr;
+  const bool is_imperative = node.kind == NodeKind::kImperative;
+  // The op that an epoch waits for is the first thing to happen in it.
+  if (!(is_imperative && BeginsEpoch(node)) && !ResumeEpoch()) return nullptr;
   if (mode_ != Mode::kCoExecution) return OnCall(call);
-  return Delegate(call, number);
+  return is_imperative ? RunImperative(call, number) : Delegate(call, number);
 }
 
 }  // namespace terra

@@ -162,6 +162,12 @@ int Session::EpochsLeft() const {
   return plan_->levels.empty() ? 0 : plan_->levels.back().epoch - epoch_;
 }
 
+bool Session::BeginsEpoch(const PlanNode& node) const {
+  const int before =
+      node.level == 0 ? 0 : plan_->levels[node.level - 1].epoch;
+  return node.is_head && plan_->levels[node.level].epoch > before;
+}
+
 bool Session::CloseEpochs(int epoch) {
   while (epoch_ < epoch && mode_ == Mode::kCoExecution) {
     if (!ResumeEpoch()) return false;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -12,6 +13,7 @@ from terra_tf.trace.records import (
     External,
     ExternalRef,
     OutputRef,
+    TensorSpec,
     Trace,
     VariableRef,
 )
@@ -103,5 +105,14 @@ class _Prefix:
         tensor = None if slot is None else self._session.feed(slot)
         if tensor is None:  # only an imperative op has seen it, and nothing depends on which it was
             tensor = tf.constant(0)
-        spec = self._built.trace_graph.nodes[number].inputs[position]
-        return External(tensor, source.spec if source else spec.external.spec, None, True, True)
+        spec = self._spec(number, position) if source is None else source.spec
+        return External(tensor, spec, None, True, True)
+
+    def _spec(self, number: int, position: int) -> TensorSpec:
+        """What a joined input of an imperative op may be, whichever it was."""
+        nodes = self._built.trace_graph.nodes
+        joined = nodes[number].inputs[position]
+        specs = [nodes[node].outputs[output] for node, output in joined.sources]
+        if joined.external is not None:
+            specs.append(joined.external.spec)
+        return functools.reduce(TensorSpec.joined, specs)

@@ -70,9 +70,18 @@ class Replay:
         try:
             with record.stop_recording():
                 for index in self._path:
-                    self._run_node(index)
+                    self._try_node(index)
         finally:
             self._native.leave_nested()
+
+    def _try_node(self, index: int) -> None:
+        """Whatever goes wrong, no tensor may stay pending: whoever reads it would hang."""
+        try:
+            self._run_node(index)
+        except NotOkStatusException as error:
+            self._fail(index, status_to_exception(error))
+        except Exception as error:
+            self._fail(index, error)
 
     def _run_node(self, index: int) -> None:
         node = self._nodes[index]
@@ -80,13 +89,7 @@ class Replay:
             return
         if node.is_imperative or self._has_all_outputs(index, node):
             return
-        try:
-            outputs = self._execute(index, node)
-        except NotOkStatusException as error:
-            self._fail(index, status_to_exception(error))
-        except Exception as error:
-            self._fail(index, error)
-        for output, tensor in enumerate(outputs):
+        for output, tensor in enumerate(self._execute(index, node)):
             self._settle(index, output, tensor)
         for source in self._sources(index):
             if isinstance(source, Output) and self._last_use[source.node] == index:

@@ -289,11 +289,10 @@ class StepSession:
         except Exception as error:
             earlier_error = error
         self._module.runner_resume()
-        trace = prefix_trace(self.built, self.native)
-        own_error = self._replay()
+        own_error = self._replay()  # before anything else: tensors are waited for
         if earlier_error or own_error:
             raise earlier_error or own_error
-        self._go_on_recording(trace)
+        self._go_on_recording(prefix_trace(self.built, self.native))
 
     def _replay(self) -> BaseException | None:
         try:
