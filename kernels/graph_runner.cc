@@ -107,6 +107,7 @@ void GraphRunner::Run(Job job) {
       std::lock_guard<std::mutex> lock(mu_);
       halted_ = true;
     }
+    trace.Stop();  // whoever waits for the end may stop the profiler
     job.step->state().EndRunning(ok, ok ? "" : TF_Message(status.get()));
   }
   job.step->mailbox().Close();

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from terra_tf.errors import ImperativeReason, Reason
 from terra_tf.runtime.waits import Awaited, Wait
 from terra_tf.runtime.ways import Fork
+from terra_tf.trace.dump import count
 
 _MAX_LINES = 12
 _UNKNOWN = "an unknown line"
@@ -76,10 +77,10 @@ def _summary(e: Any) -> Section:
     return Section(
         f"{e.name}: {s.phase}",
         [
-            f"{s.steps} steps: {s.co_executed_steps} co-executed, {s.traced_steps} traced;"
-            f" {s.graph_builds} graphs built",
-            f"the graph: {s.num_nodes} ops, {s.num_switch_cases} switch-cases,"
-            f" {s.num_feeds} feeds, {s.num_fetches} fetches",
+            f"{count(s.steps, 'step')}: {s.co_executed_steps} co-executed, {s.traced_steps}"
+            f" traced; {count(s.graph_builds, 'graph')} built",
+            f"the graph: {count(s.num_nodes, 'op')}, {count(s.num_switch_cases, 'switch-case')},"
+            f" {count(s.num_feeds, 'feed')}, {count(s.num_fetches, 'fetch')}",
         ],
     )
 
@@ -94,7 +95,7 @@ def _story(e: Any) -> list[str]:
 
 def _fallbacks(e: Any) -> list[str]:
     most_first = sorted(e.stats.fallbacks.items(), key=lambda item: -item[1])
-    return [f"{count} x {reason}: {Reason(reason).explanation}" for reason, count in most_first]
+    return [f"{number} x {reason}: {Reason(reason).explanation}" for reason, number in most_first]
 
 
 def _imperative(e: Any) -> list[str]:
@@ -116,12 +117,12 @@ def _wait(wait: Wait) -> str:
         Awaited.GO_AHEAD: f"for all that comes before {wait.op_type}",
         Awaited.END: "for graphs to end",
     }[wait.awaited]
-    times = f"{wait.count} time{'' if wait.count == 1 else 's'}"
+    times = count(wait.count, "time")
     return f"{1e3 * wait.total_s:.2f} ms, {times}, at {wait.where or _UNKNOWN}: {what}"
 
 
 def _fork(fork: Fork) -> str:
-    ways = [f"{b.where or _UNKNOWN} ({b.traces} traces)" for b in fork.branches]
+    ways = [f"{b.where or _UNKNOWN} ({count(b.traces, 'trace')})" for b in fork.branches]
     if fork.can_skip:
         ways.append("none of them" if len(ways) > 1 else "not")
     return " | ".join(ways)
@@ -129,7 +130,7 @@ def _fork(fork: Fork) -> str:
 
 def _loops(e: Any) -> Iterator[str]:
     for loop in e.loops:
-        yield f"{loop.where}: up to {loop.max_trips} trip{'' if loop.max_trips == 1 else 's'}"
+        yield f"{loop.where}: up to {count(loop.max_trips, 'trip')}"
 
 
 def _stalls(e: Any) -> str:

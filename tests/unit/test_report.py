@@ -45,7 +45,7 @@ EXPLANATION = Explanation(
 GOLDEN = """\
 train_step (train.py:7): co-execution
   40 steps: 37 co-executed, 2 traced; 2 graphs built
-  the graph: 30 ops, 1 switch-cases, 2 feeds, 2 fetches
+  the graph: 30 ops, 1 switch-case, 2 feeds, 2 fetches
 What happened:
   step 1: new path; 18 ops where none were known
   step 2: tracing -> co-execution
