@@ -24,7 +24,7 @@ from typing import Any
 
 from terra_tf.errors import MissingProgramError, NothingToShowError, TerraError, format_message
 from terra_tf.function import Function, synchronize
-from terra_tf.profiling import profile, unwritable
+from terra_tf.profiling import name_of, profile, unwritable
 from terra_tf.runtime import observation
 from terra_tf.tensorboard import write_graph
 
@@ -163,7 +163,7 @@ def _named(functions: list[Function]) -> Iterator[tuple[str, Function]]:
     """Yields functions with names that files can have, none twice."""
     taken: set[str] = set()
     for function in functions:
-        base = re.sub(r"\W+", "_", getattr(function, "__name__", "function")).strip("_") or "f"
+        base = re.sub(r"\W+", "_", name_of(function)).strip("_") or "f"
         name, number = base, 1
         while name in taken:
             number += 1

@@ -48,6 +48,12 @@ def flat_graph_of(built: BuiltGraph) -> FlatGraph:
     return flatten(graph, generated, find_scopes(graph, generated.cases))
 
 
+def name_of(function: Any) -> str:
+    """Returns what a `Function` is called; a callable object is called by its class."""
+    python_function = function.python_function
+    return getattr(python_function, "__name__", type(python_function).__name__)
+
+
 def last_measurement(function: Any, built: BuiltGraph) -> Measurement | None:
     """Returns what a graph of a function cost when it was profiled last, or None."""
     return _measured.get(function, {}).get(built.generated.name)
@@ -101,8 +107,9 @@ class _Recording:
     def watch(self, function: Any, number: int) -> Iterator[None]:
         """Around a step of a function: a span, and the graphs it may use."""
         self._note(function)
-        name = getattr(function.python_function, "__name__", "step")
-        with tf.profiler.experimental.Trace("TerraStep", function=name, step_num=number, _r=1):
+        with tf.profiler.experimental.Trace(
+            "TerraStep", function=name_of(function), step_num=number, _r=1
+        ):
             yield
         self._note(function)
 
@@ -169,7 +176,7 @@ class _Recording:
         known = {}
         for name, (reference, built) in self._graphs.items():
             function = reference()
-            user_name = "a function" if function is None else function.__name__
+            user_name = "a function" if function is None else name_of(function)
             known[name] = Names(user_name, flat_graph_of(built))
         return known
 

@@ -22,7 +22,13 @@ import tensorflow as tf
 
 from terra_tf.errors import NotCallableError, NothingToShowError, format_message
 from terra_tf.function import Function
-from terra_tf.profiling import flat_graph_of, last_measurement, record, unwritable
+from terra_tf.profiling import (
+    flat_graph_of,
+    last_measurement,
+    name_of,
+    record,
+    unwritable,
+)
 from terra_tf.runtime import observation
 from terra_tf.runtime.built_graph import BuiltGraph
 from terra_tf.viz.run_metadata import run_metadata
@@ -102,7 +108,7 @@ def _graph_of(function: Function) -> BuiltGraph:
         tip = "call it a few times more: a graph is built when a step brings nothing new"
     raise NothingToShowError(
         format_message(
-            f"there is nothing to show: {function.__name__} {what}",
+            f"there is nothing to show: {name_of(function)} {what}",
             "TERRA-NOTHING-TO-SHOW",
             why="a graph is generated once the function's ways are known.",
             suggestions=[tip],
@@ -118,7 +124,7 @@ def _write_costs(function: Function, log: _EventFile, step: int) -> None:
         _logger.warning(
             "no co-executed step of %s was seen, so its graph in %s has no times; explain()"
             " says why",
-            function.__name__,
+            name_of(function),
             log.path,
         )
         return

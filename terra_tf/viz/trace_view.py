@@ -185,9 +185,9 @@ class _Builder:
         outputs = self._join_sources(join)
         if len(outputs) == 1 and outside is None:
             return self._output(outputs[0])[0]
-        key = (join.rule, outputs, outside)
-        if join.rule is Rule.SELECT:
-            key = (*key, join.number)  # each is decided by a message of its own
+        # Each that Python says is decided by a message of its own.
+        own = join.number if join.rule is Rule.SELECT else -1
+        key = (join.rule, outputs, outside, own)
         name = self._join_names.get(key)
         if name is not None:
             return name

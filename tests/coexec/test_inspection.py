@@ -64,7 +64,8 @@ def in_a_process_of_its_own(folder, *arguments, **environment):
 def inspected(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inspected")
     arguments = ("--out=seen", "--profile-steps=2", "train.py", "9", "3", "--x")
-    return folder, in_a_process_of_its_own(folder, *arguments, PYTHONHASHSEED="1")
+    environment = {"PYTHONHASHSEED": "1", "TERRA_LOGS": "phases"}
+    return folder, in_a_process_of_its_own(folder, *arguments, **environment)
 
 
 def test_script_runs_as_by_itself_and_is_explained(inspected):
@@ -74,6 +75,11 @@ def test_script_runs_as_by_itself_and_is_explained(inspected):
     assert "main.<locals>.train (train.py:7): co-execution" in done.stdout
     assert "train.py:9 in main.<locals>.train: up to 2 trips" in done.stdout
     assert "2 steps, 2 of them with a graph: seen/timeline.json" in done.stdout
+
+
+def test_variable_of_the_environment_logs_to_standard_error(inspected):
+    _, done = inspected
+    assert "main.<locals>.train: step 2: tracing -> co-execution" in done.stderr.splitlines()
 
 
 def test_folder_has_every_view(inspected):

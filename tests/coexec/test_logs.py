@@ -1,8 +1,6 @@
 """What `TERRA_LOGS` shows, as it happens: phases, fallbacks, graphs, each by itself."""
 
 import logging
-import subprocess
-import sys
 
 import pytest
 import tensorflow as tf
@@ -66,14 +64,3 @@ def test_categories_add_up_and_none_is_silent(messages):
 def test_category_that_is_none_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="phases, fallbacks, graphs"):
         terra.config.log = "phase"
-
-
-def test_variable_of_the_environment_logs_to_standard_error():
-    program = "from tests.coexec.test_logs import run_program; run_program()"
-    environment = {"TERRA_LOGS": "fallbacks", "PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True,
-        check=True, timeout=50,
-    )  # fmt: skip
-    assert "step 5: new_path" in done.stderr
-    assert done.stdout == ""

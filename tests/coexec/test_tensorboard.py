@@ -1,6 +1,7 @@
 """The written graph, opened with TensorBoard itself: its HTTP API says what its page would show."""
 
 import contextlib
+import functools
 import json
 import logging
 import pathlib
@@ -213,6 +214,26 @@ def test_run_that_does_not_call_the_function_is_reported(step, tmp_path, caplog)
         terra.tensorboard.write_graph(other, tmp_path, run=lambda: train(step, 1))
     assert "no co-executed step" in caplog.text
     assert read_events(tmp_path)[0] is not None
+
+
+def test_callable_object_and_method_can_be_shown(tmp_path):
+    class Model:
+        def __call__(self, x):
+            return tf.tanh(x)
+
+        @terra.function
+        def step(self, x):
+            return tf.sin(x)
+
+    model = Model()
+    as_object = terra.function(model)
+    for _ in range(4):
+        as_object(tf.ones([2]))
+        model.step(tf.ones([2]))
+    for name, function in (("object", as_object), ("method", model.step)):
+        run = functools.partial(function, tf.ones([2]))
+        terra.tensorboard.write_graph(function, tmp_path / name, run=run)
+        assert read_events(tmp_path / name)[1] is not None
 
 
 def test_function_that_has_not_run_has_nothing_to_show(tmp_path):
