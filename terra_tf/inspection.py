@@ -22,7 +22,13 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from terra_tf.errors import MissingProgramError, NothingToShowError, TerraError, format_message
+from terra_tf.errors import (
+    MissingProgramError,
+    NothingToShowError,
+    ProfilerBusyError,
+    TerraError,
+    format_message,
+)
 from terra_tf.function import Function, synchronize
 from terra_tf.profiling import name_of, profile, unwritable
 from terra_tf.runtime import observation
@@ -207,6 +213,9 @@ class _ProfiledWindow:
                 yield
                 return
             self._open()
+        if not self._is_open:
+            yield
+            return
         with self.profile.watch(function, number):
             yield
         self._steps_left -= 1
@@ -215,7 +224,11 @@ class _ProfiledWindow:
 
     def _open(self) -> None:
         observation.observer = None
-        self.profile.__enter__()
+        try:
+            self.profile.__enter__()
+        except ProfilerBusyError as error:
+            print(f"terra: no timeline: {error}", file=sys.stderr)
+            return
         observation.observer = self
         self._is_open = True
 

@@ -20,7 +20,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from terra_tf.errors import NotCallableError, NothingToShowError, format_message
+from terra_tf.errors import (
+    NotCallableError,
+    NothingToShowError,
+    ProfilerBusyError,
+    UnwritableError,
+    format_message,
+)
 from terra_tf.function import Function
 from terra_tf.profiling import (
     flat_graph_of,
@@ -68,8 +74,9 @@ def write_graph(
     log = _EventFile(logdir)
     log.add_graph(flat_graph_of(built).graph_def)
     if run is not None:
-        with record():
+        with record() as recording:
             run()
+        _logger.info("%s", recording.cost)
         _write_costs(function, log, step)
     elif last_measurement(function, built) is not None:
         _write_costs(function, log, step)
@@ -148,12 +155,24 @@ class _NextStep:
             return
         observation.observer = None
         before = function.stats().co_executed_steps
-        with record() as recording, recording.watch(function, number):
+        with contextlib.ExitStack() as profiled:
+            try:
+                recording = profiled.enter_context(record())
+                profiled.enter_context(recording.watch(function, number))
+            except ProfilerBusyError as error:
+                _logger.warning("the graph in %s has no times: %s", self._log.path, error)
             yield
         if function.stats().co_executed_steps > before:
-            _write_costs(function, self._log, self._step)
+            self._write()
         elif observation.observer is None:
-            observation.observer = self
+            observation.observer = self  # it was traced, or left its graph
+
+    def _write(self) -> None:
+        try:
+            _write_costs(self._function, self._log, self._step)
+        except UnwritableError:
+            # The step itself went well: it is no place for this error.
+            _logger.exception("the times of a graph could not be written")
 
 
 def _measure_next_step(function: Function, log: _EventFile, step: int) -> None:

@@ -20,14 +20,19 @@ import tensorflow as tf
 import terra_tf as terra
 
 def main():
-    @terra.function
-    def train(x):
-        for _ in range(2):
-            x = tf.tanh(x)
-        return x
+    def layer(x):
+        return tf.tanh(x)
 
-    for _ in range(int(sys.argv[1])):
-        train(tf.ones([2]))
+    @terra.function
+    def train(x, is_deep=True):
+        for _ in range(2):
+            x = layer(x)
+        if is_deep:
+            x = tf.exp(x)
+        return x * 2.0
+
+    for i in range(int(sys.argv[1])):
+        train(tf.ones([2]), i % 2 == 0)
     print("trained", sys.argv[2:])
     sys.exit(int(sys.argv[2]))
 
@@ -72,14 +77,14 @@ def test_script_runs_as_by_itself_and_is_explained(inspected):
     _, done = inspected
     assert done.returncode == 3, done.stderr
     assert "trained ['3', '--x']" in done.stdout
-    assert "main.<locals>.train (train.py:7): co-execution" in done.stdout
-    assert "train.py:9 in main.<locals>.train: up to 2 trips" in done.stdout
+    assert "main.<locals>.train (train.py:10): co-execution" in done.stdout
+    assert "train.py:12 in main.<locals>.train: up to 2 trips" in done.stdout
     assert "2 steps, 2 of them with a graph: seen/timeline.json" in done.stdout
 
 
 def test_variable_of_the_environment_logs_to_standard_error(inspected):
     _, done = inspected
-    assert "main.<locals>.train: step 2: tracing -> co-execution" in done.stderr.splitlines()
+    assert "main.<locals>.train: step 3: tracing -> co-execution" in done.stderr.splitlines()
 
 
 def test_folder_has_every_view(inspected):
@@ -88,10 +93,10 @@ def test_folder_has_every_view(inspected):
     assert "co-execution" in (seen / "train.txt").read_text()
     assert (seen / "train.html").read_text().startswith("<div")
     assert json.loads((seen / "train.json").read_text())["stats"]["steps"] == 9
-    assert "loop at train.py:9" in (seen / "train.dot").read_text()
+    assert "loop at train.py:12" in (seen / "train.dot").read_text()
     assert list((seen / "tensorboard" / "train").glob("events.out.tfevents.*"))
     events = json.loads((seen / "timeline.json").read_text())["traceEvents"]
-    assert [e["name"] for e in events if e.get("cat") == "step"] == ["train 6", "train 7"]
+    assert [e["name"] for e in events if e.get("cat") == "step"] == ["train 7", "train 8"]
 
 
 def test_pictures_do_not_depend_on_process_and_hash_seed(inspected, inspect, tmp_path):
@@ -104,21 +109,49 @@ def test_pictures_do_not_depend_on_process_and_hash_seed(inspected, inspect, tmp
     assert graph_in(here) == graph_in(there)
 
 
+@pytest.mark.parametrize("view", ["train.dot", "train.graph.txt"])
+def test_pictures_are_the_golden_ones(inspected, view):
+    """TERRA_UPDATE_GOLDEN=1 writes what is expected."""
+    folder, _ = inspected
+    (log,) = (folder / "seen/tensorboard/train").iterdir()
+    (folder / "seen/train.graph.txt").write_text(text_of_graph(log))
+    text = (folder / "seen" / view).read_text()
+    path = pathlib.Path(__file__).parent / "golden" / view
+    if os.environ.get("TERRA_UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def text_of_graph(path):
+    """Return the names, ops, inputs and lines of a written graph."""
+    lines = []
+    for node in last_graph(path).node:
+        source = node.attr["source"].s.decode() if "source" in node.attr else ""
+        lines.append(f"{node.name} = {node.op}({', '.join(node.input)})  {source}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
 def graph_in(path):
-    """Return the text of the last graph in an event file."""
+    """Return the last graph in an event file as text, whole."""
+    return str(last_graph(path))
+
+
+def last_graph(path):
+    """Return the last graph in an event file."""
     graphs = [
         tf.compat.v1.Event.FromString(record.numpy()).graph_def
         for record in tf.data.TFRecordDataset(str(path))
     ]
-    return str(tf.compat.v1.GraphDef.FromString([graph for graph in graphs if graph][-1]))
+    return tf.compat.v1.GraphDef.FromString([graph for graph in graphs if graph][-1])
 
 
 def test_script_that_raises_is_explained_too(inspect):
     script = SCRIPT.replace('print("trained"', 'raise KeyError("mine")\n    print("trained"')
-    status, out, err = inspect("train.py", "4", "0", script=script)
+    status, out, err = inspect("train.py", "5", "0", script=script)
     assert status == 1
     assert "KeyError: 'mine'" in err
-    assert "4 steps: 2 co-executed" in out
+    assert "5 steps: 2 co-executed" in out
 
 
 def test_script_that_leaves_with_a_text_prints_it(inspect):

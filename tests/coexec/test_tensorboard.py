@@ -196,6 +196,21 @@ def test_without_a_run_the_next_step_is_measured(tmp_path):
     assert step.stats().fallbacks == {}
 
 
+def test_step_that_cannot_be_measured_runs_all_the_same(tmp_path, caplog):
+    step = make_step()
+    train(step)
+    terra.tensorboard.write_graph(step, tmp_path / "logs")
+    tf.profiler.experimental.start(str(tmp_path / "theirs"))
+    try:
+        train(step, 1)
+    finally:
+        tf.profiler.experimental.stop()
+    assert "TERRA-PROFILER-BUSY" in caplog.text
+    assert observation.observer is None
+    assert step.stats().co_executed_steps == 5
+    assert read_events(tmp_path / "logs")[1] is None
+
+
 def test_measuring_does_not_change_what_a_step_does(tmp_path):
     plain, measured = make_step(), make_step()
     train(plain)
