@@ -161,6 +161,8 @@ class _NextStep:
                 profiled.enter_context(recording.watch(function, number))
             except ProfilerBusyError as error:
                 _logger.warning("the graph in %s has no times: %s", self._log.path, error)
+                yield
+                return
             yield
         if function.stats().co_executed_steps > before:
             self._write()
