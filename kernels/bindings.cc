@@ -20,6 +20,7 @@
 #include "kernels/interceptor/tf_python.h"
 #include "kernels/interceptor/waiting.h"
 #include "tensorflow/core/common_runtime/dma_helper.h"
+#include "tensorflow/core/framework/allocator.h"
 #include "tensorflow/core/framework/tensor_util.h"
 
 namespace terra {
@@ -312,6 +313,14 @@ void BindFunctions(py::module_& m) {
     Session::Live().clear();
   });
   m.def("copy_tensor", &Alias);
+  // While on, a profile shows each allocation on the CPU.
+  m.def("trace_cpu_memory", [](bool on) {
+    if (on) {
+      tensorflow::EnableCPUAllocatorStats();
+    } else {
+      tensorflow::DisableCPUAllocatorStats();
+    }
+  });
   m.def("owns_memory", &OwnsMemory);
   m.def("from_uint64", &FromUint64);
   m.def("handle_id", [](const py::object& tensor) {

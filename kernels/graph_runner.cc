@@ -7,6 +7,8 @@
 #include "tensorflow/c/eager/tfe_cancellation_manager_internal.h"
 #include "tensorflow/c/eager/tfe_tensorhandle_internal.h"
 #include "tensorflow/c/tf_status.h"
+#include "tsl/profiler/lib/traceme.h"
+#include "tsl/profiler/lib/traceme_encode.h"
 
 namespace terra {
 namespace {
@@ -90,6 +92,10 @@ void GraphRunner::Loop() {
 void GraphRunner::Run(Job job) {
   if (job.step->state().BeginRunning()) {
     StatusPtr status = NewStatus();
+    tsl::profiler::TraceMe trace([&] {
+      return tsl::profiler::TraceMeEncode("TerraGraph",
+                                          {{"step", job.step->id()}});
+    });
     TFE_TensorHandle* outputs[1];
     int num_outputs = 1;
     TFE_Execute(job.op, outputs, &num_outputs, status.get());
@@ -101,6 +107,7 @@ void GraphRunner::Run(Job job) {
       std::lock_guard<std::mutex> lock(mu_);
       halted_ = true;
     }
+    trace.Stop();  // whoever waits for the end may stop the profiler
     job.step->state().EndRunning(ok, ok ? "" : TF_Message(status.get()));
   }
   job.step->mailbox().Close();

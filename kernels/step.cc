@@ -5,6 +5,10 @@
 #include <random>
 #include <thread>
 #include <unordered_map>
+#include <utility>
+
+#include "tsl/profiler/lib/traceme.h"
+#include "tsl/profiler/lib/traceme_encode.h"
 
 namespace terra {
 namespace {
@@ -59,6 +63,15 @@ void Step::Unregister() {
   Registry& r = GetRegistry();
   std::lock_guard<std::mutex> lock(r.mu);
   r.steps.erase(id_);
+}
+
+void Step::Send(size_t channel, Message message) {
+  // What the message sets free runs in here, so its own span would mislead.
+  tsl::profiler::TraceMe::InstantActivity([&] {
+    return tsl::profiler::TraceMeEncode("TerraSend",
+                                        {{"step", id_}, {"channel", channel}});
+  });
+  mailbox_.Put(channel, std::move(message));
 }
 
 void Step::Cancel() {

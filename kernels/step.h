@@ -39,6 +39,9 @@ class Step {
   StallClock& graph_stall() { return graph_stall_; }
   tensorflow::CancellationManager& cancellation() { return cancellation_; }
 
+  // Puts a message of Python's into the mailbox; a profile shows when.
+  void Send(size_t channel, Message message);
+
   // Ends the step from outside: the graph's waiting ops fail with CANCELLED.
   // Does not wait for the graph. Any thread; must not hold the GIL.
   void Cancel();

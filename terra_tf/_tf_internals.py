@@ -23,6 +23,7 @@ from tensorflow.python.framework import (
 )
 from tensorflow.python.ops import array_ops, handle_data_util, resource_variable_ops
 from tensorflow.python.util import nest
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 EagerTensor = ops.EagerTensor
 BaseResourceVariable = resource_variable_ops.BaseResourceVariable
@@ -57,6 +58,7 @@ __all__ = [
     "tensor_cache_class",
     "tensor_shape",
     "tensor_util",
+    "xplane_pb2",
 ]
 
 

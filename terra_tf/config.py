@@ -43,6 +43,7 @@ class Knob:
       env: The environment variable that sets it at import.
       help: One sentence, with units.
       minimum: The least number it may be.
+      choices: For a list with commas, what may be in it; empty for any text.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Knob:
     env: str
     help: str
     minimum: float | None = None
+    choices: tuple[str, ...] = ()
 
     def accept(self, value: object) -> Value:
         """Returns `value` as this knob keeps it, or raises ConfigError."""
@@ -61,6 +63,8 @@ class Knob:
         if is_mistaken_bool or not isinstance(value, self.type):
             raise self.refuse(value)
         if self.type in (int, float) and not self._is_in_domain(cast(float, value)):
+            raise self.refuse(value)
+        if self.choices and not set(split_list(str(value))) <= set(self.choices):
             raise self.refuse(value)
         return cast(Value, value)
 
@@ -96,10 +100,17 @@ class Knob:
     def _describe_domain(self) -> str:
         if self.type is bool:
             return "a bool"
+        if self.choices:
+            return f"a list with commas of {', '.join(self.choices)}"
         if self.type is str:
             return "a str"
         noun = "an int" if self.type is int else "a finite float"
         return noun if self.minimum is None else f"{noun} of at least {self.type(self.minimum)}"
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """Returns the parts of a list with commas: `"a, b"` is a and b."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _as_text(value: Value) -> str:
@@ -107,9 +118,11 @@ def _as_text(value: Value) -> str:
 
 
 def _knob(
-    name: str, default: Value, help: str, *, minimum: float | None = None, env: str | None = None
-) -> Knob:
-    return Knob(name, type(default), default, env or f"TERRA_{name.upper()}", help, minimum)
+    name: str, default: Value, help: str, *, minimum: float | None = None, env: str | None = None,
+    choices: tuple[str, ...] = (),
+) -> Knob:  # fmt: skip
+    variable = env or f"TERRA_{name.upper()}"
+    return Knob(name, type(default), default, variable, help, minimum, choices)
 
 
 KNOBS: Mapping[str, Knob] = {
@@ -212,12 +225,14 @@ KNOBS: Mapping[str, Knob] = {
             "",
             "for tests: which runners are held up at random at every op: graph, python, or both"
             " with a comma.",
+            choices=("graph", "python"),
         ),
         _knob(
             "log",
             "",
             "what is logged, as a list with commas: phases, fallbacks, graphs.",
             env="TERRA_LOGS",
+            choices=("phases", "fallbacks", "graphs"),
         ),
     )
 }

@@ -122,6 +122,22 @@ class NativeLibraryError(TerraError, ImportError):
     """The native library is missing, or was built for another TensorFlow or Python."""
 
 
+class MissingProgramError(TerraError, RuntimeError):
+    """A program or package that only some views need is not installed."""
+
+
+class NothingToShowError(TerraError, RuntimeError):
+    """A view was asked for, and there is nothing to show yet, or no way to write it."""
+
+
+class UnwritableError(TerraError, OSError):
+    """A view cannot be written where it was asked for."""
+
+
+class ProfilerBusyError(TerraError, RuntimeError):
+    """TensorFlow's profiler is in use; there is one in a process."""
+
+
 class _Explained(str, enum.Enum):
     """A string enum whose members carry one sentence for a person."""
 

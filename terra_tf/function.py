@@ -24,8 +24,9 @@ import tensorflow as tf
 from terra_tf import _native
 from terra_tf._tf_internals import context
 from terra_tf.errors import NotCallableError, Reason, UnknownKeywordError, format_message
-from terra_tf.runtime import in_flight, interception, process_ends, stance
+from terra_tf.runtime import in_flight, interception, observation, process_ends, stance
 from terra_tf.runtime.arguments import find_tensors
+from terra_tf.runtime.built_graph import BuiltGraph
 from terra_tf.runtime.entries import Entries
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.explanation import Explanation, explain
@@ -115,10 +116,12 @@ class Function:
         functools.update_wrapper(self, python_function, updated=())
         self.__wrapped__ = python_function
         interception.install()
+        observation.note_created(self)
 
     def reset(self) -> None:
         """Forgets every trace, graph and counter."""
-        self._counters = Counters()
+        name = getattr(self._python_function, "__qualname__", None)
+        self._counters = Counters(name or repr(self._python_function))
         self._entries = Entries(self._counters)
         self._last_entry: Entry | None = None
 
@@ -145,7 +148,10 @@ class Function:
             self._counters.count_fallback(Reason.CONCURRENT)
             return self._python_function(*args, **kwargs)
         try:
-            return self._step(args, kwargs)
+            if observation.observer is None:
+                return self._step(args, kwargs)
+            with observation.observer.watch(self, self._counters.steps):
+                return self._step(args, kwargs)
         finally:
             _co_execution.release()
 
@@ -199,11 +205,15 @@ class Function:
         """The TraceGraph of the last used entry signature, or None before the first trace."""
         return None if self._last_entry is None else self._last_entry.trace_graph
 
+    @property
+    def built_graph(self) -> BuiltGraph | None:
+        """The graph built last for the last used entry signature, for views; or None."""
+        return None if self._last_entry is None else self._last_entry.current_built
+
     def stats(self) -> Stats:
         """Returns a snapshot of the counters."""
         in_flight.retire_finished()
-        built = None if self._last_entry is None else self._last_entry.current_built
-        return self._counters.snapshot(built)
+        return self._counters.snapshot(self.built_graph)
 
     def explain(self) -> Explanation:
         """Returns a report for a person: `print(f.explain())`."""

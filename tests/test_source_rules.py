@@ -20,7 +20,11 @@ ROOMS = (
     ("graph", "viz"),
     ("runtime",),
     ("function",),
+    ("profiling",),
+    ("tensorboard",),
+    ("inspection",),
     ("__init__",),
+    ("__main__",),
     ("testing",),
 )
 LEVEL_OF_ROOM = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

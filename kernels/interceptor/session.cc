@@ -7,6 +7,7 @@
 #include "kernels/interceptor/controller.h"
 #include "kernels/interceptor/hooks.h"
 #include "kernels/interceptor/seeds.h"
+#include "kernels/interceptor/stall.h"
 #include "kernels/interceptor/tf_python.h"
 #include "kernels/interceptor/waiting.h"
 #include "tensorflow/core/common_runtime/dma_helper.h"
@@ -67,7 +68,7 @@ void Session::Launch() {
 }
 
 void Session::Commit(int channel) {
-  step_->mailbox().Put(channel, Message());
+  step_->Send(channel, Message());
 }
 
 void Session::MarkEpochClosed() {
@@ -128,14 +129,15 @@ int Session::WaitReady(const Made& made) {
   if (made.ready->load(std::memory_order_acquire)) return 1;
   auto ready = made.ready;
   const int node = made.node;
-  return WaitInSlices(
+  Stall stall(this, Awaited::kValue, node);
+  return stall.End(WaitInSlices(
       &python_stall_s,
       [&](double slice_s) {
         return step_->state().Wait(slice_s, [&] { return ready->load(); });
       },
       [&](double waited_s) {
         return CallController(controller_, "on_stall", "(id)", node, waited_s);
-      });
+      }));
 }
 
 int Session::WaitChannel(int channel) {
@@ -145,7 +147,8 @@ int Session::WaitChannel(int channel) {
     if (m.has_value()) arrived->store(true);
     step->state().Notify();
   });
-  return WaitInSlices(
+  Stall stall(this, Awaited::kGoAhead, bound_for_);
+  return stall.End(WaitInSlices(
       &python_stall_s,
       [&](double slice_s) {
         return step_->state().Wait(slice_s, [&] { return arrived->load(); });
@@ -153,18 +156,19 @@ int Session::WaitChannel(int channel) {
       [&](double waited_s) {
         return CallController(controller_, "on_stall", "(id)", bound_for_,
                               waited_s);
-      });
+      }));
 }
 
 int Session::WaitEnded() {
-  const int result = WaitInSlices(
+  Stall stall(this, Awaited::kEnd, -1);
+  const int result = stall.End(WaitInSlices(
       &python_stall_s,
       [&](double slice_s) {
         return step_->state().Wait(slice_s, [] { return false; });
       },
       [&](double waited_s) {
         return CallController(controller_, "on_stall", "(id)", -1, waited_s);
-      });
+      }));
   return result < 0 ? -1 : 1;
 }
 
@@ -333,7 +337,7 @@ PyRef Session::PutTensor(int channel, PyObject* tensor) {
       }
     }
   }
-  step_->mailbox().Put(channel, std::move(message));
+  step_->Send(channel, std::move(message));
   return copy;
 }
 
@@ -360,7 +364,7 @@ void Session::BindJoin(int number, PyObject* tensor) {
       message.index = static_cast<int64_t>(i);
     }
   }
-  step_->mailbox().Put(join.channel, std::move(message));
+  step_->Send(join.channel, std::move(message));
 }
 
 void Session::BindVariable(const VariableSlot& slot, PyObject* tensor) {
@@ -415,7 +419,7 @@ void Session::PushSeeds(
   for (int i = 0; i < 3; ++i) {
     message.tensor.flat<uint64_t>()(i) = state[i];
   }
-  step_->mailbox().Put(node.seed_channel, std::move(message));
+  step_->Send(node.seed_channel, std::move(message));
 }
 
 }  // namespace terra

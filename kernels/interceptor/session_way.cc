@@ -150,7 +150,7 @@ void Session::Decide(int number) {
     if (spec.channel < 0) continue;
     Message message;
     message.index = between == node.level ? node.branch : spec.skip_index;
-    step_->mailbox().Put(spec.channel, std::move(message));
+    step_->Send(spec.channel, std::move(message));
   }
 }
 
@@ -164,7 +164,7 @@ bool Session::SkipToEnd() {
   for (size_t i = level; i < plan_->levels.size(); ++i) {
     Message message;
     message.index = plan_->levels[i].skip_index;
-    step_->mailbox().Put(plan_->levels[i].channel, std::move(message));
+    step_->Send(plan_->levels[i].channel, std::move(message));
   }
   return true;
 }

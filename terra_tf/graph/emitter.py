@@ -20,13 +20,12 @@ from terra_tf._tf_internals import (
 from terra_tf.errors import ImperativeReason, UndelegableOpError
 from terra_tf.graph.folding import can_fold, constant_value, is_constant
 from terra_tf.graph.foreknowledge import Foreknowledge
-from terra_tf.graph.generated_graph import GeneratedGraph
+from terra_tf.graph.generated_graph import GeneratedGraph, OpRange
 from terra_tf.graph.scope import EpochState, Scope
 from terra_tf.graph.shape_rules import shape_rule
 from terra_tf.graph.symbols import common_shape, scalar, static_shape, unique
 from terra_tf.trace.joins import Join, Rule
 from terra_tf.trace.op_classes import STATELESS_RANDOM, is_fallible
-from terra_tf.trace.placing import outputs_of
 from terra_tf.trace.trace_graph import (
     Captured,
     Feed,
@@ -35,6 +34,7 @@ from terra_tf.trace.trace_graph import (
     Output,
     TraceGraph,
     Variable,
+    outputs_of,
 )
 
 _NEVER_FED = frozenset({dtypes.resource.as_datatype_enum, dtypes.variant.as_datatype_enum})
@@ -207,6 +207,12 @@ class Emitter:
 
     def emit(self, index: int, emit_variable_op: Any) -> None:
         """Adds a node's ops to the current scope."""
+        graph = self.scope.graph
+        first = graph.num_operations()
+        self._emit(index, emit_variable_op)
+        self.out.op_ranges.append(OpRange(graph, first, graph.num_operations(), index))
+
+    def _emit(self, index: int, emit_variable_op: Any) -> None:
         node = self.graph.nodes[index]
         if node.is_imperative:
             outputs = self._emit_imperative(index, node)

@@ -24,7 +24,6 @@ from terra_tf.graph.folding import constant_value, is_constant
 from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.trace.joins import Join, Rule
 from terra_tf.trace.op_classes import ASK_FOR_SHAPES
-from terra_tf.trace.placing import outputs_of
 from terra_tf.trace.trace_graph import (
     Captured,
     Feed,
@@ -34,6 +33,7 @@ from terra_tf.trace.trace_graph import (
     Output,
     TraceGraph,
     Variable,
+    outputs_of,
 )
 
 # (rule, shapes, values) -> (whether all results' shapes follow, whose values were asked for),

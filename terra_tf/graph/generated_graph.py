@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from terra_tf.trace.case_assignment import CaseAssignment
 from terra_tf.trace.joins import Joins
@@ -21,6 +21,15 @@ class EpochChannels:
     commit: int
     done: int = -1
     resume: int = -1
+
+
+class OpRange(NamedTuple):
+    """The ops `[first, end)` of a FuncGraph that a node of the TraceGraph became."""
+
+    graph: Any
+    first: int
+    end: int
+    node: int
 
 
 @dataclasses.dataclass(slots=True)
@@ -52,6 +61,7 @@ class GeneratedGraph:
       epochs: In order; the first starts at level 0.
       is_fallible: Whether any delegated op can fail on data.
       written_slots: Variables that some delegated op writes.
+      op_ranges: What each node became, for pictures.
     """
 
     cases: CaseAssignment
@@ -76,6 +86,7 @@ class GeneratedGraph:
     epochs: list[EpochChannels] = dataclasses.field(default_factory=list)
     is_fallible: bool = False
     written_slots: set[int] = dataclasses.field(default_factory=set)
+    op_ranges: list[OpRange] = dataclasses.field(default_factory=list)
 
     def place_of(self, node: int) -> tuple | None:
         """Returns None for a node of the main line, or (level, index) of its branch."""

@@ -22,7 +22,6 @@ import logging
 from terra_tf import _native
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason, Reason
-from terra_tf.runtime import logs
 from terra_tf.runtime.built_graph import BuiltGraph, build_graph
 from terra_tf.runtime.stats import Counters
 from terra_tf.trace.merging import merge
@@ -205,7 +204,7 @@ class Entry:
         self._num_traces_since_build = self._steps_with_graph = 0
         self.stats.graph_builds += 1
         num_ops = len(self.trace_graph.nodes)
-        logs.emit("graphs", "step %d: a graph of %d ops was built", self.stats.steps, num_ops)
+        self.stats.log("graphs", f"a graph of {num_ops} ops was built")
 
     def _give_up_if_hopeless(self) -> None:
         if self._points >= max(1, config.max_divergences >> self._num_given_up):

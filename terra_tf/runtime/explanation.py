@@ -1,4 +1,9 @@
-"""`explain()`: what a terra function did, and why, as a report for a person."""
+"""`explain()`: what a terra function did, and why, as a report for a person.
+
+    print(f.explain())           text for a terminal
+    f.explain()                  tables in a notebook
+    f.explain().to_dict()        plain data for tools
+"""
 
 from __future__ import annotations
 
@@ -7,13 +12,15 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from terra_tf.errors import ImperativeReason, Reason
 from terra_tf.graph.epochs import why_imperative
+from terra_tf.runtime.advice import advise
+from terra_tf.runtime.built_graph import BuiltGraph
 from terra_tf.runtime.entry import Entry
+from terra_tf.runtime.report import as_html, as_text, sections_of
 from terra_tf.runtime.source_lines import line_of
 from terra_tf.runtime.stats import Counters, Event, Stats
-
-_MAX_LINES = 12
+from terra_tf.runtime.waits import Awaited, Wait
+from terra_tf.runtime.ways import Fork, Loop, forks_of, loops_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +50,10 @@ class Explanation:
       events: Phase changes and fallbacks, oldest first (the last 200).
       imperative_ops: Ops of the current graph that Python runs itself.
       fetches: Values of the current graph that Python gets.
+      waits: Where Python waited for the graph, the line that lost most time first.
+      forks: Where the current graph has a choice.
+      loops: Loops of the user's code that ran ops, unrolled in the graph.
+      advice: What would make it faster, sentences, the best first.
     """
 
     name: str
@@ -50,70 +61,20 @@ class Explanation:
     events: tuple[Event, ...]
     imperative_ops: tuple[ImperativeOp, ...]
     fetches: tuple[Fetch, ...]
+    waits: tuple[Wait, ...] = ()
+    forks: tuple[Fork, ...] = ()
+    loops: tuple[Loop, ...] = ()
+    advice: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        sections = (
-            self._summary(),
-            self._story(),
-            self._fallbacks(),
-            self._imperative(),
-            self._fetched(),
-            self._stalls(),
-        )
-        return "\n".join(line for section in sections for line in section)
+        return as_text(sections_of(self))
 
-    def _summary(self) -> list[str]:
-        s = self.stats
-        return [
-            f"{self.name}: {s.phase}",
-            f"  {s.steps} steps: {s.co_executed_steps} co-executed, {s.traced_steps} traced;"
-            f" {s.graph_builds} graphs built",
-            f"  the graph: {s.num_nodes} ops, {s.num_switch_cases} switch-cases,"
-            f" {s.num_feeds} feeds, {s.num_fetches} fetches",
-        ]
+    def _repr_html_(self) -> str:
+        return as_html(sections_of(self))
 
-    def _story(self) -> list[str]:
-        if not self.events:
-            return []
-        lines = ["What happened:"]
-        for event in self.events[-_MAX_LINES:]:
-            parts = [event.what, event.detail, event.where and f"at {event.where}"]
-            lines.append(f"  step {event.step}: " + "; ".join(p for p in parts if p))
-        return lines
-
-    def _fallbacks(self) -> list[str]:
-        if not self.stats.fallbacks:
-            return []
-        lines = ["Why steps left the graph:"]
-        for reason, count in sorted(self.stats.fallbacks.items(), key=lambda item: -item[1]):
-            lines.append(f"  {count} x {reason}: {Reason(reason).explanation}")
-        return lines
-
-    def _imperative(self) -> list[str]:
-        if not self.imperative_ops:
-            return []
-        lines = ["What Python runs itself in every step:"]
-        for op in self.imperative_ops[:_MAX_LINES]:
-            explanation = ImperativeReason(op.reason).explanation
-            lines.append(f"  {op.op_type} at {op.where or 'an unknown line'}: {explanation}")
-        return lines + _more(len(self.imperative_ops))
-
-    def _fetched(self) -> list[str]:
-        if not self.fetches:
-            return []
-        lines = ["What Python reads from the graph, or keeps:"]
-        for fetch in self.fetches[:_MAX_LINES]:
-            lines.append(f"  {fetch.op_type} of {fetch.where or 'an unknown line'}")
-        return lines + _more(len(self.fetches))
-
-    def _stalls(self) -> list[str]:
-        s = self.stats
-        steps = max(s.co_executed_steps, 1)
-        return [
-            "Who waited, per co-executed step:"
-            f" Python {1e3 * s.python_stall_s / steps:.2f} ms,"
-            f" the graph {1e3 * s.graph_stall_s / steps:.2f} ms"
-        ]
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything as plain dicts, lists, strings and numbers, as JSON can hold them."""
+        return _plain(self)
 
 
 def explain(
@@ -121,21 +82,47 @@ def explain(
 ) -> Explanation:
     """Makes the report of one function; its last used entry signature is shown."""
     built = None if entry is None else entry.current_built
+    waits = counters.waits.longest_first()
+    imperative_ops = _imperative_ops(built)
+    return Explanation(
+        _name(python_function),
+        stats,
+        tuple(counters.events),
+        imperative_ops,
+        _fetches(built),
+        waits,
+        () if built is None else forks_of(built.trace_graph, built.generated.cases),
+        () if built is None else loops_of(built.trace_graph),
+        advise(stats, waits, tuple(counters.events), imperative_ops),
+    )
+
+
+def _imperative_ops(built: BuiltGraph | None) -> tuple[ImperativeOp, ...]:
     nodes = [] if built is None else built.trace_graph.nodes
-    imperative = tuple(
-        ImperativeOp(
-            node.record.op_type,
-            str(why_imperative(node)),
-            line_of(node.record),
-        )
+    return tuple(
+        ImperativeOp(node.record.op_type, str(why_imperative(node)), line_of(node.record))
         for node in nodes
         if node.is_imperative
     )
-    fetched = () if built is None else sorted({n for n, _ in built.generated.fetch_channels})
-    fetches = tuple(Fetch(nodes[n].record.op_type, line_of(nodes[n].record)) for n in fetched)
-    return Explanation(
-        _name(python_function), stats, tuple(counters.events), imperative, fetches
-    )
+
+
+def _fetches(built: BuiltGraph | None) -> tuple[Fetch, ...]:
+    if built is None:
+        return ()
+    fetched = sorted({node for node, _ in built.generated.fetch_channels})
+    records = (built.trace_graph.nodes[node].record for node in fetched)
+    return tuple(Fetch(record.op_type, line_of(record)) for record in records)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: _plain(getattr(value, name)) for name in names}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value.name.lower() if isinstance(value, Awaited) else value
 
 
 def _name(python_function: Any) -> str:
@@ -144,7 +131,3 @@ def _name(python_function: Any) -> str:
     if code is None:
         return name
     return f"{name} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"
-
-
-def _more(count: int) -> list[str]:
-    return [f"  ... and {count - _MAX_LINES} more"] if count > _MAX_LINES else []

@@ -462,6 +462,10 @@ class StepSession:
         self.native.mode = self._mode.IMPERATIVE
         self.entry.give_up_on_forward_accumulator()
 
+    def on_waited(self, awaited: int, node: int, waited_s: float) -> str:
+        """Python has waited for the graph. Returns the user's line that did."""
+        return self.entry.stats.waits.add(awaited, self.built, node, waited_s)
+
     def on_stall(self, node: int, waited_s: float) -> None:
         """A wait takes longer than `stall_warning_s`."""
         what = "the end of the graph"

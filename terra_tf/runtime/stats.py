@@ -8,6 +8,7 @@ from typing import Any
 
 from terra_tf.runtime import logs
 from terra_tf.runtime.built_graph import BuiltGraph
+from terra_tf.runtime.waits import Waits
 
 PHASES = ("tracing", "co-execution", "imperative")
 
@@ -69,7 +70,8 @@ class Counters:
 
     MAX_EVENTS = 200
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "a function") -> None:
+        self.name = name
         self.steps = 0
         self.traced_steps = 0
         self.co_executed_steps = 0
@@ -80,24 +82,30 @@ class Counters:
         self.fallbacks: collections.Counter[str] = collections.Counter()
         self.events: collections.deque[Event] = collections.deque(maxlen=self.MAX_EVENTS)
         self.phase = "tracing"
+        self.waits = Waits()
 
     def set_phase(self, phase: str, why: str = "") -> None:
         """Notes the phase the next step will be in."""
         if phase != self.phase:
             self.transitions += 1
             self.note(f"{self.phase} -> {phase}", why, "")
-            logs.emit("phases", "step %d: %s -> %s %s", self.steps, self.phase, phase, why)
+            self.log("phases", f"{self.phase} -> {phase}", why)
             self.phase = phase
 
     def count_fallback(self, reason: str, detail: str = "", where: str = "") -> None:
         """Counts that a step, or the rest of it, ran outside the graph."""
         self.fallbacks[str(reason)] += 1
         self.note(str(reason), detail, where)
-        logs.emit("fallbacks", "step %d: %s; %s at %s", self.steps, reason, detail, where)
+        self.log("fallbacks", str(reason), detail, where and f"at {where}")
 
     def note(self, what: str, detail: str, where: str) -> None:
         """Adds to the story that `explain()` tells."""
         self.events.append(Event(self.steps, what, detail, where))
+
+    def log(self, category: str, *parts: str) -> None:
+        """Logs what has happened, if that category is asked for."""
+        text = "; ".join(part for part in parts if part)
+        logs.emit(category, "%s: step %d: %s", self.name, self.steps, text)
 
     def add_stalls(self, session: Any) -> None:
         """Adds the waiting of one co-executed step."""

@@ -102,6 +102,11 @@ class CodeInfo:
             known = self._loops_at[offset] = self._find_loops_at(offset)
         return known
 
+    def line_of_loop(self, loop: int) -> int:
+        """Return the source line of a loop's head."""
+        header = min(self.loops[loop].blocks)
+        return self.line_at(self.graph.first_offset(header))
+
     def move(self, source: int, target: int) -> Move | None:
         """Explain a step from one instruction to another, or to itself, by control flow.
 

@@ -13,6 +13,7 @@ _STANDARD_LIBRARY = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), 
 _INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
 _LIBRARY = re.compile(
     r"[/\\](?:site|dist)-packages[/\\](?:tensorflow|keras|tf_keras|numpy|wrapt)[/\\]")
+_PROFILING = re.compile(r"[/\\\\]tensorflow[/\\\\]python[/\\\\]profiler[/\\\\]trace\.py$")
 _DECORATOR = re.compile(
     r"[/\\](?:traceback_utils|dispatch|deprecation|tf_decorator|contextlib)\.py$")
 
@@ -20,6 +21,15 @@ _DECORATOR = re.compile(
 def is_package_file(filename: str) -> bool:
     """Say whether a file belongs to terra_tf itself."""
     return filename.startswith(_PACKAGE_DIRECTORY)
+
+
+def is_left_out_of_locations(filename: str) -> bool:
+    """Say whether a file's frames are no part of a location.
+
+    Those are this package's, and TensorFlow's profiling wrappers, which call what they wrap from
+    another line while a profiler is on: looking at a program must not change where it is.
+    """
+    return is_package_file(filename) or bool(_PROFILING.search(filename))
 
 
 @functools.cache

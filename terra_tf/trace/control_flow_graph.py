@@ -58,6 +58,10 @@ class ControlFlowGraph:
         """Return the block that holds the instruction at a byte offset."""
         return self._block_at[self._index_of[offset]]
 
+    def first_offset(self, block: int) -> int:
+        """Return the byte offset of the instruction that a block starts with."""
+        return self._instructions[self._first[block]].offset
+
     def first_opname(self, block: int) -> str:
         """Return the name of the instruction that a block starts with."""
         return self._instructions[self._first[block]].opname

@@ -77,7 +77,7 @@ class _Dump:
         self._joins = structure.joins.of_input
         self._webs = structure.joins.webs
         self._order = [n for level in self._cases.levels for b in level.blocks for n in b.nodes]
-        self._numbers = _number_by_first_use(self._inputs())
+        self._numbers = number_by_first_use(self._inputs())
         self._at_marker: dict[Any, list[int]] = {}
         for number, node in enumerate(graph.nodes):
             self._at_marker.setdefault(node.record.marker, []).append(number)
@@ -97,12 +97,12 @@ class _Dump:
     def _header(self) -> str:
         graph = self._graph
         counts = (
-            _count(len(graph.nodes), "op"),
-            _count(graph.num_traces, "trace"),
-            _count(len(graph.paths), "path"),
-            _count(self._cases.num_switch_cases, "switch-case"),
-            _count(len(graph.fetches), "fetch"),
-            _count(len(graph.shape_reads), "shape read"),
+            count(len(graph.nodes), "op"),
+            count(graph.num_traces, "trace"),
+            count(len(graph.paths), "path"),
+            count(self._cases.num_switch_cases, "switch-case"),
+            count(len(graph.fetches), "fetch"),
+            count(len(graph.shape_reads), "shape read"),
         )
         return f"TraceGraph: {', '.join(counts)}"
 
@@ -110,7 +110,7 @@ class _Dump:
         lines = []
         for slot, variable in enumerate(self._graph.variables):
             spec = handle_shape_and_type(variable.handle)
-            type_ = "of unknown type" if spec is None else _type(TensorSpec(*spec))
+            type_ = "of unknown type" if spec is None else type_text(TensorSpec(*spec))
             lines.append(f"  var{slot}: {type_}, {'captured' if variable.captured else 'bound'}")
         return lines
 
@@ -118,9 +118,9 @@ class _Dump:
         """Feeds and captured tensors with their types; a constant's type is with its value."""
         lines: dict[str, None] = {}
         for source in self._inputs():
-            external = _external_of(source)
+            external = external_of(source)
             if isinstance(external, (Feed, Captured)):
-                lines[f"  {self._external(external)}: {_type(external.spec)}"] = None
+                lines[f"  {self._external(external)}: {type_text(external.spec)}"] = None
         return sorted(lines, key=_natural)
 
     # ---------------------------------------------------------------- levels
@@ -135,7 +135,7 @@ class _Dump:
                 number += 1
 
     def _switch_case_lines(self, number: int, index: int, level: Level) -> Iterator[str]:
-        blocks = _count(len(level.blocks), "block")
+        blocks = count(len(level.blocks), "block")
         yield f"switch-case {number}: {blocks}{', or none' if self._is_passed_by(index) else ''}"
         for block in level.blocks:
             yield f"  block {block.index}, after {_after(block)}"
@@ -152,7 +152,7 @@ class _Dump:
     def _node_line(self, index: int) -> str:
         node = self._graph.nodes[index]
         inputs = ", ".join(self._input(index, i, source) for i, source in enumerate(node.inputs))
-        outputs = ", ".join(map(_type, node.outputs)) or "nothing"
+        outputs = ", ".join(map(type_text, node.outputs)) or "nothing"
         notes = "; ".join(self._marks(index))
         return f"{index} {node.record.op_type}({inputs}) -> {outputs}  {notes}".rstrip()
 
@@ -173,7 +173,7 @@ class _Dump:
             node, position = join.same
             return f"join(same as input {position} of {node})"
         known = self._graph.nodes[join.node].inputs[join.position]
-        outside = _external_of(known) or join.external
+        outside = external_of(known) or join.external
         if join.rule is Rule.LATEST:
             return self._one_of("latest", self._webs[join.web], outside)
         return self._one_of("select", join.alternatives, outside)
@@ -192,7 +192,7 @@ class _Dump:
     def _external(self, source: External) -> str:
         name, number = _KIND_NAMES[type(source)], self._numbers[type(source), source.group]
         if isinstance(source, Constant):
-            return f"{name}[{number}]={_value(source)}"
+            return f"{name}[{number}]={value_text(source)}"
         return f"{name}{number}"
 
     def _marks(self, index: int) -> list[str]:
@@ -212,18 +212,18 @@ class _Dump:
         return marks + _source_line(record)
 
 
-def _external_of(source: NodeInput) -> External | None:
+def external_of(source: NodeInput) -> External | None:
     """Returns what an input is where it comes from outside of the step."""
     if isinstance(source, Joined):
         return source.external
     return None if isinstance(source, (Output, Variable)) else source
 
 
-def _number_by_first_use(inputs: Iterable[NodeInput]) -> dict[tuple[type, int], int]:
+def number_by_first_use(inputs: Iterable[NodeInput]) -> dict[tuple[type, int], int]:
     """Groups are numbered by discovery, so their own numbers mean nothing to a reader."""
     numbers: dict[tuple[type, int], int] = {}
     used: collections.Counter[type] = collections.Counter()
-    for external in map(_external_of, inputs):
+    for external in map(external_of, inputs):
         if external is None:
             continue
         kind = type(external)
@@ -237,7 +237,8 @@ def _after(block: BasicBlock) -> str:
     return ", ".join("the start" if a == START else str(a) for a, _ in block.control_edges)
 
 
-def _type(spec: TensorSpec) -> str:
+def type_text(spec: TensorSpec) -> str:
+    """Returns a tensor's type, such as `f32[2,?]`."""
     if spec.shape is None:
         return f"{_dtype(spec.dtype)}[*]"
     dims = ",".join("?" if dim == -1 else str(dim) for dim in spec.shape)
@@ -252,7 +253,8 @@ def _dtype(dtype: int) -> str:
     return name
 
 
-def _value(constant: Constant) -> str:
+def value_text(constant: Constant) -> str:
+    """Returns a constant's type and first values."""
     value: Any = np.asarray(constant.tensor.numpy())
     text = " ".join(map(str, value.ravel()[:_MAX_VALUES]))
     if value.size > _MAX_VALUES:
@@ -272,6 +274,7 @@ def _natural(text: str) -> list:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """Returns `1 op`, `2 ops`, `3 branches`."""
     plural = "es" if noun.endswith("ch") else "s"
     return f"{number} {noun}{'' if number == 1 else plural}"

@@ -20,7 +20,7 @@ order, so markers take no ordinals:
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from types import CodeType, FrameType
 
-from terra_tf.trace.code_origin import is_package_file
+from terra_tf.trace.code_origin import is_left_out_of_locations
 from terra_tf.trace.location_rule import next_location
 from terra_tf.trace.location_tree import (
     LibraryCall,
@@ -91,7 +91,7 @@ class LocationTracker:
 
     Args:
       is_left_out: says of a file name whether its frames are left out of
-        locations; terra_tf's own by default.
+        locations; by default terra_tf's own, and those of TensorFlow's profiling wrappers.
       gradient_wrapper_code: the code object of the one function, marked frame by
         frame in `locate`, through which every gradient function is called.
         Whatever else the tape calls from C (to add gradients up, to make zeros)
@@ -99,7 +99,7 @@ class LocationTracker:
         around the gradient call.
     """
 
-    def __init__(self, is_left_out: Callable[[str], bool] = is_package_file,
+    def __init__(self, is_left_out: Callable[[str], bool] = is_left_out_of_locations,
                  gradient_wrapper_code: CodeType | None = None):
         self._reader = StackReader(is_left_out, gradient_wrapper_code)
         self._stop_frame: FrameType | None = None

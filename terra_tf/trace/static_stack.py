@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Sequence
 from types import CodeType, FrameType
 
 from terra_tf.trace.bytecode import CodeInfo, Move, code_info
-from terra_tf.trace.code_origin import is_package_file, is_user_file
+from terra_tf.trace.code_origin import is_left_out_of_locations, is_user_file
 
 
 class Point:
@@ -157,7 +157,7 @@ class StackReader:
         functions, or None if there is none.
     """
 
-    def __init__(self, is_left_out: Callable[[str], bool] = is_package_file,
+    def __init__(self, is_left_out: Callable[[str], bool] = is_left_out_of_locations,
                  gradient_wrapper_code: CodeType | None = None):
         self._is_left_out = is_left_out
         self._gradient_wrapper_code = gradient_wrapper_code

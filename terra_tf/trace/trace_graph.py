@@ -31,6 +31,14 @@ from terra_tf.trace.records import OpRecord, TensorSpec
 
 START, END = -1, -2
 
+_drawer: Callable[..., Any] | None = None
+
+
+def set_drawer(draw: Callable[..., Any]) -> None:
+    """Says how graphs are drawn: `viz`, which knows this module, is a higher room."""
+    global _drawer
+    _drawer = draw
+
 
 class Output(NamedTuple):
     """An output of another node."""
@@ -235,6 +243,15 @@ class TraceGraph:
             spec = self.nodes[node].record.outputs[output]
             total += math.prod(spec.shape or ()) * dtypes.as_dtype(spec.dtype).size
         return total
+
+    def to_graphviz(self, **options: Any) -> Any:
+        """Draws this graph: a `graphviz.Digraph`; `viz.dot.to_graphviz` has the options.
+
+        Raises:
+          ConfigError: An option's value makes no sense.
+        """
+        assert _drawer is not None, "the package has not been imported whole"
+        return _drawer(self, **options)
 
     # ------------------------------------------------------------ changing
 

@@ -28,7 +28,7 @@ from terra_tf._tf_internals import dtypes
 from terra_tf.errors import ImperativeReason, InternalError, format_message
 from terra_tf.trace.joins import Rule
 from terra_tf.trace.merging import mismatch
-from terra_tf.trace.placing import FUNCTION, outputs_of, place
+from terra_tf.trace.placing import FUNCTION, place
 from terra_tf.trace.records import ExternalRef, TensorSpec, Trace
 from terra_tf.trace.structure import Structure, structure_of
 from terra_tf.trace.trace_graph import (
@@ -44,6 +44,7 @@ from terra_tf.trace.trace_graph import (
     Path,
     TraceGraph,
     Variable,
+    outputs_of,
 )
 
 
