@@ -121,7 +121,7 @@ def make(
     blocks_per_stage: int,
     batch: int,
     lowest_keep_prob: float = 0.8,
-    schedule_steps: int = 400,
+    schedule_steps: int = 200,
     learning_rate: float = 0.02,
     num_batches: int = 8,
     seed: int = 0,

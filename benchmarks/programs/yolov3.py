@@ -32,11 +32,12 @@ from benchmarks.programs.yolo_targets import (
 FEATURE = "targets assigned by loops in Python, in the data pipeline"
 DATA = "scikit-learn's digits pasted on its photographs"
 SIZES = {
-    "tiny": dict(side=64, width=2, blocks_per_stage=(1, 1, 1, 1, 1), batch=2),
+    "tiny": dict(side=64, width=4, blocks_per_stage=(1, 1, 1, 1, 1), batch=2),
     "small": dict(side=96, width=4, blocks_per_stage=(1, 1, 2, 2, 1), batch=4),
     "paper": dict(side=416, width=32, blocks_per_stage=(1, 2, 8, 8, 4), batch=8),
 }
 _IGNORED_IOU = 0.5
+_CLIP_NORM = 10.0
 _NUM_OUTPUTS = ANCHORS_PER_SCALE * (5 + NUM_CLASSES)
 
 
@@ -219,7 +220,8 @@ def make(
                 scale_losses, predictions, (fine, middle, coarse), strict=True
             ):
                 loss += scale_loss(raw, target, true_boxes)
-        optimizer.apply(tape.gradient(loss, trainable))
+        gradients, _ = tf.clip_by_global_norm(tape.gradient(loss, trainable), _CLIP_NORM)
+        optimizer.apply(gradients)
         return loss
 
     return Program(
