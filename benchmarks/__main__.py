@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import datetime
 import pathlib
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -153,4 +152,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    run()

@@ -42,7 +42,7 @@ def draw(records: Sequence[Record], path: pathlib.Path) -> None:
     axes.set_title(f"Training steps, size {records[0].size}" if records else "Training steps")
     axes.margins(y=0.2)
     if modes:
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

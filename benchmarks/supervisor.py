@@ -26,6 +26,7 @@ MakeCommand = Callable[[str, int], list[str]]
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _LOG_CHARACTERS = 300
+_GRACE_S = 0.5
 
 
 class StepTimeoutError(Exception):
@@ -81,10 +82,12 @@ class Supervisor:
             try:
                 for event in _read_events(pipe, self._timeout_s):
                     current = event.get("mode", current)
-                    is_done = is_done or event["event"] == "done"
                     if "mode" in event:
                         found[current].add(event)
                     self._watch(event)
+                    if event["event"] == "done":
+                        is_done = True
+                        break
             except StepTimeoutError:
                 error = f"a step took more than {self._timeout_s:g} s and was killed"
                 found[current].add({"event": "failed", "status": "timeout", "error": error})
@@ -147,12 +150,14 @@ def _read_events(pipe: int, timeout_s: float) -> Iterator[dict[str, Any]]:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Kill the worker if it runs still; it has nothing to tidy up."""
+    """Wait a moment for a worker that has closed its pipe, then kill it: it has nothing to tidy."""
     try:
-        process.wait(timeout=5.0 if process.poll() is not None else 0.5)
+        process.wait(timeout=_GRACE_S)
     except subprocess.TimeoutExpired:
+        pass
+    finally:  # Also at a second Ctrl-C: the worker is in a session of its own and would live on.
         process.kill()
-    process.wait()
+        process.wait()
 
 
 def _describe_death(return_code: int, log: Any) -> str:
