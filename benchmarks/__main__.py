@@ -48,10 +48,12 @@ _WARMUP_STEPS = flags.DEFINE_integer(
     "warmup_steps", 60, "The most steps to wait for quiet before timing.", lower_bound=0
 )
 _RELATIVE_TOLERANCE = flags.DEFINE_float(
-    "relative_tolerance", 1e-3, "How far losses may be from eager's, relative to them."
+    "relative_tolerance",
+    1e-5,
+    "How far the first loss may be from eager's, relative to it; doubles every step, up to 1e-2.",
 )
 _ABSOLUTE_TOLERANCE = flags.DEFINE_float(
-    "absolute_tolerance", 1e-4, "What they may differ by in addition."
+    "absolute_tolerance", 1e-5, "What losses may differ by in addition."
 )
 _TIMEOUT_S = flags.DEFINE_float(
     "timeout_s", 300.0, "Seconds after which a step, or building a program, counts as hung."

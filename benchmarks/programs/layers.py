@@ -5,8 +5,8 @@
     h = drop(layer(x))    # float32[batch, time, 16] -> float32[batch, time, 32]
 
 Weights are drawn with NumPy, so that a model made twice is the same twice. Dropout draws from a
-seed generator that keeps its count in a variable: it draws the same numbers in every mode, where
-`tf.nn.dropout` in a graph has seeds of its own.
+seed generator that keeps its count in a variable: it draws the same numbers in every mode but XLA,
+where `tf.nn.dropout` would have other seeds in a graph.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ FEATURE = "a random choice in Python of the way through the model, in every step
 DATA = "scikit-learn's handwritten digits, enlarged"
 SIZES = {
     "tiny": dict(side=16, channels=(8, 16), blocks_per_stage=1, batch=8, ratios=(0.5,)),
-    "small": dict(side=24, channels=(16, 32, 64), blocks_per_stage=2, batch=16),
+    "small": dict(side=24, channels=(16, 32, 64), blocks_per_stage=2, batch=16, ratios=(0.5,)),
     "paper": dict(side=224, channels=(64, 128, 256, 512), blocks_per_stage=3, batch=64),
 }
 
