@@ -39,7 +39,9 @@ class Bottleneck(keras.layers.Layer):
             layers.Conv2D(width, 3, stride, "same", use_bias=False),
             layers.Conv2D(_EXPANSION * width, 1, use_bias=False),
         ]
-        self.norms = [layers.BatchNormalization() for _ in self.convolutions]
+        # The last scale starts at zero, as in Goyal et al., 2017: a block begins as its shortcut.
+        self.norms = [layers.BatchNormalization() for _ in self.convolutions[:-1]]
+        self.norms.append(layers.BatchNormalization(gamma_initializer="zeros"))
         self.projection = self.projection_norm = None
         if is_projected:
             self.projection = layers.Conv2D(_EXPANSION * width, 1, stride, use_bias=False)
