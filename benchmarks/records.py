@@ -34,6 +34,7 @@ class Measurement:
     mode: str
     status: str = "ok"
     error: str | None = None
+    is_checked: bool = False
     loss_max_abs_diff: float | None = None
     peak_rss_mb: float | None = None
     steps: list[Step] = dataclasses.field(default_factory=list)
@@ -46,6 +47,7 @@ class Measurement:
         elif kind == "compared":
             self.loss_max_abs_diff = event["loss_max_abs_diff"]
         elif kind == "checked":
+            self.is_checked = True
             self.loss_max_abs_diff = event["loss_max_abs_diff"]
             self.peak_rss_mb = event["peak_rss_mb"]
         elif kind == "failed":
@@ -108,15 +110,17 @@ def make_record(
       eager: the measurement of eager in the same process, if there is one.
       num_steps: the timed steps that were wanted; fewer of them mean an interruption.
     """
-    error = measurement.error
+    status, error = measurement.status, measurement.error
     num_timed = len(measurement.timed)
-    if measurement.status == "ok" and num_timed < num_steps:
+    if status == "ok" and not measurement.is_checked:
+        status, error = "error", "interrupted before it was compared with eager"
+    elif status == "ok" and num_timed < num_steps:
         error = f"interrupted after {num_timed} of {num_steps} timed steps"
     return Record(
         program=measurement.program,
         size=measurement.size,
         mode=measurement.mode,
-        status=measurement.status,
+        status=status,
         first_step_s=measurement.steps[0].seconds if measurement.steps else None,
         warmup_s=warmup_seconds(measurement.untimed),
         loss_max_abs_diff=measurement.loss_max_abs_diff,

@@ -42,6 +42,7 @@ def make_measurement(mode, steps):
     for phase, seconds, counters in steps:
         event = {"event": "step", "phase": phase, "seconds": seconds, "counters": counters}
         measurement.add(event)
+    measurement.add({"event": "checked", "loss_max_abs_diff": 0.0, "peak_rss_mb": 500.0})
     return measurement
 
 
@@ -115,6 +116,15 @@ def test_interrupted_mode_keeps_its_times_and_says_so():
     assert record.status == "ok"
     assert record.error == "interrupted after 2 of 30 timed steps"
     assert record.speedup_vs_eager == pytest.approx(2.0)
+
+
+def test_mode_that_was_not_yet_checked_is_not_called_right():
+    begun = Measurement("gpt2", "tiny", "terra")
+    step = {"event": "step", "phase": "check", "seconds": 1.0, "counters": eager_counters()}
+    begun.add(step)
+    record = make_record(begun, None, num_steps=30)
+    assert (record.status, record.first_step_s) == ("error", 1.0)
+    assert record.error == "interrupted before it was compared with eager"
 
 
 def make_comparison():
