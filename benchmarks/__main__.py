@@ -119,7 +119,8 @@ def compare() -> Comparison:
             progress.close()
         comparison.is_interrupted |= supervisor.is_interrupted
         shown = [record for record in comparison.records() if record.program == program]
-        print(to_table(shown), end="\n\n", flush=True)
+        if shown:
+            print(to_table(shown), end="\n\n", flush=True)
         if comparison.is_interrupted:
             break
     return comparison

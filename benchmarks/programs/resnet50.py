@@ -26,6 +26,8 @@ SIZES = {
 }
 _EXPANSION = 4
 _WEIGHT_DECAY = 1e-4
+# The published learning rate is for this many images in a step, and goes with their number.
+_LEARNING_RATE, _REFERENCE_BATCH = 0.1, 256
 
 
 class Bottleneck(keras.layers.Layer):
@@ -94,7 +96,6 @@ def make(
     width: int,
     blocks_per_stage: Sequence[int],
     batch: int,
-    learning_rate: float = 0.01,
     num_batches: int = 4,
     seed: int = 0,
 ) -> Program:
@@ -105,7 +106,7 @@ def make(
     batches = [(tf.constant(images), tf.constant(labels)) for images, labels in pieces]
     model = ResNet(width, blocks_per_stage)
     model(batches[0][0])
-    optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9)
+    optimizer = keras.optimizers.SGD(_LEARNING_RATE * batch / _REFERENCE_BATCH, momentum=0.9)
     optimizer.build(model.trainable_variables)
     kernels = [v for v in model.trainable_variables if v.name == "kernel"]
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
