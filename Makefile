@@ -20,13 +20,13 @@ export TERRA_TF_PACKAGE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 PY := $(VENV)/bin/python
 
-.PHONY: help setup build test test-fast test-slow fuzz lint bench demo native-test native-binaries \
-        wheel conformance clean distclean
+.PHONY: help setup build test test-fast test-slow fuzz lint bench bench-micro demo native-test \
+        native-binaries wheel conformance clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup | build | test | test-fast | test-slow | fuzz | native-test | lint | bench |"
-	@echo "     demo | conformance | wheel | clean | distclean"
+	@echo "     bench-micro | demo | conformance | wheel | clean | distclean"
 
 # ---- Environment: made anew only when the packaging changes -----------------------------
 setup: $(VENV)/.installed
@@ -106,6 +106,9 @@ lint: $(VENV)/.lint-installed
 	$(PY) -m mypy
 
 bench: build
+	$(PY) -m benchmarks $(BENCH_ARGS)
+
+bench-micro: build
 	$(PY) -m benchmarks.micro $(BENCH_ARGS)
 
 demo: build

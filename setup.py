@@ -306,7 +306,7 @@ def replace_file(source, destination):
 if __name__ == "__main__":
     os.chdir(ROOT)
     setup(
-        packages=find_packages(include=["terra_tf", "terra_tf.*"]),
+        packages=find_packages(include=["terra_tf", "terra_tf.*", "benchmarks", "benchmarks.*"]),
         package_data={"terra_tf": ["*.pyi", "py.typed"]},
         license="Apache-2.0",
         install_requires=[tensorflow_requirement(), "numpy", "absl-py", "graphviz"],

@@ -1,5 +1,6 @@
 """Benchmarks and the demo: what terra_tf gains over eager TensorFlow, on programs one can check.
 
+`python -m benchmarks` runs the ten programs of the Terra paper in all modes and compares them.
 `python -m benchmarks.demo` trains on real images in three modes and compares them.
 `python -m benchmarks.micro` measures single costs and whole steps, into `benchmarks/results/`.
 `python -m benchmarks.coverage` measures how much of each conformance case runs in the graph.

@@ -18,11 +18,14 @@ class Program:
     step: runs step `i` on its batch and returns the loss, float32[].
     variables: every variable a step may change or read, optimizer state included.
     function: what the decorator returned (for terra it has `.stats()` and `.explain()`).
+    python_state: returns what the step's Python has noted down so far, in plain Python values; two
+        ways of running the program that agree leave equal states.
     """
 
     step: Callable[[int], tf.Tensor]
     variables: list[tf.Variable]
     function: Callable[..., Any]
+    python_state: Callable[[], Any] = lambda: None
 
 
 def normal_variable(rng: np.random.Generator, *shape: int, scale: float = 0.05) -> tf.Variable:

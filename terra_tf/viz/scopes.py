@@ -119,9 +119,7 @@ class _SegmentReader:
         self._known: dict[int, tuple[_Segment, ...]] = {}
         self._at_marker: dict[Any, Any] = {}
         for node in graph.nodes:
-            marker = getattr(node.key.location, "id", None)
-            if marker is not None:
-                self._at_marker.setdefault(marker, node.key.location)
+            self._at_marker.setdefault(node.record.marker, node.key.location)
 
     def segments(self, node: int) -> tuple[_Segment, ...]:
         """Returns the scopes around a node, outermost first."""
@@ -148,7 +146,7 @@ class _SegmentReader:
     def _of_forward(self, outer: Location, marker: Any) -> Iterator[_Segment]:
         """The scopes of the forward op, again, for its gradient."""
         name = marker
-        while isinstance(name, tuple) and len(name) > 1:  # ("sum", marker, ...)
+        while name not in self._at_marker and isinstance(name, tuple):  # ("sum", marker, ...)
             name = name[1]
         forward = self._at_marker.get(name)
         for segment in () if forward is None else self._of_location(forward):
