@@ -157,16 +157,19 @@ class Trips:
     def _in_its_trip(self, record: OpRecord, scope: _Scope, telling: OpRecord) -> OpRecord:
         slot = self._slots.get(self._slot)  # None: the graph does not know the variable
         location = record.location
-        known = self._known_trips(telling, location, scope)
         here = location.path[scope.depth].level.counters[: len(scope.turns)]
-        if any(known_slot == slot and counters == here for counters, known_slot, _ in known):
-            return record
-        free = [trip for trip, known_slot, is_free in known if known_slot == slot and is_free]
-        if free:
-            trip = max(free, key=lambda counters: _num_common(counters, here))
-        elif self._is_taken(here, known):
-            last = max(counters[-1] for counters, _, _ in known if counters[:-1] == here[:-1])
-            trip = (*here[:-1], last + 1)
+        known = [
+            trip for trip in self._known_trips(telling, location, scope) if trip[0][:-1] == here[:-1]
+        ]
+        own = {counters for counters, known_slot, _ in known if known_slot == slot}
+        if here in own or len(own) > 1:
+            return record  # counted; or a variable that tells no trips apart
+        free = [counters for counters, known_slot, is_free in known
+                if known_slot == slot and is_free]
+        if free and len({known_slot for _, known_slot, _ in known}) > 1:
+            trip = free[0]
+        elif not own and self._is_taken(here, known):
+            trip = (*here[:-1], 1 + max(counters[-1] for counters, _, _ in known))
         else:
             return record
         return dataclasses.replace(record, location=_in_trip(location, scope, trip))
