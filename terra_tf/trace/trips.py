@@ -158,9 +158,7 @@ class Trips:
         slot = self._slots.get(self._slot)  # None: the graph does not know the variable
         location = record.location
         here = location.path[scope.depth].level.counters[: len(scope.turns)]
-        known = [
-            trip for trip in self._known_trips(telling, location, scope) if trip[0][:-1] == here[:-1]
-        ]
+        known = self._known_trips(telling, location, scope)
         own = {counters for counters, known_slot, _ in known if known_slot == slot}
         if here in own or len(own) > 1:
             return record  # counted; or a variable that tells no trips apart
@@ -183,7 +181,8 @@ class Trips:
     def _known_trips(
         self, telling: OpRecord, location: Location, scope: _Scope
     ) -> list[_Trip]:
-        """Returns (counters, variable's slot, is it free?) of the trips that take a variable."""
+        """Returns the trips of this loop that take a variable there."""
+        outer = location.path[scope.depth].level.counters[: len(scope.turns) - 1]
         trips = []
         caller = location.path[scope.depth].parent
         place = place_in_code(telling.location)
@@ -192,7 +191,8 @@ class Trips:
             inner = node.key.location.path[scope.depth]
             if inner.parent is caller:
                 counters = inner.level.counters[: len(scope.turns)]
-                trips.append((counters, variables_of(node)[0], self._is_free(number)))
+                if counters[:-1] == outer:
+                    trips.append((counters, variables_of(node)[0], self._is_free(number)))
         return trips
 
 
