@@ -201,9 +201,10 @@ class Function:
     # ------------------------------------------------------------- looking
 
     @property
-    def trace_graph(self) -> TraceGraph | None:
-        """The TraceGraph of the last used entry signature, or None before the first trace."""
-        return None if self._last_entry is None else self._last_entry.trace_graph
+    def trace_graph(self) -> TraceGraph:
+        """The TraceGraph of the last used entry signature; empty before the first trace."""
+        known = None if self._last_entry is None else self._last_entry.trace_graph
+        return TraceGraph(id) if known is None else known
 
     @property
     def built_graph(self) -> BuiltGraph | None:

@@ -183,7 +183,7 @@ def _write(folder: pathlib.Path, name: str, function: Function) -> None:
     (folder / f"{name}.txt").write_text(f"{explanation}\n")
     (folder / f"{name}.html").write_text(explanation._repr_html_())
     (folder / f"{name}.json").write_text(json.dumps(explanation.to_dict(), indent=1))
-    if function.trace_graph is not None:
+    if function.trace_graph.nodes:
         picture = function.trace_graph.to_graphviz()
         (folder / f"{name}.dot").write_text(picture.source)
         try:

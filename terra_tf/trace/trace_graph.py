@@ -26,7 +26,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from terra_tf._tf_internals import dtypes
-from terra_tf.errors import ImperativeReason
+from terra_tf.errors import ImperativeReason, NothingToShowError, format_message
 from terra_tf.trace.records import OpRecord, TensorSpec
 
 START, END = -1, -2
@@ -249,7 +249,17 @@ class TraceGraph:
 
         Raises:
           ConfigError: An option's value makes no sense.
+          NothingToShowError: Nothing has been traced yet.
         """
+        if not self.nodes:
+            raise NothingToShowError(
+                format_message(
+                    "there is nothing to draw: no step with any op has been traced",
+                    "TERRA-NOTHING-TO-SHOW",
+                    why="a TraceGraph is what the steps of a function have in common.",
+                    suggestions=["call the function first; before that its TraceGraph is empty"],
+                )
+            )
         assert _drawer is not None, "the package has not been imported whole"
         return _drawer(self, **options)
 

@@ -11,10 +11,10 @@ import subprocess
 import graphviz
 import pytest
 
-from terra_tf.errors import ConfigError, MissingProgramError
+from terra_tf.errors import ConfigError, MissingProgramError, NothingToShowError
 from terra_tf.viz.dot import to_graphviz
 from tests.unit import test_dump
-from tests.unit.synthetic_traces import merge_all
+from tests.unit.synthetic_traces import make_trace_graph, merge_all
 
 GOLDEN_FILES = pathlib.Path(__file__).parent / "golden"
 PROGRAMS = (test_dump.if_else, test_dump.optional_block, test_dump.best_of_several)
@@ -144,3 +144,8 @@ def test_graphviz_reads_names_and_labels():
     assert drawn.stderr == ""
     assert "node case0" in drawn.stdout
     assert r"Embed\nf32[2]\ntrain.py:1 in step" in drawn.stdout
+
+
+def test_a_graph_without_a_trace_says_what_to_do():
+    with pytest.raises(NothingToShowError, match="call the function first"):
+        make_trace_graph().to_graphviz()
