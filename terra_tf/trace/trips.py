@@ -164,7 +164,10 @@ class Trips:
             return record  # counted; or a variable that tells no trips apart
         free = [counters for counters, known_slot, is_free in known
                 if known_slot == slot and is_free]
-        if free and len({known_slot for _, known_slot, _ in known}) > 1:
+        # One trip alone is not yet a loop over variables: another may come in its place.
+        if here[-1] == 0 and len({known_slot for _, known_slot, _ in known}) < 2:
+            return record
+        if free:
             trip = free[0]
         elif not own and self._is_taken(here, known):
             trip = (*here[:-1], 1 + max(counters[-1] for counters, _, _ in known))
