@@ -17,6 +17,7 @@
 #include "kernels/interceptor/readers.h"
 #include "kernels/interceptor/seeds.h"
 #include "kernels/interceptor/session.h"
+#include "kernels/interceptor/tape_hooks.h"
 #include "kernels/interceptor/tf_python.h"
 #include "kernels/interceptor/waiting.h"
 #include "tensorflow/core/common_runtime/dma_helper.h"
@@ -30,8 +31,8 @@ EagerRuntime& Runtime() {
   return *runtime;
 }
 
-WaitingKnobs& Knobs() {
-  static auto* knobs = new WaitingKnobs;
+NativeKnobs& Knobs() {
+  static auto* knobs = new NativeKnobs;
   return *knobs;
 }
 
@@ -89,10 +90,7 @@ py::list Referenced(Session& session) {
 py::object DecidedInput(Session& session, int join) {
   const Decided& decided = session.decided().at(join);
   if (!decided.is_set) return py::none();
-  if (decided.made >= 0) {
-    const Made& made = session.made()[decided.made];
-    return py::make_tuple(made.node, made.output);
-  }
+  if (decided.node >= 0) return py::make_tuple(decided.node, decided.output);
   return ObjectOf(decided.external_copy ? decided.external_copy
                                         : decided.external);
 }
@@ -126,6 +124,11 @@ void Initialize(const py::object& context, const py::capsule& handle,
   r.record_gradient = keep(originals["record_gradient"]);
   r.variable_watcher = keep(originals["variable_watcher"]);
   r.resource_variable_type = keep(originals["resource_variable_type"]);
+  r.indexed_slices_type = keep(originals["indexed_slices_type"]);
+  if (!FindTensorIds(originals["tensors"].ptr())) {
+    if (PyErr_Occurred()) throw py::error_already_set();
+    throw std::runtime_error("Terra: where does this EagerTensor have its id?");
+  }
   r.canonical_attributes = keep(originals["canonical_attributes"]);
 }
 
@@ -258,6 +261,11 @@ void BindSession(py::module_& m) {
       .def("variable",
            [](Session& s, int slot) { return ObjectOf(s.Variable(slot)); })
       .def_property_readonly("seeds", &Session::seeds)
+      .def_property_readonly("num_replayed",
+                             [](Session& s) { return s.num_replayed; })
+      .def("note_user_gradient", &Session::NoteUserGradient)
+      .def("take_names",
+           [](Session& s) { return ObjectOf(s.TakeNames()); })
       .def("release", &Session::Release)
       // The calling thread is inside the step from enter to leave.
       .def("enter", [](Session& s) { CurrentThread().session = &s; })
@@ -273,10 +281,18 @@ void BindFunctions(py::module_& m) {
         });
   m.def("install_buffer_reader", &InstallBufferReader);
   m.def("uninstall_buffer_reader", &UninstallBufferReader);
-  m.def("set_knobs", [](double slice_s, double stall_warning_s) {
-    Knobs().slice_s = slice_s;
-    Knobs().stall_warning_s = stall_warning_s;
-  });
+  m.def("wrap_tape_function",
+        [](const std::string& name, const py::object& original) {
+          PyRef hook = WrapTapeFunction(name, original.ptr());
+          if (!hook) throw py::error_already_set();
+          return ObjectOf(hook);
+        });
+  m.def("set_knobs",
+        [](double slice_s, double stall_warning_s, bool replays_calls) {
+          Knobs().slice_s = slice_s;
+          Knobs().stall_warning_s = stall_warning_s;
+          Knobs().replays_calls = replays_calls;
+        });
   m.def("set_delays", [](int64_t graph_us, int64_t python_us) {
     Delays().graph_us = graph_us;
     Delays().python_us = python_us;

@@ -88,6 +88,17 @@ void AddVariable(Plan& plan, int variable, const py::object& captured,
   plan.variables.push_back(std::move(slot));
 }
 
+// Numbers the handles that are the same in every step.
+void Fix(Plan& plan) {
+  auto fix = [&](const PyRef& tensor) {
+    if (!tensor) return;
+    const int number = static_cast<int>(plan.fixed.size());
+    plan.fixed.emplace(HandleOf(tensor.get()), number);
+  };
+  for (const VariableSlot& variable : plan.variables) fix(variable.captured);
+  for (const PyRef& tensor : plan.captured) fix(tensor);
+}
+
 // Which shapes follow from these ones, and whose values they ask for: (whether
 // all are known, positions of inputs); None where the op takes no such inputs.
 py::object InferShapesOf(const py::bytes& rule,
@@ -173,9 +184,20 @@ void BindPlan(py::module_& m) {
              plan.first_nodes = std::move(first_nodes);
              plan.starts_with_fork = starts_with_fork;
              plan.forks.resize(plan.nodes.size() + 1);
+             Fix(plan);
            },
            py::kw_only(), py::arg("num_webs"), py::arg("first_nodes"),
            py::arg("starts_with_fork"))
+      // [(library function, why it was not replayed, how often)]
+      .def_property_readonly(
+          "not_replayed",
+          [](const Plan& plan) {
+            py::list list;
+            for (const auto& [what, count] : plan.not_replayed) {
+              list.append(py::make_tuple(what.first, what.second, count));
+            }
+            return list;
+          })
       .def("add_variable", &AddVariable, py::kw_only(), py::arg("variable"),
            py::arg("captured"),
            py::arg("feed_channel"), py::arg("accepts"), py::arg("written"))

@@ -221,6 +221,11 @@ KNOBS: Mapping[str, Knob] = {
             " which results differ in their last bits from eager's.",
         ),
         _knob(
+            "replay_calls",
+            True,
+            "whether library calls that a step has made before are replayed without their Python.",
+        ),
+        _knob(
             "inject_delays",
             "",
             "for tests: which runners are held up at random at every op: graph, python, or both"

@@ -4,6 +4,7 @@
 #include <climits>
 
 #include "kernels/interceptor/hooks.h"
+#include "kernels/interceptor/tape_hooks.h"
 #include "kernels/interceptor/tf_python.h"
 
 namespace terra {
@@ -86,6 +87,7 @@ PyRef ReadVariable(PyObject* py_context, PyObject* variable) {
   PyRef trainable = PyRef::Steal(PyObject_GetAttr(variable, trainable_name));
   if (!trainable) return PyRef();
   if (trainable.get() != Py_False) {
+    NoteVariableAccessed(variable);
     TFE_Py_TapeVariableAccessed(variable);
     if (Runtime().variable_watcher != nullptr) {
       PyRef done = PyRef::Steal(

@@ -13,6 +13,7 @@ struct Call;
 struct ThreadState {
   Session* session = nullptr;  // OFF when null
   int nested = 0;              // NESTED when positive: an op runs Python
+  int num_watchers = 0;        // that collect the variables being read
 };
 
 ThreadState& CurrentThread();

@@ -5,6 +5,7 @@
 #ifndef TERRA_KERNELS_INTERCEPTOR_PLAN_H_
 #define TERRA_KERNELS_INTERCEPTOR_PLAN_H_
 
+#include <map>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "kernels/interceptor/call.h"
+#include "kernels/interceptor/call_record.h"
 #include "kernels/interceptor/op_info.h"
 #include "kernels/interceptor/py_ref.h"
 #include "kernels/interceptor/shapes.h"
@@ -157,6 +159,12 @@ struct Plan {
   // By node + 1: hash of the static stack -> the nodes of that location.
   std::vector<std::unordered_map<uint64_t, Place>> forks;
   bool check_devices = false;
+  // Handles that are the same in every step -> a number.
+  std::unordered_map<const void*, int> fixed;
+  // Library calls by (history, function, arguments), for replay.
+  std::unordered_map<uint64_t, std::shared_ptr<const CallRecord>> calls;
+  // (function, why it was not replayed) -> how often.
+  std::map<std::pair<std::string, std::string>, int64_t> not_replayed;
 };
 
 // Whether the call's attributes mean what the node's do. -1: exception set.

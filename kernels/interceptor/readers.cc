@@ -1,6 +1,7 @@
 #include "kernels/interceptor/readers.h"
 
 #include "kernels/interceptor/hooks.h"
+#include "kernels/interceptor/session.h"
 #include "kernels/interceptor/tf_python.h"
 
 namespace terra {
@@ -8,7 +9,10 @@ namespace {
 
 getbufferproc original_getbuffer = nullptr;
 
+void NoteRead(PyObject* tensor, Reading reading);
+
 int GetBuffer(PyObject* tensor, Py_buffer* view, int flags) {
+  NoteRead(tensor, Reading::kValue);
   if (!EnsureReadable(tensor, Reading::kValue)) {
     view->obj = nullptr;
     return -1;
@@ -16,14 +20,24 @@ int GetBuffer(PyObject* tensor, Py_buffer* view, int flags) {
   return original_getbuffer(tensor, view, flags);
 }
 
+// The step's own code reads: what it reads may decide what it does next.
+void NoteRead(PyObject* tensor, Reading reading) {
+  const ThreadState& thread = CurrentThread();
+  if (thread.session == nullptr || thread.nested > 0) return;
+  thread.session->NoteRead(tensor, reading == Reading::kShape);
+}
+
 bool EnsureAllReadable(PyObject* value, Reading reading) {
   if (!PyList_Check(value) && !PyTuple_Check(value)) {
+    NoteRead(value, reading);
     return EnsureReadable(value, reading);
   }
   PyRef items = PyRef::Steal(PySequence_Tuple(value));
   if (!items) return false;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.get()); ++i) {
-    if (!EnsureReadable(PyTuple_GET_ITEM(items.get(), i), reading)) {
+    PyObject* item = PyTuple_GET_ITEM(items.get(), i);
+    NoteRead(item, reading);
+    if (!EnsureReadable(item, reading)) {
       return false;
     }
   }

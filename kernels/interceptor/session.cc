@@ -21,6 +21,10 @@ using tensorflow::TensorHandle;
 
 constexpr int64_t kSweepBytes = 64 << 20;
 
+bool IsStopped() {
+  return PyRef::Steal(TFE_Py_TapeSetIsStopped()).get() == Py_True;
+}
+
 // A tensor of which nobody else can change the bytes.
 Tensor OwnCopy(const Tensor& tensor) {
   const auto* buffer = tensorflow::DMAHelper::buffer(&tensor);
@@ -47,7 +51,7 @@ Session::Session(std::shared_ptr<Plan> plan, PyObject* controller)
     variables_.resize(plan_->variables.size());
     is_fed_.assign(plan_->variables.size(), 0);
     slot_written_.assign(plan_->variables.size(), 0);
-    web_latest_.assign(plan_->num_webs, -1);
+    web_latest_.assign(plan_->num_webs, {-1, -1});
     decided_.resize(plan_->joins.size());
   }
   Live().push_back(this);
@@ -56,6 +60,7 @@ Session::Session(std::shared_ptr<Plan> plan, PyObject* controller)
 Session::~Session() { Release(); }
 
 void Session::Launch() {
+  history_.hash().Mix(Event::kTape, IsStopped());
   std::vector<TFE_TensorHandle*> inputs;
   for (const PyRef& input : plan_->launch_inputs) {
     inputs.push_back(EagerTensor_Handle(input.get()));
@@ -264,7 +269,7 @@ PyRef Session::MakePending(const OutputSpec& spec, int node, int output,
   table_.Insert(handle, static_cast<int32_t>(made_.size()));
   made_.emplace_back(handle, node, output, spec.fetch_channel, marker, false);
   made_.back().shape = inferred;
-  NoteProduced(spec, static_cast<int>(made_.size()) - 1);
+  NoteProduced(spec, node, output);
   if (spec.fetch_channel >= 0) {
     handle->Ref();  // the receiver's
     auto ready = made_.back().ready;
@@ -306,6 +311,7 @@ void Session::Release() {
   feed_copies_.clear();
   variables_.clear();
   decided_.clear();
+  history_.Clear();
   markers_.clear();
   if (step_ != nullptr) step_->Unregister();
 }
@@ -341,30 +347,39 @@ PyRef Session::PutTensor(int channel, PyObject* tensor) {
   return copy;
 }
 
-void Session::NoteProduced(const OutputSpec& spec, int made) {
-  for (int web : spec.webs) web_latest_[web] = made;
-}
-
 void Session::BindJoin(int number, PyObject* tensor) {
-  const JoinSpec& join = plan_->joins[number];
   Decided& decided = decided_[number];
   decided.is_set = true;
-  decided.made = FindMade(HandleOf(tensor));
-  if (decided.made < 0) decided.external = PyRef::Borrow(tensor);
+  const int made = FindMade(HandleOf(tensor));
+  if (made >= 0) {
+    decided.node = made_[made].node;
+    decided.output = made_[made].output;
+    bindings_.push_back({Binding::Kind::kJoinMade, number, decided.node,
+                         decided.output});
+  } else {
+    decided.external = PyRef::Borrow(tensor);
+    bindings_.push_back({Binding::Kind::kJoinOutside, number,
+                         history_.NameOf(tensor), 0});
+  }
+  MixIdentity(tensor);
+  TellJoin(number);
+}
+
+void Session::TellJoin(int number) {
+  const JoinSpec& join = plan_->joins[number];
   if (join.channel < 0) return;
-  if (decided.made < 0) {
-    decided.external_copy = PutTensor(join.channel, tensor);
+  Decided& decided = decided_[number];
+  if (decided.node < 0) {
+    decided.external_copy = PutTensor(join.channel, decided.external.get());
     return;
   }
-  Message message;
-  message.index = 0;
+  int64_t choice = 0;
   for (size_t i = 0; i < join.alternatives.size(); ++i) {
-    const Made& made = made_[decided.made];
-    if (join.alternatives[i] == std::make_pair(made.node, made.output)) {
-      message.index = static_cast<int64_t>(i);
+    if (join.alternatives[i] == std::make_pair(decided.node, decided.output)) {
+      choice = static_cast<int64_t>(i);
     }
   }
-  step_->Send(join.channel, std::move(message));
+  SendDecision(join.channel, choice);
 }
 
 void Session::BindVariable(const VariableSlot& slot, PyObject* tensor) {
@@ -376,28 +391,72 @@ void Session::BindVariable(const VariableSlot& slot, PyObject* tensor) {
   }
 }
 
+void Session::BindFeed(int slot, PyObject* tensor) {
+  feeds_[slot] = PyRef::Borrow(tensor);
+  const int channel = plan_->feeds[slot].channel;
+  if (channel >= 0) feed_copies_[slot] = PutTensor(channel, tensor);
+}
+
+void Session::FeedVariable(int slot, PyObject* tensor) {
+  is_fed_[slot] = 1;
+  PutTensor(plan_->variables[slot].feed_channel, tensor);
+}
+
 void Session::BindInputs(const Call& call, const PlanNode& node) {
+  using Kind = Binding::Kind;
   for (size_t i = 0; i < node.inputs.size(); ++i) {
     const InputRef& ref = node.inputs[i];
     PyObject* tensor = call.inputs[i].get();
-    if (ref.kind == InputKind::kFeed && !feeds_[ref.a]) {
-      feeds_[ref.a] = PyRef::Borrow(tensor);
-      const int channel = plan_->feeds[ref.a].channel;
-      if (channel >= 0) feed_copies_[ref.a] = PutTensor(channel, tensor);
-    } else if (ref.kind == InputKind::kVariable) {
+    if (ref.kind == InputKind::kFeed && feeds_[ref.a]) {
+      NoteOutside(tensor);
+    } else if (ref.kind == InputKind::kFeed) {
+      MixIdentity(tensor);
+      if (!plan_->feeds[ref.a].shape.IsFullyDefined()) MixShapeOf(tensor);
+      bindings_.push_back({Kind::kFeed, ref.a, history_.NameOf(tensor), 0});
+      BindFeed(ref.a, tensor);
+    } else if (ref.kind == InputKind::kVariable ||
+               ref.kind == InputKind::kResource) {
       const VariableSlot& slot = plan_->variables[ref.a];
+      const bool is_new = !slot.captured && !variables_[slot.variable];
       BindVariable(slot, tensor);
-      if (slot.feed_channel >= 0 && !is_fed_[ref.a]) {
-        is_fed_[ref.a] = 1;
-        PutTensor(slot.feed_channel, tensor);
+      if (is_new) {
+        MixIdentity(tensor);
+        bindings_.push_back(
+            {Kind::kVariable, ref.a, history_.NameOf(tensor), 0});
       }
-      if (ref.b != 0) slot_written_[slot.variable] = ref.b;
-    } else if (ref.kind == InputKind::kResource) {
-      BindVariable(plan_->variables[ref.a], tensor);
+      if (ref.kind == InputKind::kResource) continue;
+      if (slot.feed_channel >= 0 && !is_fed_[ref.a]) {
+        bindings_.push_back({Kind::kVariableFeed, ref.a, 0, 0});
+        FeedVariable(ref.a, tensor);
+      }
+      if (ref.b != 0) {
+        slot_written_[slot.variable] = ref.b;
+        bindings_.push_back({Kind::kWrite, slot.variable, ref.b, 0});
+      }
     } else if (ref.kind == InputKind::kJoin) {
       BindJoin(ref.a, tensor);
+    } else if (ref.kind == InputKind::kAny) {
+      MixIdentity(tensor);
+    } else if (ref.kind == InputKind::kConstant) {
+      NoteConstant(ref.a, tensor);
+    } else if (ref.kind == InputKind::kCaptured) {
+      NoteOutside(tensor);
     }
   }
+}
+
+int Session::NoteOutside(PyObject* tensor) {
+  const int name = history_.FindName(tensor);
+  if (name >= 0) {
+    history_.hash().Mix(Event::kOutside, static_cast<uint64_t>(name));
+  }
+  return name;
+}
+
+void Session::NoteConstant(int slot, PyObject* tensor) {
+  const int name = NoteOutside(tensor);
+  if (name < 0) return;  // made on the spot
+  bindings_.push_back({Binding::Kind::kConstant, slot, name, 0});
 }
 
 void Session::PushSeeds(

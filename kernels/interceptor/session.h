@@ -21,11 +21,14 @@
 #include <deque>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "kernels/core/handle_table.h"
 #include "kernels/interceptor/call.h"
+#include "kernels/interceptor/history.h"
+#include "kernels/interceptor/library_call.h"
 #include "kernels/interceptor/plan.h"
 #include "kernels/interceptor/py_ref.h"
 #include "kernels/step.h"
@@ -62,7 +65,8 @@ struct Made {
 // What a joined input turned out to be in this step.
 struct Decided {
   bool is_set = false;
-  int made = -1;       // index of the output, or -1:
+  int node = -1;       // it is an output of this step, or -1:
+  int output = -1;
   PyRef external;      // as Python gave it
   PyRef external_copy;  // where NumPy could change the bytes
 };
@@ -95,6 +99,27 @@ class Session {
 
   // The hooks' entries. New reference, or null with an exception set.
   PyObject* OnCall(const Call& call);
+
+  // Call replay (session_calls.cc). Runs a call of a library function, or does
+  // without its Python. New reference, or null with an exception set.
+  PyObject* OnLibraryCall(const LibraryCall& call);
+  // Something has happened to a tape: part of the history.
+  void NoteTapeEvent(TapeEvent event, PyObject* tape, PyObject* tensor);
+  void NoteFlags(PyObject* flags);
+  void ForgetTape(PyObject* tape) { tapes_.erase(tape); }
+  bool KnowsTape(PyObject* tape) const { return tapes_.count(tape) > 0; }
+  // Python reads a tensor while calls may be learned.
+  void NoteRead(PyObject* tensor, bool shape_only);
+  // What is going on cannot be replayed.
+  void Obstruct(const char* why) {
+    obstacle_ = why;
+    ++num_obstacles_;
+  }
+  // From now on no gradient of this step is replayed.
+  void NoteUserGradient() { runs_user_gradients_ = true; }
+  // What sums and zeros are counted by after replayed calls; null if none was.
+  PyRef TakeNames() { return std::move(names_); }
+  int64_t num_replayed = 0;
 
   // Says which branches are skipped from here to the end of the step. False
   // if the step cannot end here; then nothing has been said.
@@ -172,6 +197,7 @@ class Session {
     at_ = number;
     bound_for_ = -1;
     path_.push_back(number);
+    history_.hash().Mix(Event::kNode, static_cast<uint64_t>(number));
     ++num_matched;
   }
   PyObject* RunImperative(const Call& call, int number);
@@ -192,6 +218,13 @@ class Session {
   // The nodes at the place where Python is. Null with an exception set.
   const Place* PlaceHere();
   bool IsLegal(int number) const;
+  // What is to be said on the way between two nodes: (channel, branch).
+  std::vector<std::pair<int, int64_t>> Decisions(int from, int to) const;
+  void SendDecision(int channel, int64_t branch) {
+    Message message;
+    message.index = branch;
+    step_->Send(channel, std::move(message));
+  }
   // Says which way is taken from the last node to this one.
   void Decide(int number);
   // Closes the epochs before a node, all but the last of them resumed. False
@@ -210,6 +243,39 @@ class Session {
                          std::string* detail);
   const char* VerifySeeds(const Call& call, PlanNode* node,
                           std::string* detail);
+  // A call that is being followed so as to be replayed the next time.
+  struct Learning {
+    int begin;
+    int at;
+    int epoch;
+    size_t num_made;
+    size_t num_bindings;
+    int num_names;
+    int64_t num_obstacles;
+  };
+  const char* MixArgument(PyObject* value, Hash* key, int depth);
+  const char* MixTensor(PyObject* tensor, Hash* key);
+  void MixIdentity(PyObject* tensor);
+  const char* KeyOf(const LibraryCall& call, uint64_t* key);
+  std::string WhyNotNow(const LibraryCall& call) const;
+  PyObject* RunAndLearn(const LibraryCall& call, uint64_t key);
+  std::shared_ptr<CallRecord> Learn(const Learning& learning,
+                                    PyObject* result);
+  std::string LearnPath(const Learning& learning, CallRecord* record);
+  std::string LearnBindings(const Learning& learning, CallRecord* record);
+  std::string LearnResult(PyObject* value, const Learning& learning,
+                          CallRecord* record, ResultPattern* pattern);
+  std::string LearnTensor(PyObject* tensor, const Learning& learning,
+                          CallRecord* record, ResultPattern* pattern);
+  std::string LearnKept(const Learning& learning,
+                        const CallRecord& record) const;
+  bool DependsOnNumbers(const PlanNode& node) const;
+  // 1: may be replayed, 0: not this time, -1 with an exception set.
+  int Fits(const CallRecord& record);
+  PyObject* ReplayCall(const CallRecord& record);
+  void Rebind(const Binding& binding);
+  PyRef MakeResult(const ResultPattern& pattern,
+                   const std::vector<PyRef>& made) const;
   // Calls the controller. False with an exception set.
   bool Diverge(const char* reason, const std::string& detail);
   // What this step knows of a call's inputs, without waiting.
@@ -221,7 +287,17 @@ class Session {
   void BindInputs(const Call& call, const PlanNode& node);
   void BindVariable(const VariableSlot& slot, PyObject* tensor);
   void BindJoin(int number, PyObject* tensor);
-  void NoteProduced(const OutputSpec& spec, int made);
+  void TellJoin(int number);
+  // Mixes the name of a tensor that has one; returns it, or -1.
+  int NoteOutside(PyObject* tensor);
+  // A constant that is not made on the spot is part of the history.
+  void NoteConstant(int slot, PyObject* tensor);
+  void NoteProduced(const OutputSpec& spec, int node, int output) {
+    for (int web : spec.webs) web_latest_[web] = {node, output};
+  }
+  void BindFeed(int slot, PyObject* tensor);
+  void FeedVariable(int slot, PyObject* tensor);
+  void MixShapeOf(PyObject* tensor);
   void PushSeeds(const Call& call, const PlanNode& node, int index,
                  const std::vector<tensorflow::PartialTensorShape>& inferred);
   // Returns the copy it made because somebody else could change the bytes.
@@ -245,7 +321,7 @@ class Session {
   int epoch_ = 0;
   bool epoch_is_pending_ = false;  // closed, and not resumed yet
   std::vector<int> path_;
-  std::vector<int> web_latest_;  // index in made_, or -1
+  std::vector<std::pair<int, int>> web_latest_;  // node and output, or -1
   std::vector<Decided> decided_;
   std::vector<PyRef> markers_;
   PyObject* stop_frame_ = nullptr;  // borrowed from the controller
@@ -262,6 +338,15 @@ class Session {
   std::vector<char> slot_written_;               // in the open epoch
   std::vector<std::pair<int, std::array<uint64_t, 3>>> seeds_;
   int64_t real_bytes_ = 0;
+  History history_;
+  std::vector<Binding> bindings_;  // in the order of first use
+  std::unordered_map<PyObject*, int> tapes_;  // made in this step -> number
+  int num_tapes_ = 0;
+  int num_learning_ = 0;
+  int64_t num_obstacles_ = 0;
+  const char* obstacle_ = "";
+  bool runs_user_gradients_ = false;
+  PyRef names_;
 };
 
 // Runs the call for real with the tape stopped, then records it with a marker

@@ -163,9 +163,12 @@ const char* Session::VerifyJoin(const InputRef& ref, PyObject* tensor,
   bool fits = false;
   if (join.rule == JoinRule::kSame) {
     const Decided& other = decided_[join.same];
-    fits = other.is_set && (other.made >= 0
-                                ? other.made == index
-                                : HandleOf(other.external.get()) == handle);
+    if (other.is_set && other.node >= 0) {
+      fits = index >= 0 && made_[index].node == other.node &&
+             made_[index].output == other.output;
+    } else {
+      fits = other.is_set && HandleOf(other.external.get()) == handle;
+    }
   } else if (index < 0) {
     if (!join.allows_external) {
       *detail = "a tensor from outside of the step";
@@ -173,7 +176,8 @@ const char* Session::VerifyJoin(const InputRef& ref, PyObject* tensor,
     }
     return VerifyShape(tensor, join.dtype, join.shape, detail);
   } else if (join.rule == JoinRule::kLatest) {
-    fits = web_latest_[join.web] == index;
+    fits = web_latest_[join.web] ==
+           std::make_pair(made_[index].node, made_[index].output);
   } else {
     const auto made = std::make_pair(made_[index].node, made_[index].output);
     for (const auto& alternative : join.alternatives) {

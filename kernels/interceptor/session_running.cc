@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/interceptor/controller.h"
 #include "kernels/interceptor/hooks.h"
+#include "kernels/interceptor/python_scopes.h"
 #include "kernels/interceptor/session.h"
 #include "kernels/interceptor/tf_python.h"
 
@@ -98,30 +99,6 @@ bool Session::RecordOnTape(const Call& call, const PlanNode& node,
   return static_cast<bool>(recorded);
 }
 
-namespace {
-
-// Keeps the garbage collector, and so anybody's __del__, out of a scope.
-class GcPause {
- public:
-  GcPause() : was_enabled_(PyGC_Disable()) {}
-  ~GcPause() {
-    if (was_enabled_) PyGC_Enable();
-  }
-  GcPause(const GcPause&) = delete;
-
- private:
-  int was_enabled_;
-};
-
-// Another tensor object on the same handle: objects carry attributes.
-PyRef SameValueNewObject(PyObject* tensor) {
-  HandleOf(tensor)->Ref();
-  return PyRef::Steal(
-      EagerTensorFromHandle(tensorflow::wrap(HandleOf(tensor))));
-}
-
-}  // namespace
-
 PyObject* Session::Delegate(const Call& call, int number) {
   PlanNode* node = &plan_->nodes[number];
   if (node->on_host) return RunOnHost(call, number);
@@ -151,8 +128,10 @@ PyObject* Session::Delegate(const Call& call, int number) {
   outputs.reserve(node->outputs.size());
   if (node->kind == NodeKind::kFolded) {
     for (size_t i = 0; i < node->inputs.size(); ++i) {
-      if (node->inputs[i].kind == InputKind::kJoin) {
-        BindJoin(node->inputs[i].a, call.inputs[i].get());
+      const InputRef& ref = node->inputs[i];
+      if (ref.kind == InputKind::kJoin) BindJoin(ref.a, call.inputs[i].get());
+      if (ref.kind == InputKind::kConstant) {
+        NoteConstant(ref.a, call.inputs[i].get());
       }
     }
     for (const PyRef& tensor : node->folded) {
@@ -169,12 +148,16 @@ PyObject* Session::Delegate(const Call& call, int number) {
   }
   const size_t first_made = made_.size() - outputs.size();
   Arrive(number);
+  for (size_t i = 0; i < node->outputs.size(); ++i) {
+    if (!node->outputs[i].shape_known) history_.hash().MixShape(shapes[i]);
+  }
   if (records) {
     for (size_t i = 0; i < node->outputs.size(); ++i) {
       if (ShapeIsKnown(made_[first_made + i])) continue;
       const int ready = WaitReady(made_[first_made + i]);
       if (ready < 0) return nullptr;
       if (ready == 0 && !Diverge("op_error", node->name)) return nullptr;
+      if (ready == 1) MixShapeOf(outputs[i].get());
     }
     if (!RecordOnTape(call, *node, outputs)) return nullptr;
   }
@@ -226,6 +209,12 @@ PyObject* Session::RunImperative(const Call& call, int number) {
   const int index = position();
   PyObject* marker = node->marker.get();
   BindInputs(call, *node);
+  // A gradient function sees attributes, which no plan knows here.
+  if (TapeIsActive() &&
+      (RunsPython(call) || AttributesMatch(node, call) != 1)) {
+    PyErr_Clear();
+    NoteUserGradient();
+  }
   if (node->check_channel >= 0) {
     const int ok = WaitChannel(node->check_channel);
     if (ok < 0) return nullptr;
@@ -282,12 +271,17 @@ PyObject* Session::FinishReal(const Call& call, int number, int index,
   for (size_t i = 0; i < n; ++i) {
     PyObject* tensor = PyList_GET_ITEM(outputs.get(), i);
     RegisterReal(tensor, number, static_cast<int>(i), marker);
-    NoteProduced(node->outputs[i], static_cast<int>(made_.size()) - 1);
+    NoteProduced(node->outputs[i], number, static_cast<int>(i));
     const int channel = node->outputs[i].feed_channel;
     if (channel >= 0) PutTensor(channel, tensor);
   }
   if (!ResumeEpoch()) return nullptr;
   Arrive(number);
+  for (size_t i = 0; i < n; ++i) {
+    if (!node->outputs[i].shape_known) {
+      MixShapeOf(PyList_GET_ITEM(outputs.get(), i));
+    }
+  }
   return result.release();
 }
 

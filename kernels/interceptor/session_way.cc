@@ -12,11 +12,6 @@ namespace {
 
 constexpr size_t kMaxForkEntries = 4096;  // code made anew each time (exec)
 
-uint64_t Mix(uint64_t hash, uint64_t value) {
-  hash ^= value + 0x9e3779b97f4a7c15ull + (hash << 6) + (hash >> 2);
-  return hash * 0xff51afd7ed558ccdull;
-}
-
 int LastInstruction(PyFrameObject* frame) {
 #if PY_VERSION_HEX < 0x030B0000
   return frame->f_lasti;
@@ -43,8 +38,8 @@ uint64_t HashOfStack(PyObject* stop_frame) {
   Py_XINCREF(frame);
   while (frame != nullptr && reinterpret_cast<PyObject*>(frame) != stop_frame) {
     PyCodeObject* code = PyFrame_GetCode(frame);
-    hash = Mix(hash, reinterpret_cast<uintptr_t>(code));
-    hash = Mix(hash, static_cast<uint64_t>(LastInstruction(frame)));
+    hash = MixHash(hash, reinterpret_cast<uintptr_t>(code));
+    hash = MixHash(hash, static_cast<uint64_t>(LastInstruction(frame)));
     Py_DECREF(code);
     PyFrameObject* back = PyFrame_GetBack(frame);
     Py_DECREF(frame);
@@ -61,7 +56,7 @@ const Place* Session::PlaceHere() {
   const Py_hash_t marker_hash = PyObject_Hash(marker.get());
   if (marker_hash == -1 && PyErr_Occurred()) return nullptr;
   const uint64_t hash =
-      Mix(HashOfStack(stop_frame_), static_cast<uint64_t>(marker_hash));
+      MixHash(HashOfStack(stop_frame_), static_cast<uint64_t>(marker_hash));
   auto& known = plan_->forks[at_ + 1];
   auto it = known.find(hash);
   if (it != known.end()) return &it->second;
@@ -142,15 +137,24 @@ int Session::FindNode(const Call& call, const char** reason,
   return number;
 }
 
-void Session::Decide(int number) {
-  const PlanNode& node = plan_->nodes[number];
-  const int level = at_ < 0 ? -1 : plan_->nodes[at_].level;
+std::vector<std::pair<int, int64_t>> Session::Decisions(int from,
+                                                        int to) const {
+  std::vector<std::pair<int, int64_t>> decisions;
+  const PlanNode& node = plan_->nodes[to];
+  const int level = from < 0 ? -1 : plan_->nodes[from].level;
   for (int between = level + 1; between <= node.level; ++between) {
     const LevelSpec& spec = plan_->levels[between];
     if (spec.channel < 0) continue;
-    Message message;
-    message.index = between == node.level ? node.branch : spec.skip_index;
-    step_->Send(spec.channel, std::move(message));
+    decisions.emplace_back(spec.channel, between == node.level
+                                             ? node.branch
+                                             : spec.skip_index);
+  }
+  return decisions;
+}
+
+void Session::Decide(int number) {
+  for (const auto& [channel, branch] : Decisions(at_, number)) {
+    SendDecision(channel, branch);
   }
 }
 
@@ -162,9 +166,7 @@ bool Session::SkipToEnd() {
     if (plan_->levels[i].channel < 0) return false;
   }
   for (size_t i = level; i < plan_->levels.size(); ++i) {
-    Message message;
-    message.index = plan_->levels[i].skip_index;
-    step_->Send(plan_->levels[i].channel, std::move(message));
+    SendDecision(plan_->levels[i].channel, plan_->levels[i].skip_index);
   }
   return true;
 }

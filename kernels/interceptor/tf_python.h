@@ -7,6 +7,10 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
 #include "tensorflow/c/eager/c_api.h"
 #include "tensorflow/c/eager/tfe_context_internal.h"
 #include "tensorflow/c/eager/tfe_tensorhandle_internal.h"
@@ -23,6 +27,7 @@ PyObject* TFE_Py_RecordGradient(PyObject* op_name, PyObject* inputs,
                                 PyObject* attrs, PyObject* results,
                                 PyObject* forward_pass_name_scope);
 PyObject* TFE_Py_TapeSetIsEmpty();
+PyObject* TFE_Py_TapeSetIsStopped();
 void TFE_Py_TapeSetStopOnThread();
 void TFE_Py_TapeSetRestartOnThread();
 void TFE_Py_TapeVariableAccessed(PyObject* variable);
@@ -53,10 +58,26 @@ struct EagerRuntime {
   PyObject* record_gradient = nullptr;       // TFE_Py_RecordGradient
   PyObject* variable_watcher = nullptr;      // ...VariableWatcherVariableAccessed
   PyObject* resource_variable_type = nullptr;  // BaseResourceVariable
+  ptrdiff_t tensor_id_offset = 0;  // where an EagerTensor keeps its id
+  PyObject* indexed_slices_type = nullptr;   // IndexedSlices
   PyObject* canonical_attributes = nullptr;  // Python: see Plan::AttributesMatch
 };
 
 EagerRuntime& Runtime();
+
+// The number by which tapes know an EagerTensor: one for each Python object.
+// Several objects may share a handle (TensorFlow caches those of scalars).
+inline int64_t IdOf(const PyObject* eager_tensor) {
+  int64_t id;
+  std::memcpy(&id,
+              reinterpret_cast<const char*>(eager_tensor) +
+                  Runtime().tensor_id_offset,
+              sizeof(id));
+  return id;
+}
+
+// Finds out where, by tensors whose ids are known. False if that is not clear.
+bool FindTensorIds(PyObject* tensors);
 
 }  // namespace terra
 

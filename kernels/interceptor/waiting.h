@@ -10,12 +10,14 @@
 
 namespace terra {
 
-// The knobs wait_slice_s and stall_warning_s.
-struct WaitingKnobs {
+// The knobs that native code reads: wait_slice_s, stall_warning_s and
+// replay_calls.
+struct NativeKnobs {
   std::atomic<double> slice_s{0.05};
   std::atomic<double> stall_warning_s{10.0};
+  std::atomic<bool> replays_calls{true};
 };
-WaitingKnobs& Knobs();
+NativeKnobs& Knobs();
 
 // Calls `wait(slice_s)` until it is ready or the step has ended. Returns 1 or
 // 0 for these, -1 with an exception set when a signal handler raised. Adds the

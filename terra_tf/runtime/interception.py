@@ -11,6 +11,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import tensorflow as tf
+
 from terra_tf import _native
 from terra_tf._tf_internals import (
     BaseResourceVariable,
@@ -21,6 +23,7 @@ from terra_tf._tf_internals import (
     tensor_cache_class,
 )
 from terra_tf.config import config
+from terra_tf.runtime import user_gradients
 from terra_tf.trace.attributes import canonical_attributes
 from terra_tf.trace.markers import GradientMarkers, gradient_function_wrapper, marked_caller
 
@@ -41,7 +44,9 @@ def thread_markers() -> GradientMarkers:
 
 
 _call_marked = marked_caller(thread_markers)
-_gradient_wrapper = gradient_function_wrapper(backprop._gradient_function, _call_marked)
+_gradient_wrapper = gradient_function_wrapper(
+    backprop._gradient_function, _call_marked, user_gradients.note
+)
 GRADIENT_WRAPPER_CODE = _call_marked.__code__
 
 _VALUE_READERS = ("_numpy_internal", "_copy_to_device")
@@ -70,6 +75,7 @@ def install() -> None:
     _install_hooks(native)
     _install_readers(native)
     _install_seed_hooks(native)
+    _install_tape_hooks(native)
     _install_accumulator_hook(native)
     _install_cache_bypass(native)
 
@@ -81,11 +87,12 @@ _GRAPH_DELAY_US, _PYTHON_DELAY_US = 500, 200
 def apply_knobs() -> None:
     """Hands the knobs that native code reads over, if they have changed. Called at each step."""
     global _applied_knobs
-    knobs = (config.wait_slice_s, config.stall_warning_s or float("inf"), config.inject_delays)
+    stall_warning_s = config.stall_warning_s or float("inf")
+    knobs = (config.wait_slice_s, stall_warning_s, config.replay_calls, config.inject_delays)
     if knobs == _applied_knobs:
         return
     native = _native.load().module
-    native.set_knobs(*knobs[:2])
+    native.set_knobs(*knobs[:3])
     delayed = {name.strip() for name in config.inject_delays.split(",")}
     native.set_delays(
         _GRAPH_DELAY_US if "graph" in delayed else 0,
@@ -121,7 +128,9 @@ def _runtime_objects() -> dict[str, Any]:
         "record_gradient": originals["record_gradient"],
         "variable_watcher": pywrap_tfe.TFE_Py_VariableWatcherVariableAccessed,
         "resource_variable_type": BaseResourceVariable,
+        "indexed_slices_type": tf.IndexedSlices,
         "canonical_attributes": canonical_attributes,
+        "tensors": [tf.constant([float(number)]) for number in range(5)],
     }
 
 
@@ -214,6 +223,30 @@ def is_internal_pair(seed: int | None, seed2: int | None) -> bool:
     if not seed and not seed2:  # none was set: TensorFlow gives None or 0
         return True
     return last_internal_seed is not None and seed2 == last_internal_seed % _MAX_INT32
+
+
+_TAPE_FUNCTIONS = (
+    "TapeSetNew",
+    "TapeSetAdd",
+    "TapeSetRemove",
+    "TapeSetStopOnThread",
+    "TapeSetRestartOnThread",
+    "TapeWatch",
+    "TapeWatchVariable",
+    "TapeVariableAccessed",
+    "TapeSetRecordOperation",
+    "TapeSetRecordOperationBackprop",
+    "VariableWatcherNew",
+    "VariableWatcherRemove",
+    "TapeGradient",
+)
+
+
+def _install_tape_hooks(native: Any) -> None:
+    for name in _TAPE_FUNCTIONS:
+        original = getattr(pywrap_tfe, "TFE_Py_" + name)
+        hook = native.wrap_tape_function(name, original)
+        _replace(pywrap_tfe, "TFE_Py_" + name, hook)
 
 
 def _install_accumulator_hook(native: Any) -> None:

@@ -31,12 +31,18 @@ def sections_of(explanation: Any) -> list[Section]:
         Section("What Python runs itself in every step:", _imperative(e)),
         Section("What Python reads from the graph, or keeps:", _fetched(e)),
         Section("Where Python waited for the graph:", _shorten(list(map(_wait, e.waits)))),
+        Section("Library calls that Python runs again:", _not_replayed(e)),
         Section("Branches the graph has:", _shorten(list(map(_fork, e.forks)))),
         Section("Loops, unrolled in the graph:", _shorten(list(_loops(e)))),
         Section("What would make it faster:", list(e.advice)),
     ]
     stalls = Section(_stalls(e), [])
     return [_summary(e), *(section for section in candidates if section.lines), stalls]
+
+
+def _not_replayed(explanation: Any) -> list[str]:
+    calls = sorted(explanation.stats.calls_not_replayed.items(), key=lambda item: -item[1])
+    return _shorten([f"{call} ({count(number, 'time')})" for call, number in calls])
 
 
 def as_text(sections: list[Section]) -> str:

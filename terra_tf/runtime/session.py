@@ -154,7 +154,7 @@ class StepSession:
 
     def release(self) -> None:
         """Adds up the counters and drops every reference of the step."""
-        self.entry.stats.add_stalls(self.native)
+        self.entry.stats.add_session(self.native)
         self.native.release()
 
     def await_end(self) -> None:
@@ -428,9 +428,23 @@ class StepSession:
 
     def zeros_marker(self) -> Any:
         """Names zeros that the tape needs after a gradient function."""
+        self._count_replayed()
         return self._numbered(ZEROS, interception.thread_markers().last)
 
+    def names(self) -> tuple[dict, Any]:
+        """Returns what sums and zeros have been named so far, for calls that are replayed."""
+        self._count_replayed()
+        return dict(self._num_named), interception.thread_markers().last
+
+    def _count_replayed(self) -> None:
+        """Counts as if the replayed calls had run."""
+        names = self.native.take_names()
+        if names is not None:
+            self._num_named = collections.Counter(names[0])
+            interception.thread_markers().last = names[1]
+
     def _numbered(self, *what: Any) -> tuple:
+        self._count_replayed()
         self._num_named[what] += 1
         return (*what, self._num_named[what])
 

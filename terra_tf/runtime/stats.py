@@ -34,6 +34,8 @@ class Stats:
       num_fetches: Tensors that Python gets in a step.
       num_switch_cases: Switch-Cases of the current graph.
       num_loops: Loops of the current graph.
+      calls_replayed: Library calls that were replayed without their Python.
+      calls_not_replayed: "function: why" -> how often it was not, with the current graph.
       python_stall_s: Time in which Python waited for the graph.
       graph_stall_s: Time in which some feed of the graph waited for Python.
     """
@@ -51,6 +53,8 @@ class Stats:
     num_fetches: int
     num_switch_cases: int
     num_loops: int
+    calls_replayed: int
+    calls_not_replayed: dict[str, int]
     python_stall_s: float
     graph_stall_s: float
 
@@ -77,6 +81,7 @@ class Counters:
         self.co_executed_steps = 0
         self.graph_builds = 0
         self.transitions = 0
+        self.calls_replayed = 0
         self.python_stall_s = 0.0
         self.graph_stall_s = 0.0
         self.fallbacks: collections.Counter[str] = collections.Counter()
@@ -107,9 +112,10 @@ class Counters:
         text = "; ".join(part for part in parts if part)
         logs.emit(category, "%s: step %d: %s", self.name, self.steps, text)
 
-    def add_stalls(self, session: Any) -> None:
-        """Adds the waiting of one co-executed step."""
+    def add_session(self, session: Any) -> None:
+        """Adds the waiting and the replayed calls of one co-executed step."""
         if session.plan_is_set:
+            self.calls_replayed += session.num_replayed
             self.python_stall_s += session.python_stall_s
             self.graph_stall_s += session.graph_stall_s
 
@@ -129,6 +135,8 @@ class Counters:
             num_fetches=0 if built is None else len(built.generated.fetch_channels),
             num_switch_cases=0 if built is None else built.generated.cases.num_switch_cases,
             num_loops=0,
+            calls_replayed=self.calls_replayed,
+            calls_not_replayed={} if built is None else built.calls_not_replayed(),
             python_stall_s=self.python_stall_s,
             graph_stall_s=self.graph_stall_s,
         )

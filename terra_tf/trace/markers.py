@@ -69,10 +69,19 @@ def marked_caller(markers_of_thread: Callable) -> Callable:
     return call_marked
 
 
-def gradient_function_wrapper(original: Callable, call_marked: Callable) -> Callable:
-    """Wraps TensorFlow's gradient dispatcher so that ops know their forward op."""
+def gradient_function_wrapper(
+    original: Callable, call_marked: Callable, note: Callable[[Any], None]
+) -> Callable:
+    """Wraps TensorFlow's gradient dispatcher so that ops know their forward op.
+
+    Args:
+      original: The dispatcher.
+      call_marked: What `marked_caller` returned.
+      note: Is told the type of each op whose gradient function runs.
+    """
 
     def call_gradient_function(op_name, attr_tuple, *args):
+        note(op_name)
         marker = marker_of(attr_tuple)
         if marker is None:
             return original(op_name, attr_tuple, *args)

@@ -282,7 +282,8 @@ def test_op_of_a_gradient_function_names_its_forward_op():
         assert (op_name, attrs) == ("Tanh", ("T", 1))
         return session.run("TanhGrad", x, args[0])
 
-    wrapper = gradient_function_wrapper(gradient_function, marked_caller(lambda: session.markers))
+    call_marked = marked_caller(lambda: session.markers)
+    wrapper = gradient_function_wrapper(gradient_function, call_marked, lambda op_name: None)
     wrapper("Tanh", ("T", 1, MARKER, "tanh"), tf.ones([2]))
     session.run("Neg", x)
     assert [op.forward for op in session.trace.ops] == [None, "tanh", None]
@@ -330,18 +331,19 @@ def test_marker_is_taken_off_when_the_gradient_function_raises():
         assert markers.stack == [3]
         raise ValueError("no gradient")
 
-    wrapper = gradient_function_wrapper(fail, marked_caller(lambda: markers))
+    wrapper = gradient_function_wrapper(fail, marked_caller(lambda: markers), lambda op_name: None)
     with pytest.raises(ValueError, match="no gradient"):
         wrapper("Op", (MARKER, 3))
     assert markers.stack == []
 
 
 def test_gradient_function_without_a_marker_is_called_as_it_is():
-    markers = GradientMarkers()
+    markers, noted = GradientMarkers(), []
     wrapper = gradient_function_wrapper(
-        lambda *args: (args, list(markers.stack)), marked_caller(lambda: markers)
+        lambda *args: (args, list(markers.stack)), marked_caller(lambda: markers), noted.append
     )
     assert wrapper("Op", ("T", 1), 5) == (("Op", ("T", 1), 5), [])
+    assert noted == ["Op"]
 
 
 @pytest.mark.parametrize(

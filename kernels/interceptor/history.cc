@@ -1,0 +1,24 @@
+#include "kernels/interceptor/history.h"
+
+namespace terra {
+
+void Hash::MixShape(const tensorflow::PartialTensorShape& shape) {
+  Mix(Event::kShape);
+  Mix(static_cast<uint64_t>(shape.dims()));
+  for (int i = 0; i < shape.dims(); ++i) {
+    Mix(static_cast<uint64_t>(shape.dim_size(i)));
+  }
+}
+
+int History::NameOf(PyObject* tensor) {
+  const auto [it, is_new] = names_.emplace(IdOf(tensor), num_names());
+  if (is_new) named_.push_back(PyRef::Borrow(tensor));
+  return it->second;
+}
+
+int History::FindName(PyObject* tensor) const {
+  const auto it = names_.find(IdOf(tensor));
+  return it == names_.end() ? -1 : it->second;
+}
+
+}  // namespace terra

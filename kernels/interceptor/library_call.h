@@ -1,0 +1,36 @@
+// A call of a library function, as its hook hands it to the session.
+#ifndef TERRA_KERNELS_INTERCEPTOR_LIBRARY_CALL_H_
+#define TERRA_KERNELS_INTERCEPTOR_LIBRARY_CALL_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/interceptor/py_ref.h"
+
+namespace terra {
+
+// What can happen to a tape; part of the history.
+enum class TapeEvent : uint64_t {
+  kNew = 1,
+  kEnter,
+  kLeave,
+  kWatch,
+  kWatchVariable,
+  kVariableAccessed,
+  kStop,
+  kRestart,
+  kCustomGradient,
+};
+
+struct LibraryCall {
+  const char* name;              // for people
+  PyObject* function;            // what runs when it is not replayed
+  PyObject* args;                // a tuple
+  PyObject* kwargs;              // or null
+  std::vector<PyObject*> given;  // all that its ops and its result depend on
+  bool differentiates;           // runs gradient functions
+};
+
+}  // namespace terra
+
+#endif  // TERRA_KERNELS_INTERCEPTOR_LIBRARY_CALL_H_

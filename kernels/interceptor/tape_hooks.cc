@@ -1,0 +1,150 @@
+#include "kernels/interceptor/tape_hooks.h"
+
+#include <array>
+
+#include "kernels/interceptor/hooks.h"
+#include "kernels/interceptor/session.h"
+#include "kernels/interceptor/tf_python.h"
+
+namespace terra {
+namespace {
+
+// The session that a tape's event on this thread belongs to, or null.
+Session* CurrentSession() {
+  const ThreadState& thread = CurrentThread();
+  if (thread.session == nullptr || thread.nested > 0) return nullptr;
+  return thread.session->plan() == nullptr ? nullptr : thread.session;
+}
+
+PyObject* Argument(PyObject* args, Py_ssize_t i) {
+  return i < PyTuple_GET_SIZE(args) ? PyTuple_GET_ITEM(args, i) : nullptr;
+}
+
+// The resource that a variable is, or the object itself where that is unknown.
+PyRef HandleOfVariable(PyObject* variable) {
+  static PyObject* name = PyUnicode_InternFromString("_handle");
+  PyRef handle = PyRef::Steal(PyObject_GetAttr(variable, name));
+  if (handle) return handle;
+  PyErr_Clear();
+  return PyRef::Borrow(variable);
+}
+
+PyObject* NewTape(PyObject* original, PyObject* args, PyObject* kwargs) {
+  PyRef tape = PyRef::Steal(PyObject_Call(original, args, kwargs));
+  if (!tape) return nullptr;
+  // Another tape may have been there before.
+  for (Session* session : Session::Live()) session->ForgetTape(tape.get());
+  Session* session = CurrentSession();
+  if (session != nullptr) {
+    session->NoteTapeEvent(TapeEvent::kNew, tape.get(), nullptr);
+    session->NoteFlags(args);
+  }
+  return tape.release();
+}
+
+template <TapeEvent event>
+PyObject* TapeOnly(PyObject* original, PyObject* args, PyObject* kwargs) {
+  Session* session = CurrentSession();
+  if (session != nullptr) {
+    session->NoteTapeEvent(event, Argument(args, 0), nullptr);
+  }
+  return PyObject_Call(original, args, kwargs);
+}
+
+PyObject* Watch(PyObject* original, PyObject* args, PyObject* kwargs) {
+  Session* session = CurrentSession();
+  if (session != nullptr && PyTuple_GET_SIZE(args) == 2) {
+    session->NoteTapeEvent(TapeEvent::kWatch, Argument(args, 0),
+                           Argument(args, 1));
+  }
+  return PyObject_Call(original, args, kwargs);
+}
+
+PyObject* WatchVariable(PyObject* original, PyObject* args, PyObject* kwargs) {
+  Session* session = CurrentSession();
+  if (session != nullptr && PyTuple_GET_SIZE(args) == 2) {
+    PyRef handle = HandleOfVariable(Argument(args, 1));
+    session->NoteTapeEvent(TapeEvent::kWatchVariable, Argument(args, 0),
+                           handle.get());
+  }
+  return PyObject_Call(original, args, kwargs);
+}
+
+PyObject* VariableAccessed(PyObject* original, PyObject* args,
+                           PyObject* kwargs) {
+  if (PyTuple_GET_SIZE(args) == 1) NoteVariableAccessed(Argument(args, 0));
+  return PyObject_Call(original, args, kwargs);
+}
+
+// Records an op whose gradient is a Python function, mostly the user's.
+PyObject* RecordOperation(PyObject* original, PyObject* args,
+                          PyObject* kwargs) {
+  Session* session = CurrentSession();
+  if (session != nullptr && TapeIsActive()) {
+    session->NoteTapeEvent(TapeEvent::kCustomGradient, nullptr, nullptr);
+    session->NoteUserGradient();
+  }
+  return PyObject_Call(original, args, kwargs);
+}
+
+template <int change>
+PyObject* Watcher(PyObject* original, PyObject* args, PyObject* kwargs) {
+  CurrentThread().num_watchers += change;
+  return PyObject_Call(original, args, kwargs);
+}
+
+// (tape, targets, sources, output gradients, raw sources, unconnected)
+PyObject* Gradient(PyObject* original, PyObject* args, PyObject* kwargs) {
+  Session* session = CurrentSession();
+  if (session == nullptr || PyTuple_GET_SIZE(args) != 6) {
+    return PyObject_Call(original, args, kwargs);
+  }
+  LibraryCall call{"GradientTape.gradient", original, args, kwargs, {}, true};
+  call.given = {Argument(args, 1), Argument(args, 2), Argument(args, 3),
+                Argument(args, 5)};
+  return session->OnLibraryCall(call);
+}
+
+using Hook = PyObject* (*)(PyObject*, PyObject*, PyObject*);
+
+PyMethodDef Method(const char* name, Hook hook) {
+  return {name,
+          reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(hook)),
+          METH_VARARGS | METH_KEYWORDS, nullptr};
+}
+
+}  // namespace
+
+void NoteVariableAccessed(PyObject* variable) {
+  Session* session = CurrentSession();
+  if (session == nullptr || !TapeIsActive()) return;
+  PyRef handle = HandleOfVariable(variable);
+  session->NoteTapeEvent(TapeEvent::kVariableAccessed, nullptr, handle.get());
+}
+
+PyRef WrapTapeFunction(const std::string& name, PyObject* original) {
+  static std::array<PyMethodDef, 13> methods = {
+      Method("TapeSetNew", NewTape),
+      Method("TapeSetAdd", TapeOnly<TapeEvent::kEnter>),
+      Method("TapeSetRemove", TapeOnly<TapeEvent::kLeave>),
+      Method("TapeSetStopOnThread", TapeOnly<TapeEvent::kStop>),
+      Method("TapeSetRestartOnThread", TapeOnly<TapeEvent::kRestart>),
+      Method("TapeWatch", Watch),
+      Method("TapeWatchVariable", WatchVariable),
+      Method("TapeVariableAccessed", VariableAccessed),
+      Method("TapeSetRecordOperation", RecordOperation),
+      Method("TapeSetRecordOperationBackprop", RecordOperation),
+      Method("VariableWatcherNew", Watcher<1>),
+      Method("VariableWatcherRemove", Watcher<-1>),
+      Method("TapeGradient", Gradient),
+  };
+  for (PyMethodDef& method : methods) {
+    if (name == method.ml_name) {
+      return PyRef::Steal(PyCFunction_New(&method, original));
+    }
+  }
+  PyErr_Format(PyExc_ValueError, "no hook for %s", name.c_str());
+  return PyRef();
+}
+
+}  // namespace terra
