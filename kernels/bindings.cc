@@ -16,7 +16,9 @@
 #include "kernels/interceptor/plan.h"
 #include "kernels/interceptor/readers.h"
 #include "kernels/interceptor/seeds.h"
+#include "kernels/interceptor/replayable.h"
 #include "kernels/interceptor/session.h"
+#include "kernels/interceptor/state_guard.h"
 #include "kernels/interceptor/tape_hooks.h"
 #include "kernels/interceptor/tf_python.h"
 #include "kernels/interceptor/waiting.h"
@@ -98,6 +100,14 @@ py::object DecidedInput(Session& session, int join) {
 void RaiseIfFailed(int result) {
   if (result < 0) throw py::error_already_set();
 }
+
+}  // namespace
+
+StateGuard* GuardOf(PyObject* object) {
+  return py::cast<StateGuard*>(py::handle(object));
+}
+
+namespace {
 
 PyMethodDef hook_methods[] = {
     {"fast_path_execute", FastPathExecuteHook, METH_VARARGS, nullptr},
@@ -287,6 +297,25 @@ void BindFunctions(py::module_& m) {
           if (!hook) throw py::error_already_set();
           return ObjectOf(hook);
         });
+  m.def("replayable",
+        [](const std::string& name, const py::object& original) {
+          PyRef hook = MakeReplayable(name, original.ptr());
+          if (!hook) throw py::error_already_set();
+          return ObjectOf(hook);
+        });
+  py::class_<StateGuard>(m, "StateGuard")
+      .def(py::init<>())
+      .def("add",
+           [](StateGuard& guard, const py::object& container) {
+             if (!guard.Add(container.ptr())) {
+               throw py::type_error("expected a dict, a list or a tuple");
+             }
+           })
+      .def("add_type",
+           [](StateGuard& guard, const py::type& type) {
+             guard.AddType(reinterpret_cast<PyTypeObject*>(type.ptr()));
+           })
+      .def_property_readonly("is_unchanged", &StateGuard::IsUnchanged);
   m.def("set_knobs",
         [](double slice_s, double stall_warning_s, bool replays_calls) {
           Knobs().slice_s = slice_s;

@@ -2,7 +2,7 @@
 // Python: which nodes it was, what it told the graph, and what it returned.
 //
 // Learned by the session while the cursor follows the call op by op
-// (session_calls.cc), kept in the plan, immutable then.
+// (session_learning.cc), kept in the plan, immutable then.
 #ifndef TERRA_KERNELS_INTERCEPTOR_CALL_RECORD_H_
 #define TERRA_KERNELS_INTERCEPTOR_CALL_RECORD_H_
 
@@ -32,6 +32,11 @@ struct Binding {
   int slot;
   int a;
   int b;
+
+  bool HasName() const {
+    return kind == Kind::kFeed || kind == Kind::kVariable ||
+           kind == Kind::kConstant || kind == Kind::kJoinOutside;
+  }
 };
 
 // A value that a call returned: how to make the next one like it.
@@ -68,6 +73,7 @@ struct CallRecord {
   ResultPattern result;
   uint64_t history_after = 0;
   int num_names_after = 0;
+  PyRef guard;        // a StateGuard; null: the call depends on no object
   PyRef names_after;  // Python: the counts that sums and zeros are named by
 };
 

@@ -41,6 +41,7 @@ enum class Event : uint64_t {
   kText,
   kList,
   kTuple,
+  kSlices,
 };
 
 // A hash that is being made.

@@ -29,7 +29,13 @@ struct LibraryCall {
   PyObject* kwargs;              // or null
   std::vector<PyObject*> given;  // all that its ops and its result depend on
   bool differentiates;           // runs gradient functions
+  bool takes_objects;            // of which Python can see a change
 };
+
+// Whether the value is IndexedSlices, and of no subclass.
+bool IsSlices(const PyObject* value);
+// What IndexedSlices are made of, as a tuple. Null where they are unlike others.
+PyRef ItemsOfSlices(PyObject* slices);
 
 }  // namespace terra
 

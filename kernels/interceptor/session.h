@@ -254,6 +254,9 @@ class Session {
     int64_t num_obstacles;
   };
   const char* MixArgument(PyObject* value, Hash* key, int depth);
+  const char* MixItems(PyObject* items, Hash* key, int depth);
+  // Null where there is no object; a string that says why there is no guard.
+  PyRef GuardObjects();
   const char* MixTensor(PyObject* tensor, Hash* key);
   void MixIdentity(PyObject* tensor);
   const char* KeyOf(const LibraryCall& call, uint64_t* key);
@@ -347,6 +350,8 @@ class Session {
   const char* obstacle_ = "";
   bool runs_user_gradients_ = false;
   PyRef names_;
+  bool takes_objects_ = false;       // of the call whose key is being made
+  std::vector<PyObject*> objects_;   // among its arguments
 };
 
 // Runs the call for real with the tape stopped, then records it with a marker

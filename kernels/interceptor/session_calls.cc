@@ -1,9 +1,10 @@
-// Session: library calls, followed once and then replayed (docs/design/0009).
+// Session: library calls, known ones replayed (docs/design/0009).
 #include "absl/strings/str_cat.h"
 #include "kernels/interceptor/controller.h"
 #include "kernels/interceptor/hooks.h"
 #include "kernels/interceptor/python_scopes.h"
 #include "kernels/interceptor/session.h"
+#include "kernels/interceptor/state_guard.h"
 #include "kernels/interceptor/tf_python.h"
 #include "kernels/interceptor/waiting.h"
 
@@ -12,16 +13,9 @@ namespace {
 
 using tensorflow::TensorHandle;
 
-constexpr size_t kMaxRecords = 4096;
 constexpr int kMaxDepth = 8;  // of lists in lists
 
 bool ReplayIsOn() { return Knobs().replays_calls.load(); }
-
-bool HasName(const Binding& binding) {
-  using Kind = Binding::Kind;
-  return binding.kind == Kind::kFeed || binding.kind == Kind::kVariable ||
-         binding.kind == Kind::kConstant || binding.kind == Kind::kJoinOutside;
-}
 
 }  // namespace
 
@@ -74,21 +68,52 @@ const char* Session::MixArgument(PyObject* value, Hash* key, int depth) {
     key->Mix(Event::kText, std::hash<std::string>()(text));
     return nullptr;
   }
-  const bool is_list = PyList_CheckExact(value);
-  if (!is_list && !PyTuple_CheckExact(value)) {
-    return "an argument of another kind";
+  if (PyFloat_CheckExact(value)) {
+    const double number = PyFloat_AS_DOUBLE(value);
+    uint64_t bits;
+    std::memcpy(&bits, &number, sizeof(bits));
+    key->Mix(Event::kText, bits);
+    return nullptr;
   }
+  const bool is_list = PyList_CheckExact(value);
+  if (is_list || PyTuple_CheckExact(value)) {
+    key->Mix(is_list ? Event::kList : Event::kTuple);
+    // Looking at a tensor may run Python that changes the list: copy it.
+    PyRef items = PyRef::Steal(PySequence_Tuple(value));
+    return MixItems(items.get(), key, depth);
+  }
+  if (IsSlices(value)) {
+    PyRef items = ItemsOfSlices(value);
+    if (!items) return "slices of another kind";
+    key->Mix(Event::kSlices);
+    return MixItems(items.get(), key, depth);
+  }
+  if (!takes_objects_) return "an argument of another kind";
+  key->Mix(Event::kObject, reinterpret_cast<uintptr_t>(value));
+  objects_.push_back(value);
+  return nullptr;
+}
+
+const char* Session::MixItems(PyObject* items, Hash* key, int depth) {
   if (depth >= kMaxDepth) return "lists nested deeply";
-  // Looking at a tensor may run Python that changes the list: copy it.
-  PyRef items = PyRef::Steal(PySequence_Tuple(value));
-  const Py_ssize_t n = PyTuple_GET_SIZE(items.get());
-  key->Mix(is_list ? Event::kList : Event::kTuple, static_cast<uint64_t>(n));
+  const Py_ssize_t n = PyTuple_GET_SIZE(items);
+  key->Mix(static_cast<uint64_t>(n));
   for (Py_ssize_t i = 0; i < n; ++i) {
-    PyObject* item = PyTuple_GET_ITEM(items.get(), i);
+    PyObject* item = PyTuple_GET_ITEM(items, i);
     const char* problem = MixArgument(item, key, depth + 1);
     if (problem != nullptr) return problem;
   }
   return nullptr;
+}
+
+PyRef Session::GuardObjects() {
+  if (objects_.empty()) return PyRef();
+  PyRef list = PyRef::Steal(PyList_New(objects_.size()));
+  for (size_t i = 0; i < objects_.size(); ++i) {
+    PyList_SET_ITEM(list.get(), i, PyRef::Borrow(objects_[i]).release());
+  }
+  return PyRef::Steal(
+      PyObject_CallMethod(controller_, "guard", "O", list.get()));
 }
 
 const char* Session::KeyOf(const LibraryCall& call, uint64_t* key) {
@@ -98,6 +123,8 @@ const char* Session::KeyOf(const LibraryCall& call, uint64_t* key) {
     PyObject* tape = PyTuple_GET_ITEM(call.args, 0);
     hash.Mix(Event::kTape, static_cast<uint64_t>(tapes_.at(tape)));
   }
+  takes_objects_ = call.takes_objects;
+  objects_.clear();
   for (PyObject* value : call.given) {
     const char* problem = MixArgument(value, &hash, 0);
     if (problem != nullptr) return problem;
@@ -214,8 +241,8 @@ PyObject* Session::OnLibraryCall(const LibraryCall& call) {
   const int fits = mode_ == Mode::kCoExecution ? Fits(*record) : 0;
   if (fits < 0) return nullptr;
   if (fits == 0 || mode_ != Mode::kCoExecution) {
-    ++plan_->not_replayed[{call.name, "an argument was another constant"}];
-    return run();
+    ++plan_->not_replayed[{call.name, "something it depends on has changed"}];
+    return RunAndLearn(call, key);
   }
   return ReplayCall(*record);
 }
@@ -223,9 +250,10 @@ PyObject* Session::OnLibraryCall(const LibraryCall& call) {
 int Session::Fits(const CallRecord& record) {
   using Kind = Binding::Kind;
   std::string detail;
+  if (record.guard && !GuardOf(record.guard.get())->IsUnchanged()) return 0;
   for (const Binding& binding : record.bindings) {
     const char* problem = nullptr;
-    if (HasName(binding) && history_.Named(binding.a) == nullptr) return 0;
+    if (binding.HasName() && history_.Named(binding.a) == nullptr) return 0;
     if (binding.kind == Kind::kConstant || binding.kind == Kind::kFeed) {
       const auto kind = binding.kind == Kind::kFeed ? InputKind::kFeed
                                                     : InputKind::kConstant;
@@ -337,218 +365,6 @@ PyRef Session::MakeResult(const ResultPattern& pattern,
   if (pattern.kind != Kind::kSlices) return items;
   return PyRef::Steal(
       PyObject_CallObject(Runtime().indexed_slices_type, items.get()));
-}
-
-// ------------------------------------------------------------------ learning
-
-PyObject* Session::RunAndLearn(const LibraryCall& call, uint64_t key) {
-  const Learning learning{position(),      at_,
-                          epoch_,          made_.size(),
-                          bindings_.size(), history_.num_names(),
-                          num_obstacles_};
-  PyRef keep_alive = PyRef::Borrow(controller_);
-  ++num_learning_;
-  PyRef result =
-      PyRef::Steal(PyObject_Call(call.function, call.args, call.kwargs));
-  --num_learning_;
-  if (!result) return nullptr;
-  if (!live_ || mode_ != Mode::kCoExecution || bound_for_ >= 0) {
-    return result.release();
-  }
-  const std::shared_ptr<CallRecord> record = Learn(learning, result.get());
-  if (record == nullptr) return nullptr;
-  auto& calls = plan_->calls;
-  const auto before = calls.find(key);
-  if (!record->refusal.empty()) {
-    ++plan_->not_replayed[{call.name, record->refusal}];
-    record->tries_left =
-        before == calls.end() ? 2 : before->second->tries_left - 1;
-  }
-  if (calls.size() >= kMaxRecords) calls.clear();
-  calls[key] = record;
-  return result.release();
-}
-
-std::shared_ptr<CallRecord> Session::Learn(const Learning& learning,
-                                           PyObject* result) {
-  auto record = std::make_shared<CallRecord>();
-  record->begin = learning.begin;
-  if (num_obstacles_ != learning.num_obstacles) record->refusal = obstacle_;
-  if (record->refusal.empty()) record->refusal = LearnPath(learning, &*record);
-  if (record->refusal.empty()) {
-    record->refusal = LearnBindings(learning, &*record);
-  }
-  if (record->refusal.empty()) {
-    record->refusal = LearnResult(result, learning, &*record, &record->result);
-  }
-  if (record->refusal.empty()) record->refusal = LearnKept(learning, *record);
-  record->history_after = history_.hash().value();
-  record->num_names_after = history_.num_names();
-  record->names_after =
-      PyRef::Steal(PyObject_CallMethod(controller_, "names", nullptr));
-  return record->names_after ? record : nullptr;
-}
-
-std::string Session::LearnPath(const Learning& learning, CallRecord* record) {
-  if (epoch_ != learning.epoch || epoch_is_pending_) {
-    return "an epoch ended in it";
-  }
-  int at = learning.at;
-  for (size_t i = learning.begin; i < path_.size(); ++i) {
-    const int number = path_[i];
-    const PlanNode& node = plan_->nodes[number];
-    if (node.kind == NodeKind::kImperative || node.on_host) {
-      return absl::StrCat(node.name, " runs in Python");
-    }
-    if (node.seeded) return absl::StrCat(node.name, " draws random numbers");
-    for (const auto& decision : Decisions(at, number)) {
-      record->decisions.push_back(decision);
-    }
-    for (size_t k = 0; k < node.outputs.size(); ++k) {
-      for (int web : node.outputs[k].webs) {
-        record->latest.push_back({web, number, static_cast<int>(k)});
-      }
-    }
-    if (node.shape_rule != nullptr && DependsOnNumbers(node)) {
-      return absl::StrCat("the shape of ", node.name, " depends on a value");
-    }
-    record->path.push_back(number);
-    at = number;
-  }
-  return "";
-}
-
-// Whether an integer that is no constant may say what shape results have.
-bool Session::DependsOnNumbers(const PlanNode& node) const {
-  for (const InputRef& ref : node.inputs) {
-    tensorflow::DataType dtype = tensorflow::DT_INVALID;
-    if (ref.kind == InputKind::kOutput) {
-      dtype = plan_->nodes[ref.a].outputs[ref.b].dtype;
-    } else if (ref.kind == InputKind::kFeed) {
-      dtype = plan_->feeds[ref.a].dtype;
-    } else if (ref.kind == InputKind::kJoin) {
-      dtype = plan_->joins[ref.a].dtype;
-    }
-    if (dtype == tensorflow::DT_INT32 || dtype == tensorflow::DT_INT64) {
-      return true;
-    }
-  }
-  return false;
-}
-
-std::string Session::LearnBindings(const Learning& learning,
-                                   CallRecord* record) {
-  using Kind = Binding::Kind;
-  for (size_t i = learning.num_bindings; i < bindings_.size(); ++i) {
-    const Binding& binding = bindings_[i];
-    if (HasName(binding) && binding.a >= learning.num_names) {
-      if (binding.kind == Kind::kConstant) continue;  // its own
-      return "it makes a tensor of a value that varies";
-    }
-    record->bindings.push_back(binding);
-  }
-  return "";
-}
-
-std::string Session::LearnResult(PyObject* value, const Learning& learning,
-                                 CallRecord* record, ResultPattern* pattern) {
-  using Kind = ResultPattern::Kind;
-  if (value == Py_None || PyBool_Check(value) || PyLong_CheckExact(value) ||
-      PyUnicode_CheckExact(value)) {
-    pattern->object = PyRef::Borrow(value);
-    return "";
-  }
-  if (EagerTensor_CheckExact(value)) {
-    return LearnTensor(value, learning, record, pattern);
-  }
-  PyRef items;
-  if (PyList_CheckExact(value) || PyTuple_CheckExact(value)) {
-    pattern->kind = PyList_CheckExact(value) ? Kind::kList : Kind::kTuple;
-    items = PyRef::Borrow(value);
-  } else if (reinterpret_cast<PyObject*>(Py_TYPE(value)) ==
-             Runtime().indexed_slices_type) {
-    pattern->kind = Kind::kSlices;
-    items = PyRef::Steal(PyTuple_New(3));
-    const char* names[] = {"_values", "_indices", "_dense_shape"};
-    for (int i = 0; i < 3; ++i) {
-      PyObject* item = PyObject_GetAttrString(value, names[i]);
-      if (item == nullptr) {
-        PyErr_Clear();
-        return "it returns slices of another kind";
-      }
-      PyTuple_SET_ITEM(items.get(), i, item);
-    }
-  } else {
-    return absl::StrCat("it returns a ", Py_TYPE(value)->tp_name);
-  }
-  const Py_ssize_t n = PySequence_Fast_GET_SIZE(items.get());
-  for (Py_ssize_t i = 0; i < n; ++i) {
-    pattern->items.emplace_back();
-    const std::string problem =
-        LearnResult(PySequence_Fast_GET_ITEM(items.get(), i), learning, record,
-                    &pattern->items.back());
-    if (!problem.empty()) return problem;
-  }
-  return "";
-}
-
-std::string Session::LearnTensor(PyObject* tensor, const Learning& learning,
-                                 CallRecord* record, ResultPattern* pattern) {
-  using Kind = ResultPattern::Kind;
-  const int32_t index = FindMade(HandleOf(tensor));
-  if (index >= 0 && static_cast<size_t>(index) >= learning.num_made) {
-    const Made& made = made_[index];
-    pattern->kind = Kind::kMade;
-    auto& all = record->made;
-    for (size_t i = 0; i < all.size(); ++i) {
-      if (all[i].node == made.node && all[i].output == made.output) {
-        pattern->number = static_cast<int>(i);
-        return "";
-      }
-    }
-    pattern->number = static_cast<int>(all.size());
-    all.push_back({made.node, made.output, made.shape});
-    return "";
-  }
-  if (index >= 0) return "it returns a tensor that was there before";
-  const int name = history_.FindName(tensor);
-  if (name >= 0 && name < learning.num_names) {
-    pattern->kind = Kind::kOutside;
-    pattern->number = name;
-    return history_.Named(name) == tensor
-               ? ""
-               : "it returns another object of a tensor";
-  }
-  for (size_t i = learning.begin; i < path_.size(); ++i) {
-    for (const PyRef& folded : plan_->nodes[path_[i]].folded) {
-      if (HandleOf(folded.get()) != HandleOf(tensor)) continue;
-      pattern->kind = Kind::kFolded;
-      pattern->object = folded;
-      return "";
-    }
-  }
-  return "it returns a tensor that no op made";
-}
-
-// Somebody may have kept what was made in the call besides its result.
-std::string Session::LearnKept(const Learning& learning,
-                               const CallRecord& record) const {
-  for (size_t i = learning.num_made; i < made_.size(); ++i) {
-    const Made& made = made_[i];
-    if (!IsReferenced(made) || (made.fetch_channel >= 0 && !made.ready->load())) {
-      continue;
-    }
-    bool is_result = false;
-    for (const CallRecord::Output& output : record.made) {
-      is_result = is_result || (output.node == made.node &&
-                                output.output == made.output);
-    }
-    if (!is_result) {
-      return absl::StrCat("the result of ", plan_->nodes[made.node].name,
-                          " is kept somewhere");
-    }
-  }
-  return "";
 }
 
 }  // namespace terra

@@ -24,6 +24,7 @@ from terra_tf._tf_internals import (
 )
 from terra_tf.config import config
 from terra_tf.runtime import user_gradients
+from terra_tf.runtime.keras_hooks import KerasHooks
 from terra_tf.trace.attributes import canonical_attributes
 from terra_tf.trace.markers import GradientMarkers, gradient_function_wrapper, marked_caller
 
@@ -87,6 +88,8 @@ _GRAPH_DELAY_US, _PYTHON_DELAY_US = 500, 200
 def apply_knobs() -> None:
     """Hands the knobs that native code reads over, if they have changed. Called at each step."""
     global _applied_knobs
+    if originals:
+        _keras.install(_native.load().module)
     stall_warning_s = config.stall_warning_s or float("inf")
     knobs = (config.wait_slice_s, stall_warning_s, config.replay_calls, config.inject_delays)
     if knobs == _applied_knobs:
@@ -111,6 +114,7 @@ def uninstall() -> None:
     pywrap_tfe.TFE_Py_RegisterVSpace(backprop._default_vspace)
     _native.load().module.uninstall_buffer_reader()
     originals.clear()
+    _keras.forget()
 
 
 def _save_originals() -> None:
@@ -141,6 +145,9 @@ def _replace(owner: Any, name: str, replacement: Any) -> Any:
     return original
 
 
+_keras = KerasHooks(_replace)
+
+
 def _install_hooks(native: Any) -> None:
     _replace(pywrap_tfe, "TFE_Py_FastPathExecute", native.hook_function(0))
     execute = native.hook_function(1)
@@ -162,7 +169,7 @@ def _marked_vector_space(native: Any) -> Any:
         controller = native.current_controller()
         marker = None
         if controller is not None and len(gradients) > 1:
-            marker = controller.sum_marker(gradients)
+            marker = controller.tape_names.name_sum(gradients)
         if marker is None:
             return space.aggregate_fn(gradients)
         return _call_marked(marker, space.aggregate_fn, gradients)
@@ -172,7 +179,7 @@ def _marked_vector_space(native: Any) -> Any:
             controller = native.current_controller()
             if controller is None:
                 return zeros(*args)
-            return _call_marked(controller.zeros_marker(), zeros, *args)
+            return _call_marked(controller.tape_names.name_zeros(), zeros, *args)
 
         return make_zeros
 

@@ -17,7 +17,6 @@ step. Everything else is guarded by the GIL.
 
 from __future__ import annotations
 
-import collections
 import logging
 import sys
 import threading
@@ -26,7 +25,6 @@ from types import FrameType
 from typing import Any
 
 from terra_tf import _native
-from terra_tf._tf_internals import EagerTensor
 from terra_tf.config import config
 from terra_tf.errors import (
     DivergenceError,
@@ -35,12 +33,12 @@ from terra_tf.errors import (
     Reason,
     format_message,
 )
-from terra_tf.runtime import in_flight, interception, interrupts, source_lines, stance
+from terra_tf.runtime import in_flight, interception, interrupts, object_state, source_lines, stance
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.prefix import prefix_trace
 from terra_tf.runtime.replay import Replay, ReplayError
+from terra_tf.runtime.tape_names import TapeNames
 from terra_tf.trace.location import LocationTracker
-from terra_tf.trace.markers import SUM, ZEROS
 from terra_tf.trace.recorder import Recorder
 from terra_tf.trace.records import OpRecord
 
@@ -72,7 +70,7 @@ class StepSession:
         self._recorder: Recorder | None = None
         self._lock = threading.RLock()
         self._epoch = 0
-        self._num_named: collections.Counter[tuple] = collections.Counter()
+        self.tape_names = TapeNames(self.native)
         self._epoch_start = 0  # how many ops were matched before it
         self._deferred_error: BaseException | None = None
         self._owner = threading.get_ident()
@@ -414,39 +412,18 @@ class StepSession:
         """CO_EXECUTION: it cannot be known in time whether a write fits; Python does it."""
         self.entry.force(self.built, node, ImperativeReason.DYNAMIC_WRITE)
 
-    # -------------------------------------------------------------- markers
-
-    def sum_marker(self, gradients: list) -> Any:
-        """Names the sum of several gradients by the term that was computed last."""
-        tensors = [getattr(gradient, "values", gradient) for gradient in gradients]
-        origins = [self.native.origin(t) for t in tensors if isinstance(t, EagerTensor)]
-        known = [origin for origin in origins if origin is not None]
-        if not known:
-            return None
-        _, *producer = max(known, key=lambda origin: origin[0])
-        return self._numbered(SUM, *producer)
-
-    def zeros_marker(self) -> Any:
-        """Names zeros that the tape needs after a gradient function."""
-        self._count_replayed()
-        return self._numbered(ZEROS, interception.thread_markers().last)
+    # --------------------------------------------------------- library calls
 
     def names(self) -> tuple[dict, Any]:
         """Returns what sums and zeros have been named so far, for calls that are replayed."""
-        self._count_replayed()
-        return dict(self._num_named), interception.thread_markers().last
+        return self.tape_names.state()
 
-    def _count_replayed(self) -> None:
-        """Counts as if the replayed calls had run."""
-        names = self.native.take_names()
-        if names is not None:
-            self._num_named = collections.Counter(names[0])
-            interception.thread_markers().last = names[1]
-
-    def _numbered(self, *what: Any) -> tuple:
-        self._count_replayed()
-        self._num_named[what] += 1
-        return (*what, self._num_named[what])
+    def guard(self, objects: list) -> Any:
+        """Returns a guard of the objects' state, or why there can be none."""
+        try:
+            return object_state.guard_of(objects)
+        except object_state.UnseenStateError as error:
+            return f"changes would go unseen: {error}"
 
     # ---------------------------------------------------------------- forks
 

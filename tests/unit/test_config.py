@@ -31,6 +31,7 @@ def test_defaults_are_those_of_the_table(config):
         "wait_slice_s": 0.05,
         "max_trace_ops": 200_000,
         "grappler_arithmetic": False,
+        "replay_calls": True,
         "inject_delays": "",
         "log": "",
     }

@@ -1,0 +1,18 @@
+// A library function that may be replayed, in the place of the original.
+#ifndef TERRA_KERNELS_INTERCEPTOR_REPLAYABLE_H_
+#define TERRA_KERNELS_INTERCEPTOR_REPLAYABLE_H_
+
+#include <string>
+
+#include "kernels/interceptor/py_ref.h"
+
+namespace terra {
+
+// A callable that stands for the Python function `original`: its attributes
+// and signature are the original's, and as a class's attribute it is a method.
+// Null with an exception set.
+PyRef MakeReplayable(const std::string& name, PyObject* original);
+
+}  // namespace terra
+
+#endif  // TERRA_KERNELS_INTERCEPTOR_REPLAYABLE_H_

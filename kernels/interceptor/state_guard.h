@@ -1,0 +1,45 @@
+// Says whether Python objects are still as they were: the state that a library
+// call depends on besides its arguments.
+//
+// Python (runtime/object_state.py) finds the containers that make up the state:
+// the dictionaries of objects, lists, sets. Each is kept with the very objects
+// it held; it is unchanged while it holds the same ones. That is looked at in
+// each call, so that no way of changing them goes unseen, `__dict__` included.
+#ifndef TERRA_KERNELS_INTERCEPTOR_STATE_GUARD_H_
+#define TERRA_KERNELS_INTERCEPTOR_STATE_GUARD_H_
+
+#include <vector>
+
+#include "kernels/interceptor/py_ref.h"
+
+namespace terra {
+
+class StateGuard {
+ public:
+  // A dict, a list or a tuple as it is now. False for anything else.
+  bool Add(PyObject* container);
+  // A type, whose methods may be replaced.
+  void AddType(PyTypeObject* type);
+  bool IsUnchanged() const;
+
+ private:
+  struct Snapshot {
+    PyRef container;
+    std::vector<PyRef> held;  // of a dict: key, value, key, value...
+  };
+  struct TypeVersion {
+    PyRef type;
+    unsigned int version;
+  };
+  static bool Holds(const Snapshot& snapshot);
+
+  std::vector<Snapshot> snapshots_;
+  std::vector<TypeVersion> types_;
+};
+
+// The guard behind a Python object of it (bindings).
+StateGuard* GuardOf(PyObject* object);
+
+}  // namespace terra
+
+#endif  // TERRA_KERNELS_INTERCEPTOR_STATE_GUARD_H_

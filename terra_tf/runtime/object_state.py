@@ -1,0 +1,114 @@
+"""What a library's objects (optimizers, layers, variables) hold, so that a change is seen.
+
+A call on such an object is replayed only while everything that it can depend on is as it was. The
+walk goes through the attributes of Keras' objects, the variables, lists and dictionaries among
+them, and refuses what it cannot see into: objects and functions of the user's, sets, tensors.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import sys
+import types
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from terra_tf import _native
+from terra_tf._tf_internals import BaseResourceVariable, EagerTensor, dtypes, ops, tensor_shape
+
+_LIBRARIES = frozenset({"keras", "tensorflow"})
+# Never changed in place, so that being the same object is enough.
+_ATOMS = (
+    type(None), bool, int, float, complex, str, bytes, np.generic, enum.Enum, type,
+    types.ModuleType, types.BuiltinFunctionType, inspect.Signature, dtypes.DType,
+    tensor_shape.TensorShape,
+)  # fmt: skip
+# How objects are saved, tracked and drawn: no call depends on it.
+_BOOKKEEPING = frozenset(
+    {"_tracker", "_tracked", "_auto_config", "_inbound_nodes", "_outbound_nodes"}
+)
+_KERAS_GLOBALS = "keras.src.backend.common.global_state"
+
+
+class UnseenStateError(Exception):
+    """An object holds something of which changes could not be seen; the message says what."""
+
+
+def guard_of(objects: Iterable[Any]) -> Any:
+    """Returns a native `StateGuard` of all that the objects hold now.
+
+    Raises:
+      UnseenStateError: If a change of something in them could not be seen.
+    """
+    walk = _Walk(_native.load().module.StateGuard())
+    for item in objects:
+        walk.visit(item, type(item).__name__)
+    walk.add_globals()
+    return walk.guard
+
+
+class _Walk:
+    def __init__(self, guard: Any) -> None:
+        self.guard = guard
+        self._seen: set[int] = set()
+
+    def visit(self, value: Any, path: str) -> None:
+        if isinstance(value, _ATOMS) or id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        if isinstance(value, EagerTensor):
+            if value.dtype != dtypes.resource:
+                raise UnseenStateError(f"{path} is a tensor")
+        elif isinstance(value, BaseResourceVariable):
+            self.guard.add_type(type(value))
+            self.guard.add(vars(value))
+        elif isinstance(value, (types.FunctionType, types.MethodType)):
+            if not _is_librarys(getattr(value, "__module__", None)):
+                raise UnseenStateError(f"{path} is a function of the user's")
+        elif type(value).__name__ == "_DefaultDistributionStrategy":
+            return
+        elif _is_container(value):
+            self._visit_container(value, path)
+        elif _is_librarys(type(value).__module__):
+            self._visit_object(value, path)
+        else:
+            raise UnseenStateError(f"{path} is a {type(value).__name__}")
+
+    def _visit_container(self, value: Any, path: str) -> None:
+        self.guard.add(value)
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            self.visit(item, f"{path}[{key!r}]")
+        for name, item in getattr(value, "__dict__", {}).items():
+            if name == "_storage":  # TensorFlow's wrapped lists
+                self.visit(item, f"{path}.{name}")
+
+    def _visit_object(self, value: Any, path: str) -> None:
+        attributes = getattr(value, "__dict__", None)
+        if attributes is None:
+            raise UnseenStateError(f"{path} is a {type(value).__name__}")
+        self.guard.add_type(type(value))
+        self.guard.add(attributes)
+        for name, item in list(attributes.items()):
+            if not name.startswith("_self_") and name not in _BOOKKEEPING:
+                self.visit(item, f"{path}.{name}")
+
+    def add_globals(self) -> None:
+        """Scopes that the calling thread is in: of Keras, and of distribution strategies."""
+        keras_globals = sys.modules.get(_KERAS_GLOBALS)
+        if keras_globals is not None:
+            self.guard.add(vars(keras_globals.GLOBAL_STATE_TRACKER))
+        self.guard.add(ops.get_default_graph()._distribution_strategy_stack)
+
+
+def _is_container(value: Any) -> bool:
+    if not isinstance(value, (list, tuple, dict)):
+        return False
+    return type(value) in (list, tuple, dict) or _is_librarys(type(value).__module__)
+
+
+def _is_librarys(module: str | None) -> bool:
+    return (module or "").split(".")[0] in _LIBRARIES
