@@ -299,6 +299,24 @@ def test_way_over_a_level_that_every_path_passed_diverges_once():
     assert stats.co_executed_steps == 20
 
 
+def test_loop_that_was_left_in_one_trip_may_be_left_in_any():
+    """By `break` in the middle of a trip: after trips 0, 1 and 4, so after 2 and 3 as well."""
+
+    def run(x, case, s):
+        for i in range(6):
+            x = tf.tanh(x) * 2.0
+            if i == case:
+                x = -x
+                break
+            x = tf.exp(x) * 0.5
+        return x + 1.0
+
+    program = Steps(make_of(run), [0, 1, 4, 7] * 2 + [2, 3] * 6)
+    (function,) = assert_matches_eager(program, 20)
+    (before,) = program.stats[-13]
+    assert_co_executing(function, after=before)
+
+
 def test_way_that_a_cut_for_an_epoch_takes_away_diverges_once():
     """The call of Python begins a block, beside that of `cos`: then no traced way skips both."""
 
