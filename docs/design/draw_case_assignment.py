@@ -31,7 +31,8 @@ def title(number):
     level = cases.levels[number]
     if level.is_inline:
         return f"level {number}\ninline"
-    branches = [*(NAMES[b.nodes[0]] for b in level.blocks), "skip"]
+    branches = [NAMES[b.nodes[0]] for b in level.blocks]
+    branches += [] if level.is_mandatory else ["skip"]
     return f"level {number}\nswitch-case:\n{' | '.join(branches)}"
 
 

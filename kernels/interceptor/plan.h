@@ -55,7 +55,7 @@ struct JoinSpec {
 // A level of the case assignment: a switch-case, or a block of every path.
 struct LevelSpec {
   int channel;     // where the decision goes; -1: no decision
-  int skip_index;  // the branch that does nothing
+  int skip_index;  // the branch that does nothing; -1: every path passes one
   int epoch;
 };
 

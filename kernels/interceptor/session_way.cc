@@ -82,7 +82,7 @@ bool Session::IsLegal(int number) const {
   }
   if (!node.is_head || node.level <= level) return false;
   for (int between = level + 1; between < node.level; ++between) {
-    if (plan_->levels[between].channel < 0) return false;
+    if (plan_->levels[between].skip_index < 0) return false;
   }
   return true;
 }
@@ -163,7 +163,7 @@ bool Session::SkipToEnd() {
   if (at_ >= 0 && plan_->nodes[at_].next >= 0) return false;
   const size_t level = at_ < 0 ? 0 : plan_->nodes[at_].level + 1;
   for (size_t i = level; i < plan_->levels.size(); ++i) {
-    if (plan_->levels[i].channel < 0) return false;
+    if (plan_->levels[i].skip_index < 0) return false;
   }
   for (size_t i = level; i < plan_->levels.size(); ++i) {
     SendDecision(plan_->levels[i].channel, plan_->levels[i].skip_index);

@@ -24,7 +24,7 @@ import functools
 from terra_tf.errors import ImperativeReason
 from terra_tf.trace.case_assignment import BasicBlock, CaseAssignment, assign_cases
 from terra_tf.trace.op_classes import IN_PLACE_WRITES, READS
-from terra_tf.trace.structure import loop_turns
+from terra_tf.trace.structure import cuts_of
 from terra_tf.trace.trace_graph import Node, TraceGraph, Variable
 
 _REACHES_ANYTHING = frozenset(
@@ -65,7 +65,7 @@ class _Open:
 
 def plan_epochs(graph: TraceGraph) -> EpochPlan:
     """Returns the graph's switch-cases, cut where epochs have to begin."""
-    cuts = loop_turns(graph)
+    cuts = cuts_of(graph)
     while True:
         cases = assign_cases(len(graph.nodes), graph.edges(), cuts)
         walk = _Walk(graph, cases)

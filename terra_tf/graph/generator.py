@@ -4,8 +4,9 @@ The function takes the step's id, then the captured variables and tensors. Every
 comes and goes through channels of the step's mailbox. It has no outputs: fetches deliver
 values, writes change variables. Its main line is the levels of the case assignment in order:
 a block that every path passes as it is, a switch-case as a `Case` that `Terra>CaseSelect`
-drives, with a branch for skipping. What a branch makes and somebody else uses comes out of the
-Case (SSA); where another branch was taken, it is a dummy that nobody looks at.
+drives, with a branch for skipping if any path skips it. What a branch makes and somebody else
+uses comes out of the Case (SSA); where another branch was taken, it is a dummy that nobody looks
+at.
 
 It is built without automatic control dependencies, which would chain the ops that wait;
 exactly the order that is needed is added here:
@@ -191,7 +192,8 @@ class _Generator:
             if slot in main.handles:
                 self._variables.read(slot)  # what the other branches hand on
         branches = [self._build_branch(block.nodes, number, block.index) for block in level.blocks]
-        branches.append(self._build_branch((), number, len(level.blocks)))
+        if not level.is_mandatory:
+            branches.append(self._build_branch((), number, len(level.blocks)))
         made_dtypes = {key: t.dtype for _, made in branches for key, t in made.items()}
         keys = list(made_dtypes)
         for scope, made in branches:
@@ -202,12 +204,12 @@ class _Generator:
                 ]
             scope.graph.control_outputs = unique(scope.controls)
         channel = self._out.case_channels[number] = self._out.new_channel()
-        index = apply_op(
+        select = apply_op(
             "Terra>CaseSelect", step=emitter.step, channel=channel, num_branches=len(branches)
-        ).outputs[0]
-        case = add_case(
-            index, [scope.graph for scope, _ in branches], self._before_case(branches, main.epoch)
         )
+        index = _at_once(select.outputs[0])
+        graphs = [scope.graph for scope, _ in branches]
+        case = add_case(index, graphs, self._before_case(branches, main.epoch))
         self._absorb(case, index, branches, keys)
 
     def _before_case(self, branches: list, epoch: EpochState) -> list:
@@ -303,6 +305,16 @@ class _Generator:
                 )
         if any(held):
             main.epoch.held_back.append(HeldCase(index, held, len(branches)))
+
+
+def _at_once(index: Any) -> Any:
+    """Passes a decision on through one op, so that its coming wakes one thread and not many.
+
+    What an asynchronous kernel makes ready, TensorFlow schedules op by op, each in its own way
+    to a thread pool that has gone to sleep. What a cheap synchronous kernel makes ready goes on
+    in its thread. (Not an Identity: Grappler's pruner takes those out.)
+    """
+    return apply_op("EnsureShape", input=index, shape=[]).outputs[0]
 
 
 def _nodes_of(level: Level) -> tuple[int, ...]:

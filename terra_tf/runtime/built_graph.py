@@ -12,7 +12,7 @@ from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.graph.generator import generate
 from terra_tf.runtime.plan import make_plan
 from terra_tf.trace.location_tree import place_in_code
-from terra_tf.trace.trace_graph import Feed, TraceGraph
+from terra_tf.trace.trace_graph import END, START, Feed, Path, TraceGraph
 
 
 @dataclasses.dataclass(slots=True)
@@ -41,6 +41,11 @@ class BuiltGraph:
         here = self.nodes_at.get(location, ())
         others = self.nodes_in_trips.get(place_in_code(location), ())
         return [number for number in others if number not in here]
+
+    def has_way(self, path: Path) -> bool:
+        """Says whether a path's steps are legal here, where epochs may have cut more blocks."""
+        steps = zip((START, *path.nodes), (*path.nodes, END))
+        return all(self.generated.cases.is_legal(*step) for step in steps)
 
     @property
     def num_feeds(self) -> int:

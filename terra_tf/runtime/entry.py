@@ -171,12 +171,18 @@ class Entry:
         self._signatures_traced.add(self._signature)
         if result.kind is not MergeKind.COVERED:
             self.stats.note(result.kind.value, result.detail, "")
-            if self.built is not None:
-                self.drop_graph(self.built)
+        built = self.built
+        if built is not None and (result.kind is not MergeKind.COVERED or self._lacks_way(built)):
+            self.drop_graph(built)
         if self.built is None and self._is_time_to_build(result.kind, diverged):
             self._build()
         if self._imperative_steps_left == 0:
             self.stats.set_phase("tracing" if self.built is None else "co-execution")
+
+    def _lacks_way(self, built: BuiltGraph) -> bool:
+        """Says whether the graph cannot go the way of the trace just merged."""
+        assert self.trace_graph is not None
+        return self._is_current(built) and not built.has_way(self.trace_graph.last_path)
 
     def _is_time_to_build(self, kind: MergeKind, diverged: bool) -> bool:
         if self._imperative_steps_left > 0 or self._num_traces < config.traces_before_build:

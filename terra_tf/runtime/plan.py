@@ -115,7 +115,7 @@ class _PlanMaker:
                 epoch += 1
             self._plan.add_level(
                 channel=generated.case_channels.get(number, -1),
-                skip_index=len(level.blocks),
+                skip_index=-1 if level.is_mandatory else len(level.blocks),
                 epoch=epoch,
             )
 

@@ -38,14 +38,13 @@ class Loop:
 
 def forks_of(graph: TraceGraph, cases: CaseAssignment) -> tuple[Fork, ...]:
     """Returns a graph's switch-cases in order."""
-    jumps = [(cases.level_of(a), cases.level_of(b)) for a, b in graph.edges()]
     forks = []
-    for number, level in enumerate(cases.levels):
+    for level in cases.levels:
         if level.is_inline:
             continue
         heads = [graph.nodes[block.nodes[0]] for block in level.blocks]
         branches = tuple(Branch(line_of(head.record), head.hits) for head in heads)
-        forks.append(Fork(branches, any(before < number < after for before, after in jumps)))
+        forks.append(Fork(branches, not level.is_mandatory))
     return tuple(forks)
 
 

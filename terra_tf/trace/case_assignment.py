@@ -16,9 +16,12 @@ arm of an if whose other arm is C (docs/design/0006 has the picture):
              A -> C -> D                      level 3  B2 | (skipped by B1 -> D and C -> D)
                                               level 4  D
 
-A block that every path passes stands alone in its level and no edge leads over it: it needs no
-switch-case (`Level.is_inline`). Source: the supplement of the Terra paper (NeurIPS 2021) gives
-input, output and the covering property; levels by longest path are this project's.
+A level that no edge leads over is *mandatory*: every trace passes one of its blocks, and its
+switch-case has no branch for skipping it. Level 2 above is, level 3 is not. A mandatory level of
+one block needs no switch-case (`Level.is_inline`).
+
+Source: the supplement of the Terra paper (NeurIPS 2021) gives input, output and the covering
+property; levels by longest path are this project's.
 """
 
 from __future__ import annotations
@@ -52,11 +55,16 @@ class Level:
 
     Attributes:
       blocks: In order of their first nodes.
-      is_inline: Whether every path passes its one block.
+      is_mandatory: Whether every path passes one of its blocks.
     """
 
     blocks: tuple[BasicBlock, ...]
-    is_inline: bool
+    is_mandatory: bool
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether every path passes its one block."""
+        return self.is_mandatory and len(self.blocks) == 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,7 +96,7 @@ class CaseAssignment:
         """Says whether the ordered list covers a trace that goes from one node to another.
 
         Either inside a block to the next node, or from a block's end (or START) to the start of
-        a block of a higher level (or END), over no block that every path passes.
+        a block of a higher level (or END), over no mandatory level.
         """
         if node != START:
             block, position = self.block_of[node], self.position_of[node]
@@ -98,7 +106,7 @@ class CaseAssignment:
             return False
         before, after = self.level_of(node), self.level_of(successor)
         return before < after and not any(
-            level.is_inline for level in self.levels[before + 1 : after]
+            level.is_mandatory for level in self.levels[before + 1 : after]
         )
 
 
@@ -196,5 +204,5 @@ def _collect(chains: list[tuple], level_of_head: dict, after: dict, before: dict
             blocks.append(block)
             for position, node in enumerate(chain):
                 block_of[node], position_of[node] = block, position
-        levels.append(Level(tuple(blocks), len(blocks) == 1 and num_jumps == 0))
+        levels.append(Level(tuple(blocks), num_jumps == 0))
     return CaseAssignment(tuple(levels), block_of, position_of)

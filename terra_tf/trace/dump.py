@@ -127,25 +127,20 @@ class _Dump:
 
     def _level_lines(self) -> Iterator[str]:
         number = 0
-        for index, level in enumerate(self._cases.levels):
+        for level in self._cases.levels:
             if level.is_inline:
                 yield from map(self._node_line, level.blocks[0].nodes)
             else:
-                yield from self._switch_case_lines(number, index, level)
+                yield from self._switch_case_lines(number, level)
                 number += 1
 
-    def _switch_case_lines(self, number: int, index: int, level: Level) -> Iterator[str]:
+    def _switch_case_lines(self, number: int, level: Level) -> Iterator[str]:
         blocks = count(len(level.blocks), "block")
-        yield f"switch-case {number}: {blocks}{', or none' if self._is_passed_by(index) else ''}"
+        yield f"switch-case {number}: {blocks}{'' if level.is_mandatory else ', or none'}"
         for block in level.blocks:
             yield f"  block {block.index}, after {_after(block)}"
             for node in block.nodes:
                 yield f"    {self._node_line(node)}"
-
-    def _is_passed_by(self, level: int) -> bool:
-        """Says whether a known edge leads over a level."""
-        level_of = self._cases.level_of
-        return any(level_of(a) < level < level_of(b) for a, b in self._graph.edges())
 
     # ----------------------------------------------------------------- nodes
 

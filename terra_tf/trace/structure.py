@@ -6,7 +6,7 @@ import dataclasses
 
 from terra_tf.trace.case_assignment import CaseAssignment, assign_cases
 from terra_tf.trace.joins import Join, Joins, Rule, resolve_joins
-from terra_tf.trace.location_tree import Location, turns_user_loop
+from terra_tf.trace.location_tree import Location, place_in_code, turns_user_loop
 from terra_tf.trace.trace_graph import END, START, Output, Path, TraceGraph
 
 
@@ -47,9 +47,33 @@ class Structure:
 def structure_of(graph: TraceGraph) -> Structure:
     """Returns a graph's structure, made at the first call after the graph has changed."""
     if graph.structure is None:
-        cases = assign_cases(len(graph.nodes), graph.edges(), loop_turns(graph))
+        cases = assign_cases(len(graph.nodes), graph.edges(), cuts_of(graph))
         graph.structure = Structure(graph, cases, resolve_joins(graph))
     return graph.structure
+
+
+def cuts_of(graph: TraceGraph) -> set[int]:
+    """Returns the nodes at which a block has to begin, though the edges may not say so.
+
+    These are loop turns, and what is at the same place in the code as a node that begins a block
+    in another trip: where a loop was left, or skipped an op, in its third trip, it may do so in its
+    fifth.
+    """
+    turns = loop_turns(graph)
+    places = [place_in_code(node.key.location) for node in graph.nodes]
+    begun = {places[node] for node in _heads(graph)} - {None}
+    return turns | {node for node, place in enumerate(places) if place in begun}
+
+
+def _heads(graph: TraceGraph) -> set[int]:
+    """Returns the nodes where ways come together, or part."""
+    num_before: dict[int, int] = {}
+    heads: set[int] = set()
+    for _, successor in graph.edges():
+        num_before[successor] = num_before.get(successor, 0) + 1
+    for following in graph.successors.values():
+        heads.update(n for n in following if len(following) > 1 or num_before[n] > 1)
+    return heads - {END}
 
 
 def loop_turns(graph: TraceGraph) -> set[int]:

@@ -206,6 +206,7 @@ class TraceGraph:
         self.shape_reads: set[tuple[int, int]] = set()
         self.raised_locations: set[Any] = set()
         self.paths: dict[Path, int] = {}
+        self.last_path = Path((), ())
         self.num_traces = 0
         self.generation = 0  # how often nodes were numbered anew
         self.structure: Any = None  # of `structure.structure_of`, while it holds
@@ -280,6 +281,7 @@ class TraceGraph:
                 new.append(edge)
             following[edge[1]] += 1
         self.paths[path] = self.num_traces
+        self.last_path = path
         if len(self.paths) > self.MAX_PATHS:
             del self.paths[min(self.paths, key=self.paths.__getitem__)]
         return new

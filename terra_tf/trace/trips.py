@@ -47,7 +47,31 @@ class _Scope(NamedTuple):
         return inner.parent is self.caller and _turns(inner)[: len(self.turns)] == self.turns
 
 
-_Trip = tuple[tuple[int, ...], int, bool]  # counters, the variable's slot, is it free?
+_Trip = tuple[int, ...]  # the counters of the loops around an op
+
+
+class _KnownTrips:
+    """The trips of one loop that the graph knows to take a variable at one place.
+
+    Attributes:
+      of_slot: The variable's slot -> trip -> the nodes that take it there.
+      slots_at: Trip -> slots, once for each node.
+      last: The highest trip of the innermost loop, or -1.
+      num_nodes: How many nodes there are.
+    """
+
+    def __init__(self) -> None:
+        self.of_slot: dict[int, dict[_Trip, list[int]]] = {}
+        self.slots_at: dict[_Trip, list[int]] = {}
+        self.last = -1
+        self.num_nodes = 0
+
+    def add(self, trip: _Trip, slot: int, number: int) -> None:
+        """Adds a node."""
+        self.of_slot.setdefault(slot, {}).setdefault(trip, []).append(number)
+        self.slots_at.setdefault(trip, []).append(slot)
+        self.last = max(self.last, trip[-1])
+        self.num_nodes += 1
 
 
 class Trips:
@@ -78,6 +102,7 @@ class Trips:
         self._telling: int | None = None  # the op that takes the trip's variable first
         self._slot: int | None = None
         self._known: dict[object, list[int]] = {}
+        self._trips_of: dict[tuple, _KnownTrips] = {}
         self._at: dict[object, list[int]] = {}
         for number, node in enumerate(graph.nodes):
             self._at.setdefault(node.key.location, []).append(number)
@@ -159,43 +184,46 @@ class Trips:
         location = record.location
         here = location.path[scope.depth].level.counters[: len(scope.turns)]
         known = self._known_trips(telling, location, scope)
-        own = {counters for counters, known_slot, _ in known if known_slot == slot}
+        own = {} if slot is None else known.of_slot.get(slot, {})
         if here in own or len(own) > 1:
             return record  # counted; or a variable that tells no trips apart
-        free = [counters for counters, known_slot, is_free in known
-                if known_slot == slot and is_free]
+        free = [t for t, numbers in own.items() if any(map(self._is_free, numbers))]
         # One trip alone is not yet a loop over variables: another may come in its place.
-        if here[-1] == 0 and len({known_slot for _, known_slot, _ in known}) < 2:
+        if here[-1] == 0 and len(known.of_slot) < 2:
             return record
         if free:
             trip = free[0]
         elif not own and self._is_taken(here, known):
-            trip = (*here[:-1], 1 + max(counters[-1] for counters, _, _ in known))
+            trip = (*here[:-1], 1 + known.last)
         else:
             return record
         return dataclasses.replace(record, location=_in_trip(location, scope, trip))
 
-    def _is_taken(self, here: tuple[int, ...], known: list[_Trip]) -> bool:
+    def _is_taken(self, here: tuple[int, ...], known: _KnownTrips) -> bool:
         """Says whether a trip is another variable's, and a new one may be made."""
-        slots = [slot for counters, slot, _ in known if counters == here]
+        slots = known.slots_at.get(here, [])
         are_captured = all(self._graph.variables[slot].captured for slot in slots)
-        return bool(slots) and are_captured and len(known) < config.max_siblings
+        return bool(slots) and are_captured and known.num_nodes < config.max_siblings
 
     def _known_trips(
         self, telling: OpRecord, location: Location, scope: _Scope
-    ) -> list[_Trip]:
+    ) -> _KnownTrips:
         """Returns the trips of this loop that take a variable there."""
         outer = location.path[scope.depth].level.counters[: len(scope.turns) - 1]
-        trips = []
         caller = location.path[scope.depth].parent
         place = place_in_code(telling.location)
+        key = (telling.op_type, place, caller, scope.depth, len(scope.turns), outer)
+        trips = self._trips_of.get(key)
+        if trips is not None:
+            return trips
+        trips = self._trips_of[key] = _KnownTrips()
         for number in self._known.get((telling.op_type, place), ()):
             node = self._graph.nodes[number]
             inner = node.key.location.path[scope.depth]
             if inner.parent is caller:
                 counters = inner.level.counters[: len(scope.turns)]
                 if counters[:-1] == outer:
-                    trips.append((counters, variables_of(node)[0], self._is_free(number)))
+                    trips.add(counters, variables_of(node)[0], number)
         return trips
 
 

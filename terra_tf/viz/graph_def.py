@@ -154,8 +154,8 @@ class _Flattener:
             return
         if owner is not None:
             scope = join_scopes(self._scopes.of_node[owner])
-        elif op.type == _SELECT:
-            scope = join_scopes(self._scopes.of_case[self._level_of[op.get_attr("channel")]])
+        elif (select := _select_of(op)) is not None:
+            scope = join_scopes(self._scopes.of_case[self._level_of[select.get_attr("channel")]])
         else:
             scope = self._scope_of_commit(place, op)
         self._add(place, op, scope, owner)
@@ -306,3 +306,10 @@ def _find_owned(op_ranges: list, graph: TraceGraph) -> dict[int, _Owned]:
         if why_imperative(graph.nodes[node]) is not None:
             owned.python_ops.setdefault(first, []).append(node)
     return found
+
+
+def _select_of(op: Any) -> Any:
+    """Returns the op that brings a decision, if an op is it or hands it on; or None."""
+    if op.type == "EnsureShape":
+        op = op.inputs[0].op
+    return op if op.type == _SELECT else None

@@ -95,11 +95,7 @@ class _Builder:
 
     def _add_case(self, number: int, level: Level) -> None:
         scopes = self._scopes.of_case[number]
-        can_skip = any(
-            self._cases.level_of(a) < number < self._cases.level_of(b)
-            for a, b in self._graph.edges()
-        )
-        details = ("or none",) if can_skip else ()
+        details = () if level.is_mandatory else ("or none",)
         name = self._case_names[number] = f"case{len(self._case_names)}"
         self._add(ViewNode(name, "switch_case", scopes[-1].label, details, scopes))
 

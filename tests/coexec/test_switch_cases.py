@@ -280,6 +280,62 @@ def test_ways_that_were_never_traced_together_are_covered():
     assert (stats.co_executed_steps, stats.num_switch_cases) == (12, 3)
 
 
+def test_way_over_a_level_that_every_path_passed_diverges_once():
+    """Either block was taken in every traced call; none at all is a way that is learned."""
+
+    def run(x, case, s):
+        y = x * 2.0
+        if case == 1:
+            y = tf.tanh(y)
+        elif case == 2:
+            y = tf.exp(y)
+        return y + 1.0
+
+    program = Steps(make_of(run), [1, 2, 1] + [2, 1] * 4 + [0] + [0, 1, 2] * 4)
+    (function,) = assert_matches_eager(program, 24)
+    stats = function.stats()
+    assert stats.fallbacks == {"new_path": 1}, function.explain()
+    assert (stats.traced_steps, stats.graph_builds) == (3, 2)
+    assert stats.co_executed_steps == 20
+
+
+def test_loop_that_was_left_in_one_trip_may_be_left_in_any():
+    """By `break` in the middle of a trip: after trips 0, 1 and 4, so after 2 and 3 as well."""
+
+    def run(x, case, s):
+        for i in range(6):
+            x = tf.tanh(x) * 2.0
+            if i == case:
+                x = -x
+                break
+            x = tf.exp(x) * 0.5
+        return x + 1.0
+
+    program = Steps(make_of(run), [0, 1, 4, 7] * 2 + [2, 3] * 6)
+    (function,) = assert_matches_eager(program, 20)
+    (before,) = program.stats[-13]
+    assert_co_executing(function, after=before)
+
+
+def test_way_that_a_cut_for_an_epoch_takes_away_diverges_once():
+    """The call of Python begins a block, beside that of `cos`: then no traced way skips both."""
+
+    def run(x, way, s):
+        is_python = "u" not in way
+        y = tf.py_function(tf.identity, [x * s.w], tf.float32) if is_python else tf.sin(x)
+        if "b" in way:
+            y = tf.cos(y)
+        return tf.exp(y) if "v" in way else tf.tanh(y)
+
+    traced = ["ubv", "y", "uby"]
+    program = Steps(make_of(run), traced * 4 + ["uv"] * 12)
+    (function,) = assert_matches_eager(program, 24)
+    stats = function.stats()
+    assert stats.fallbacks.get("new_path", 0) <= 1, function.explain()
+    (before,) = program.stats[-9]
+    assert stats.co_executed_steps == before.co_executed_steps + 8, function.explain()
+
+
 def test_read_that_is_on_one_way_only_is_fetched_in_its_branch():
     body = BODIES["read_inside"]
     (function,) = assert_settles(make_of(body.run), cases_of(body))

@@ -128,8 +128,18 @@ def test_inline_levels_are_those_that_every_path_passes(graph):
 
 
 @relaxed
+@hypothesis.given(graphs())
+def test_mandatory_levels_are_those_that_every_path_passes(graph):
+    num_nodes, edges = graph
+    cases = assign_cases(num_nodes, edges)
+    levels_of_ways = [{cases.level_of(node) for node in way} for way in ways(edges)]
+    for number, level in enumerate(cases.levels):
+        assert level.is_mandatory == all(number in passed for passed in levels_of_ways)
+
+
+@relaxed
 @hypothesis.given(graphs(), strategies.data())
-def test_legal_steps_pass_over_no_inline_level(graph, data):
+def test_legal_steps_pass_over_no_mandatory_level(graph, data):
     num_nodes, edges = graph
     cases = assign_cases(num_nodes, edges)
     nodes = [START, *range(num_nodes), END]
@@ -145,7 +155,7 @@ def test_legal_steps_pass_over_no_inline_level(graph, data):
         is_start = successor == END or cases.block_of[successor].nodes[0] == successor
         over = cases.levels[cases.level_of(node) + 1 : max(cases.level_of(successor), 0)]
         is_up = cases.level_of(node) < cases.level_of(successor)
-        is_free = not any(level.is_inline for level in over)
+        is_free = not any(level.is_mandatory for level in over)
         assert cases.is_legal(node, successor) == (is_end and is_start and is_up and is_free)
 
 

@@ -53,10 +53,23 @@ def test_example_of_the_module():
 
 def test_step_over_an_inline_block_is_not_legal():
     cases, _ = assign((0, 1, 3, 4, 6), (0, 2, 3, 5, 6))
-    assert cases.is_legal(0, 3)
     assert cases.is_legal(1, 3)
     assert not cases.is_legal(1, 4)
     assert not cases.is_legal(START, 1)
+
+
+def test_level_that_no_path_goes_over_is_mandatory():
+    cases, levels = assign((0, 1, 3), (0, 2, 3))
+    assert levels == [[(0,)], [(1,), (2,)], [(3,)]]
+    assert [level.is_mandatory for level in cases.levels] == [True, True, True]
+    assert not cases.is_legal(0, 3)
+
+
+def test_level_that_some_path_goes_over_may_be_skipped_from_everywhere():
+    cases, levels = assign((0, 1, 3), (0, 2, 3), (0, 3))
+    assert levels == [[(0,)], [(1,), (2,)], [(3,)]]
+    assert [level.is_mandatory for level in cases.levels] == [True, False, True]
+    assert cases.is_legal(0, 3)
 
 
 def test_inside_of_a_block_leads_to_its_next_node_only():
@@ -70,7 +83,7 @@ def test_inside_of_a_block_leads_to_its_next_node_only():
 def test_fork_at_the_start_and_at_the_end():
     cases, levels = assign((0,), (1,), ())
     assert levels == [[(0,), (1,)]]
-    assert not cases.levels[0].is_inline
+    assert not cases.levels[0].is_mandatory
     assert cases.is_legal(START, END)
 
 

@@ -21,6 +21,10 @@ class Built:
 
     def __init__(self, trace_graph):
         self.trace_graph = trace_graph.snapshot()
+        self.lacks = ()
+
+    def has_way(self, path):
+        return path not in self.lacks
 
 
 @pytest.fixture
@@ -146,6 +150,17 @@ def test_covered_trace_keeps_the_graph(entry):
     learn(entry, "a", diverged=True)
     assert entry.next_graph() is old
     assert entry.stats.graph_builds == 1
+
+
+def test_covered_way_that_the_graph_lacks_is_in_the_next_one(entry):
+    """Where an epoch cuts a block, levels move: a graph can have fewer ways than were merged."""
+    learn(entry, "ab", "ab")
+    built = entry.next_graph()
+    learn(entry, "ab", diverged=True)
+    assert entry.next_graph() is built
+    built.lacks = (entry.trace_graph.last_path,)
+    learn(entry, "ab", diverged=True)
+    assert entry.next_graph() not in (built, None)
 
 
 @pytest.mark.parametrize("is_paid_for", [False, True])

@@ -191,12 +191,12 @@ def test_structure_is_kept_while_traces_are_covered():
             b.op("Op", x, location=line)
         return b.trace
 
-    graph, _ = merge_all(independent(0, 1, 3), independent(0, 2, 3))
+    graph, _ = merge_all(independent(0, 1, 2, 3), independent(0, 1, 3), independent(0, 2, 3))
     structure = structure_of(graph)
     merge(graph, independent(0, 1, 3))
     assert structure_of(graph) is structure
     merge(graph, independent(0, 3))
-    assert structure_of(graph) is structure  # past the switch-case: that was legal already
+    assert structure_of(graph) is structure  # past both switch-cases: that was legal already
     merge(graph, independent(0, 4, 3))
     assert structure_of(graph) is not structure
 
