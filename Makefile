@@ -136,7 +136,7 @@ native-coverage: $(VENV)/.coverage-installed
 	@$(MAKE) --no-print-directory native-test NATIVE_DIR=$(COVERAGE_DIR) \
 	  NATIVE_COVERAGE="--coverage -O0"
 	$(VENV)/bin/gcovr --root . --filter kernels/core/ --exclude '.*(_test\.cc|check\.h)' \
-	  --exclude-throw-branches $(COVERAGE_DIR)
+	  --merge-lines $(COVERAGE_DIR)
 
 $(VENV)/.coverage-installed: $(VENV)/.installed
 	$(PY) -m pip install -qq pytest-cov gcovr
@@ -193,6 +193,7 @@ wheel-test: wheel
 	  $(CURDIR)/tests/packaging/wheel_smoke.py
 
 clean:
+	@chmod -R u+w build 2>/dev/null || true  # Bazel writes its outputs read-only
 	rm -rf build dist *.egg-info terra_tf/_terra_native.so terra_tf/_build_info.py \
 	  .pytest_cache .mypy_cache .ruff_cache .hypothesis
 

@@ -25,7 +25,7 @@ COPY = ROOT / "build" / "mutants"
 _TEST_TIMEOUT_S = 40  # a broken rule may hang
 _COPIED = ("terra_tf", "kernels", "tests", "benchmarks", "docs")
 _FAILURE = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
-_HUNG = re.compile(r"^File \"[^\"]*(tests/[^\"]+)\", line (\d+), in (test_\w+)", re.MULTILINE)
+_HUNG = re.compile(r"File \"[^\"]*/(tests/\w+/[^\"]+)\", line \d+, in (test_\w+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ MUTATIONS = (
         "terra_tf/runtime/replay.py",
         "            if ready:\n",
         "            if False:\n",
-        ("tests/coexec/test_regressions.py", "tests/coexec/test_hazards_python.py"),
+        ("tests/coexec/test_pinning.py",),
     ),
     Mutation(
         "drain",
@@ -173,7 +173,7 @@ def run_tests(tests: tuple[str, ...]) -> str | None:
     if failed:
         return failed[0]
     hung = _HUNG.findall(done.stdout)
-    return f"{hung[0][0]}::{hung[0][2]} (hangs)" if hung else done.stdout[-1500:]
+    return f"{hung[0][0]}::{hung[0][1]} (hangs)" if hung else done.stdout[-1500:]
 
 
 def try_mutation(mutation: Mutation) -> str | None:
