@@ -46,7 +46,7 @@ class Contestant:
     """
 
     step: Step
-    function: Callable[..., Any]
+    function: Any
     variable: tf.Variable | None = None
     reference: str = "eager"
 

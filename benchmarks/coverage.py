@@ -37,7 +37,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 from absl import app, flags
@@ -76,7 +75,7 @@ class Suite:
 
     def __init__(self, path: pathlib.Path, work: pathlib.Path, timeout_s: float) -> None:
         self._run_path = path / "run.py"
-        self._run: ModuleType = coverage_case.load(self._run_path)
+        self._run: Any = coverage_case.load(self._run_path)
         self._run.OUT = str(work)
         self._work = work
         self._timeout_s = timeout_s
@@ -88,10 +87,12 @@ class Suite:
         Cases that fail with `num_steps` calls are tried with as many as they ask for. The probed
         case that is left behind is the one to run under terra.
         """
-        found = {}
+        found: dict[str, dict] = {}
         for attempt in (num_steps, None):
             left = [case for case in cases if case.stem not in found]
             results = self._run_eager([self._write_probed(case, attempt) for case in left])
+            first: Any
+            second: Any
             for case, (first, second) in zip(left, results):
                 agrees = first and second and self._run.exact(first["steps"], second["steps"])
                 if agrees and first["exc"] is None and second["exc"] is None:
@@ -102,7 +103,7 @@ class Suite:
         """Run a case under terra; return its row, and how its results differ, if they do."""
         probed = self._work / case.name
         process, out, _ = self._run.launch(str(probed), "user", "terra_tf:function")
-        result = {"steps": [], "exc": ("ProcessDied", 0, "no result", "")}
+        result: dict[str, Any] | None = {"steps": [], "exc": ("ProcessDied", 0, "no result", "")}
         try:
             process.wait(self._timeout_s)
         except subprocess.TimeoutExpired:

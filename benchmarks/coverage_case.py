@@ -22,7 +22,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
 
 DEFAULT_STEPS = 12  # of a case that does not say, as in the suite's run.py
@@ -30,10 +29,11 @@ EXPLANATION_SUFFIX = ".explain.txt"
 _POLL_S = 0.02
 
 
-def load(path: pathlib.Path) -> ModuleType:
+def load(path: pathlib.Path) -> Any:
     """Import a file under its own name, and leave no bytecode beside it."""
     sys.dont_write_bytecode = True
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -51,7 +51,7 @@ def probe(case: str, num_steps: int | None, snapshots: str) -> tuple[Callable, i
         `explain()` of each goes into a file beside it.
     """
     module = load(pathlib.Path(case))
-    num_steps = num_steps or getattr(module, "STEPS", DEFAULT_STEPS)
+    num_steps = num_steps or int(getattr(module, "STEPS", DEFAULT_STEPS))
 
     def make(wrap: Callable) -> Callable:
         functions, num_calls = [], 0
@@ -90,7 +90,7 @@ def _write_explanations(path: pathlib.Path, functions: Sequence[Any]) -> None:
     path.with_suffix(EXPLANATION_SUFFIX).write_text(text + "\n", encoding="utf-8")
 
 
-def _run_in_fork(run: ModuleType, case: str, out: str, timeout_s: float) -> None:
+def _run_in_fork(run: Any, case: str, out: str, timeout_s: float) -> None:
     child = os.fork()
     if child == 0:
         try:

@@ -9,7 +9,7 @@ import collections
 import csv
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 GOOD_SHARE = 0.9
@@ -43,7 +43,10 @@ class Row:
     @classmethod
     def from_cells(cls, cells: Mapping[str, str]) -> Row:
         """Return the row that a line of a CSV stands for."""
-        parsers = {"int": int, "float | None": lambda text: float(text) if text else None}
+        parsers: dict[Any, Callable[[str], Any]] = {
+            "int": int,
+            "float | None": lambda text: float(text) if text else None,
+        }
         return cls(
             **{f.name: parsers.get(f.type, str)(cells[f.name]) for f in dataclasses.fields(cls)}
         )
@@ -162,7 +165,7 @@ def _sum(functions: Iterable[Mapping[str, Any]], key: str) -> int:
 
 
 def _count(functions: Iterable[Mapping[str, Any]], key: str) -> collections.Counter[str]:
-    counts = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     for counters in functions:
         counts.update(counters[key])
     return counts
@@ -182,8 +185,8 @@ def _counts_in(listing: str) -> collections.Counter[str]:
 
 def summarize(rows: Sequence[Row]) -> str:
     """Return how many cases are co-executed, and of the others why not."""
-    good = [row for row in rows if row.co_executed_share is not None]
-    good = [row for row in good if row.co_executed_share >= GOOD_SHARE]
+    shares = [(row, row.co_executed_share) for row in rows]
+    good = [row for row, share in shares if share is not None and share >= GOOD_SHARE]
     lines = [f"{len(good)} of {len(rows)} cases at least {GOOD_SHARE:.0%} co-executed; the others:"]
     for row in rows:
         if row not in good:

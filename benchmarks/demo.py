@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -177,7 +178,7 @@ class Run:
     step_times_s: list[float]
     test_accuracy: float
     settings_seen: list[tuple[float, int]]
-    function: Callable
+    function: Any
     complaint: str | None = None
 
 
@@ -203,7 +204,7 @@ def run(mode: str, digits: Digits) -> Run:
     return dataclasses.replace(run_outside, complaint=complaint)
 
 
-def _train(mode: str, digits: Digits, trainer: Trainer, step: Callable, function: Callable) -> Run:
+def _train(mode: str, digits: Digits, trainer: Trainer, step: Callable, function: Any) -> Run:
     tf.random.set_seed(_SEED.value)
     batches = list(digits.batches(_EPOCHS.value, _BATCH_SIZE.value, _SEED.value))
     batches = batches[: _MAX_STEPS.value]

@@ -195,6 +195,10 @@ def _check_state(reference: Any, state: Any) -> None:
         raise WrongError(f"Python's state is {_shorten(state)}; eager's is {_shorten(reference)}")
 
 
+def _check_state_of(reference: Any, contestant: Contestant) -> None:
+    _check_state(reference, contestant.python_state())
+
+
 def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
@@ -219,9 +223,14 @@ def _run_round(contestants: dict[str, Contestant], phase: str, turn: int, emit: 
     first = turn % len(modes)
     for mode in modes[first:] + modes[:first]:
         contestant = contestants[mode]
-        done = _attempt(mode, emit, lambda each=contestant: each.run_step(phase) or True)
+        done = _attempt(mode, emit, functools.partial(_run_step, contestant, phase))
         if done is None:
             del contestants[mode]
+
+
+def _run_step(contestant: Contestant, phase: str) -> bool:
+    contestant.run_step(phase)
+    return True
 
 
 def _compare_states(contestants: dict[str, Contestant], emit: Emit) -> None:
@@ -230,7 +239,7 @@ def _compare_states(contestants: dict[str, Contestant], emit: Emit) -> None:
         return
     reference = contestants["eager"].python_state()
     for mode, contestant in contestants.items():
-        _attempt(mode, emit, lambda each=contestant: _check_state(reference, each.python_state()))
+        _attempt(mode, emit, functools.partial(_check_state_of, reference, contestant))
 
 
 class PeakMemory:

@@ -11,6 +11,7 @@ import functools
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from absl import app, flags
@@ -20,7 +21,7 @@ from benchmarks import control_flow, op_costs, report, step_times
 _RESULTS = pathlib.Path(__file__).parent / "results"
 
 # An MLP as in the speed target, a GPT as in the table of baselines, and two Keras models.
-_TRAINING_STEPS = {
+_TRAINING_STEPS: dict[str, dict[str, Any]] = {
     "mlp": dict(program="mlp", sizes={}),
     "mlp_read_every_10": dict(program="mlp", sizes={}, read_every=10),
     "gpt64x2": dict(program="gpt", sizes={"width": 64, "batch": 2}),

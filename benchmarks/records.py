@@ -142,7 +142,7 @@ def warmup_seconds(steps: Sequence[Step]) -> float | None:
     return sum(step.seconds for step in steps[: last + 1])
 
 
-def _step_times(measurement: Measurement, eager: Measurement | None) -> dict[str, float]:
+def _step_times(measurement: Measurement, eager: Measurement | None) -> dict[str, Any]:
     """Return the times of the timed steps; none of a mode that is wrong, for they mean nothing."""
     samples_s = [step.seconds for step in measurement.timed]
     if not samples_s or measurement.status != "ok":

@@ -69,13 +69,13 @@ def training_step(
 def overlap(*, num_steps: int) -> Section:
     """Let Python sleep while the graph computes for about as long: the two should overlap."""
     num_products = _products_that_take(_SLEEP_S)
-    steps = {
+    steps: dict[str, Any] = {
         name: _sleeping_step(wrap, num_products)
         for name, wrap in _WRAPS.items()
         if name != "tf_function"
     }
     outputs = {name: [float(step()) for _ in range(8)] for name, step in steps.items()}
-    samplers = {name: per_step(lambda turn, s=step: s().numpy(), 1) for name, step in steps.items()}
+    samplers = {name: per_step(_reader(step), 1) for name, step in steps.items()}
     samplers["eager_no_sleep"] = per_step(lambda turn: _products(num_products).numpy(), 1)
     timings = interleave(samplers, num_turns=max(1, num_steps // 10), num_warmup_turns=3)
     comparison = compare(outputs["eager"], outputs["terra"])
@@ -96,7 +96,9 @@ def _check(
     program: str, sizes: Mapping[str, Any]
 ) -> tuple[dict[str, Program], dict[str, list[float]], list[str]]:
     """Make and run every contestant; return those that ran, their losses, and the errors."""
-    programs, losses, errors = {}, {}, []
+    programs: dict[str, Program] = {}
+    losses: dict[str, list[float]] = {}
+    errors: list[str] = []
     for contestant, wrap in _WRAPS.items():
         try:
             made = PROGRAMS[program](wrap, **sizes)
@@ -123,7 +125,7 @@ def _turns(program: Program, read_every: int) -> Sampler:
     return per_step(run_turn, STEPS_PER_TURN)
 
 
-def _complaints(function: Callable, outputs_agree: bool) -> list[str]:
+def _complaints(function: Any, outputs_agree: bool) -> list[str]:
     stats = function.stats()
     complaints = []
     if not outputs_agree:
@@ -141,6 +143,10 @@ def _products(num_products: int) -> tf.Tensor:
     for _ in range(num_products):
         h = tf.matmul(h, w)
     return tf.reduce_sum(h)
+
+
+def _reader(step: Any) -> Callable[[int], Any]:
+    return lambda turn: step().numpy()
 
 
 def _sleeping_step(wrap: Callable, num_products: int) -> Callable[[], tf.Tensor]:

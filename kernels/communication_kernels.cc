@@ -136,10 +136,10 @@ class SelectOp : public ReceiveOp {
  protected:
   void Receive(OpKernelContext* context, Message message) override {
     if (message.index >= 0) {
-      OP_REQUIRES(context, message.index + 1 < context->num_inputs(),
-                  absl::InternalError(absl::StrCat(
-                      "Terra: alternative ", message.index, " of ",
-                      context->num_inputs() - 1)));
+      OP_REQUIRES(
+          context, message.index + 1 < context->num_inputs(),
+          absl::InternalError(absl::StrCat("Terra: alternative ", message.index,
+                                           " of ", context->num_inputs() - 1)));
       context->set_output(0, context->input(message.index + 1));
       return;
     }
@@ -239,16 +239,16 @@ REGISTER_KERNEL_BUILDER(Name("Terra>AwaitCommit").Device(DEVICE_CPU),
 REGISTER_KERNEL_BUILDER(
     Name("Terra>AwaitCommit").Device(DEVICE_GPU).HostMemory("step"),
     AwaitCommitOp);
-#define TERRA_REGISTER_CHECK_INDICES(T)                                     \
-  REGISTER_KERNEL_BUILDER(Name("Terra>CheckIndices")                        \
-                              .Device(DEVICE_CPU)                           \
-                              .TypeConstraint<T>("Tindices"),               \
-                          CheckIndicesOp<T>);                               \
-  REGISTER_KERNEL_BUILDER(Name("Terra>CheckIndices")                        \
-                              .Device(DEVICE_GPU)                           \
-                              .HostMemory("indices")                        \
-                              .HostMemory("output")                         \
-                              .TypeConstraint<T>("Tindices"),               \
+#define TERRA_REGISTER_CHECK_INDICES(T)                       \
+  REGISTER_KERNEL_BUILDER(Name("Terra>CheckIndices")          \
+                              .Device(DEVICE_CPU)             \
+                              .TypeConstraint<T>("Tindices"), \
+                          CheckIndicesOp<T>);                 \
+  REGISTER_KERNEL_BUILDER(Name("Terra>CheckIndices")          \
+                              .Device(DEVICE_GPU)             \
+                              .HostMemory("indices")          \
+                              .HostMemory("output")           \
+                              .TypeConstraint<T>("Tindices"), \
                           CheckIndicesOp<T>)
 TERRA_REGISTER_CHECK_INDICES(int32_t);
 TERRA_REGISTER_CHECK_INDICES(int64_t);

@@ -20,8 +20,8 @@ StatusPtr NewStatus() { return StatusPtr(TF_NewStatus(), TF_DeleteStatus); }
 void AddInputs(TFE_Op* op, int64_t step_id,
                const std::vector<TFE_TensorHandle*>& inputs,
                TF_Status* status) {
-  auto* id = tensorflow::TensorHandle::CreateLocalHandle(
-      tensorflow::Tensor(step_id));
+  auto* id =
+      tensorflow::TensorHandle::CreateLocalHandle(tensorflow::Tensor(step_id));
   TFE_OpAddInput(op, tensorflow::wrap(id), status);
   id->Unref();
   for (TFE_TensorHandle* input : inputs) {

@@ -35,8 +35,7 @@ InjectedDelays& Delays() {
 void SleepAtRandom(int64_t max_us) {
   static thread_local std::minstd_rand engine(std::random_device{}());
   std::uniform_int_distribution<int64_t> distribution(0, max_us);
-  std::this_thread::sleep_for(
-      std::chrono::microseconds(distribution(engine)));
+  std::this_thread::sleep_for(std::chrono::microseconds(distribution(engine)));
 }
 
 Step::Step(size_t num_channels)

@@ -20,8 +20,9 @@
 
 namespace terra {
 
-// What travels through a channel: a decision, a tensor, or a link to another step's
-// pending tensor (resolved when it is taken; that step has ended by then).
+// What travels through a channel: a decision, a tensor, or a link to another
+// step's pending tensor (resolved when it is taken; that step has ended by
+// then).
 struct Message {
   int64_t index = -1;  // a decision: which branch, which alternative
   tensorflow::Tensor tensor;
@@ -52,7 +53,6 @@ class Step {
   // The step with this id, or null.
   static std::shared_ptr<Step> Find(int64_t id);
   static std::shared_ptr<Step> Create(size_t num_channels);
-
 
  private:
   const int64_t id_;

@@ -6,6 +6,7 @@ TensorFlow is one file's work. `tests/test_source_rules.py` holds this.
 """
 
 import functools
+from typing import Any
 
 from tensorflow.core.framework import attr_value_pb2, node_def_pb2
 from tensorflow.python import pywrap_tfe
@@ -63,18 +64,18 @@ __all__ = [
 
 
 @functools.cache
-def inferred_attributes(op_type):
+def inferred_attributes(op_type: str) -> frozenset[str]:
     """Returns the names of the attributes that TensorFlow infers from an op's inputs."""
     definition = op_def_registry.get(op_type)
     if definition is None:  # a function
         return frozenset()
-    names = set()
+    names: set[str] = set()
     for arg in definition.input_arg:
         names |= {arg.type_attr, arg.number_attr, arg.type_list_attr}
     return frozenset(names - {""})
 
 
-def apply_op(op_type, **inputs_and_attrs):
+def apply_op(op_type: str, **inputs_and_attrs: Any) -> Any:
     """Adds an op to the current graph; returns the graph's `Operation`.
 
     Attributes that are not given have their defaults.
@@ -85,12 +86,12 @@ def apply_op(op_type, **inputs_and_attrs):
     return op_def_library._apply_op_helper(op_type, **inputs_and_attrs)[2]
 
 
-def status_to_exception(error):
+def status_to_exception(error: Exception) -> Exception:
     """Returns the `tf.errors.OpError` that a raw status exception stands for."""
     return core._status_to_exception(error)
 
 
-def handle_shape_and_type(handle):
+def handle_shape_and_type(handle: Any) -> Any:
     """Returns `(dtype enum, shape or None)` of a variable's eager handle, or None if unknown."""
     data = getattr(handle, "_handle_data", None)
     if data is None or not data.is_set or len(data.shape_and_type) != 1:

@@ -143,7 +143,7 @@ class _Explained(str, enum.Enum):
 
     explanation: str
 
-    def __new__(cls, value: str, explanation: str) -> _Explained:
+    def __new__(cls, value: str, explanation: str = "") -> _Explained:  # a look-up gives one
         member = str.__new__(cls, value)
         member._value_ = value
         member.explanation = explanation

@@ -73,7 +73,7 @@ class Run:
     functions: list
 
 
-def freeze(value):
+def freeze(value: Any) -> Any:
     """Copy `value` into plain Python and NumPy, so that later mutation cannot reach it.
 
     Tensors and variables are read, which waits for them. A symbolic tensor is an error: nothing of
@@ -109,7 +109,15 @@ def freeze(value):
     return ("object", type(value).__name__)
 
 
-def find_difference(eager, other, *, exact=True, rtol=0.0, atol=0.0, path=""):
+def find_difference(
+    eager: Any,
+    other: Any,
+    *,
+    exact: bool = True,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    path: str = "",
+) -> str | None:
     """Return None if two frozen values agree, else one line that says where and how they differ.
 
     Args:
@@ -146,7 +154,9 @@ def find_difference(eager, other, *, exact=True, rtol=0.0, atol=0.0, path=""):
     return f"{path}: eager gave {_brief(eager)}, terra {_brief(other)}"
 
 
-def _find_leaf_difference(eager, other, exact, rtol, atol, path):
+def _find_leaf_difference(
+    eager: Leaf, other: Leaf, exact: bool, rtol: float, atol: float, path: str
+) -> str | None:
     x, y = eager.value, other.value
     if (eager.kind, x.dtype, x.shape) != (other.kind, y.dtype, y.shape):
         return (
@@ -173,29 +183,36 @@ def _find_leaf_difference(eager, other, exact, rtol, atol, path):
     return f"{path}: eager gave {_brief(x)}, terra {_brief(y)}{size}"
 
 
-def _messages_agree(eager, other):
+def _messages_agree(eager: str, other: str) -> bool:
     return eager == other or bool(eager and other and (eager in other or other in eager))
 
 
-def _brief(value):
+def _brief(value: Any) -> str:
     text = re.sub(r"\s+", " ", str(value))
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def describe_exception(error):
+def describe_exception(error: BaseException) -> Raised:
     """Return the `Raised` for `error`: its type and first line, without names of graph nodes."""
     lines = _GRAPH_DECORATION.sub("", str(error)).strip().splitlines() or [""]
     return Raised(type(error).__name__, re.sub(r"\s+", " ", lines[0]).strip())
 
 
-def set_seeds(seed):
+def set_seeds(seed: int) -> None:
     """Seed Python, NumPy and TensorFlow, whose kernels with an op seed start anew."""
     random.seed(seed)
     np.random.seed(seed)
     tf.random.set_seed(seed)
 
 
-def run_program(make, wrap, num_steps, *, read_at_end=False, seed=0):
+def run_program(
+    make: Callable[..., Any],
+    wrap: Callable[..., Any],
+    num_steps: int,
+    *,
+    read_at_end: bool = False,
+    seed: int = 0,
+) -> Run:
     """Build a program with `wrap`, run it, and return a `Run`.
 
     Args:
@@ -206,9 +223,9 @@ def run_program(make, wrap, num_steps, *, read_at_end=False, seed=0):
         Python wait in between; otherwise each step's outcome is read at once.
       seed: for all generators, set before `make`.
     """
-    functions = []
+    functions: list[Any] = []
 
-    def remembering_wrap(function, *args, **kwargs):
+    def remembering_wrap(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         functions.append(wrap(function, *args, **kwargs))
         return functions[-1]
 
@@ -228,17 +245,17 @@ def run_program(make, wrap, num_steps, *, read_at_end=False, seed=0):
 
 
 def assert_matches_eager(
-    make,
-    num_steps=12,
+    make: Callable[..., Any],
+    num_steps: int = 12,
     *,
-    exact=True,
-    rtol=1e-5,
-    atol=1e-6,
-    compare_variables=True,
-    read_at_end=False,
-    seed=0,
-    wrap=None,
-):
+    exact: bool = True,
+    rtol: float = 1e-5,
+    atol: float = 1e-6,
+    compare_variables: bool = True,
+    read_at_end: bool = False,
+    seed: int = 0,
+    wrap: Callable[..., Any] | None = None,
+) -> list[Any]:
     """Run a program eagerly and under Terra, and assert that nobody could tell them apart.
 
     Compared are, step by step, what each step returned or raised, and at the end the program's
@@ -260,11 +277,11 @@ def assert_matches_eager(
       AssertionError: naming the first step and place that differ.
     """
     assert num_steps > 0
-    settings = dict(read_at_end=read_at_end, seed=seed)
+    settings: dict[str, Any] = dict(read_at_end=read_at_end, seed=seed)
     eager = run_program(make, lambda function: function, num_steps, **settings)
     under_test = run_program(make, wrap or terra.function, num_steps, **settings)
     terra.synchronize()
-    tolerance = dict(exact=exact, rtol=rtol, atol=atol)
+    tolerance: dict[str, Any] = dict(exact=exact, rtol=rtol, atol=atol)
     for index, pair in enumerate(zip(eager.outcomes, under_test.outcomes, strict=True)):
         found = find_difference(*pair, path=f"step {index}", **tolerance)
         assert not found, found + _report(under_test.functions)
@@ -276,7 +293,9 @@ def assert_matches_eager(
     return under_test.functions
 
 
-def assert_co_executing(function, *, after: Any | None = None, imperative_ops: Sequence[str] = ()):
+def assert_co_executing(
+    function: Any, *, after: Any | None = None, imperative_ops: Sequence[str] = ()
+) -> None:
     """Assert that a function co-executes, all its ops delegated but those named.
 
     Args:
@@ -313,7 +332,7 @@ def assert_co_executing(function, *, after: Any | None = None, imperative_ops: S
     assert stats.co_executed_steps - after.co_executed_steps == stats.steps - after.steps, report
 
 
-def _report(functions):
+def _report(functions: Sequence[Any]) -> str:
     return "".join(
         f"\n{function.explain()}" for function in functions if hasattr(function, "explain")
     )

@@ -8,10 +8,12 @@ after the other with different decorators start from the same state:
     losses = [float(program.step(i)) for i in range(5)]
 """
 
+from collections.abc import Callable
+
 from benchmarks.programs import cnn, gpt, keras_cnn, keras_mlp, mlp, transformer_block
 from benchmarks.programs.program import Program
 
-PROGRAMS = {
+PROGRAMS: dict[str, Callable[..., Program]] = {
     "mlp": mlp.make,
     "gpt": gpt.make,
     "keras_mlp": keras_mlp.make,

@@ -102,7 +102,8 @@ class Pieces:
 
     def _compose(self, length: int) -> list[int]:
         """Return the events of a piece: notes of a scale that wander up and down."""
-        root, step, events = self.random.randrange(40, 60), 0, []
+        root, step = self.random.randrange(40, 60), 0
+        events: list[int] = []
         shift = self.random.randrange(10, NUM_SHIFTS)
         while len(events) < 3 * length + self.random.randrange(length):
             step = min(max(step + self.random.choice((-2, -1, 1, 2)), 0), 20)

@@ -24,7 +24,7 @@ class Program:
 
     step: Callable[[int], tf.Tensor]
     variables: list[tf.Variable]
-    function: Callable[..., Any]
+    function: Any
     python_state: Callable[[], Any] = lambda: None
 
 

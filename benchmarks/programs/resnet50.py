@@ -9,6 +9,7 @@ the class of a piece is where it was cut out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -44,7 +45,8 @@ class Bottleneck(keras.layers.Layer):
         # The last scale starts at zero, as in Goyal et al., 2017: a block begins as its shortcut.
         self.norms = [layers.BatchNormalization() for _ in self.convolutions[:-1]]
         self.norms.append(layers.BatchNormalization(gamma_initializer="zeros"))
-        self.projection = self.projection_norm = None
+        self.projection: Any = None
+        self.projection_norm: Any = None
         if is_projected:
             self.projection = layers.Conv2D(_EXPANSION * width, 1, stride, use_bias=False)
             self.projection_norm = layers.BatchNormalization()

@@ -67,7 +67,7 @@ class PointSampler:
 
     def __init__(self, model: SDPointNetwork, ratios: Sequence[float], seed: int):
         self.model = model
-        self.choices = [(None, 1.0)]
+        self.choices: list[tuple[int | None, float]] = [(None, 1.0)]
         self.choices += [(i, ratio) for i in range(len(model.blocks)) for ratio in ratios]
         self.random = random.Random(seed)
         self.counts: collections.Counter = collections.Counter()

@@ -10,13 +10,13 @@
 #include <mutex>
 #include <thread>
 
-#define CHECK(condition)                                               \
-  do {                                                                 \
-    if (!(condition)) {                                                \
-      std::fprintf(stderr, "%s:%d: CHECK failed: %s\n", __FILE__,      \
-                   __LINE__, #condition);                              \
-      std::abort();                                                    \
-    }                                                                  \
+#define CHECK(condition)                                                    \
+  do {                                                                      \
+    if (!(condition)) {                                                     \
+      std::fprintf(stderr, "%s:%d: CHECK failed: %s\n", __FILE__, __LINE__, \
+                   #condition);                                             \
+      std::abort();                                                         \
+    }                                                                       \
   } while (false)
 
 namespace terra {
@@ -28,9 +28,9 @@ class Deadline {
   Deadline(const char* name, double timeout_s)
       : watcher_([this, name, timeout_s] {
           std::unique_lock<std::mutex> lock(mu_);
-          const bool met =
-              met_or_late_.wait_for(lock, std::chrono::duration<double>(timeout_s),
-                                    [this] { return met_; });
+          const bool met = met_or_late_.wait_for(
+              lock, std::chrono::duration<double>(timeout_s),
+              [this] { return met_; });
           if (met) return;
           std::fprintf(stderr, "%s: not done after %.0f s\n", name, timeout_s);
           std::abort();

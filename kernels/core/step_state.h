@@ -135,9 +135,9 @@ class StallClock {
 
  private:
   mutable std::mutex mu_;
-  int waiting_ = 0;                               // guarded by mu_
-  std::chrono::steady_clock::time_point since_;   // guarded by mu_
-  double total_s_ = 0;                            // guarded by mu_
+  int waiting_ = 0;                              // guarded by mu_
+  std::chrono::steady_clock::time_point since_;  // guarded by mu_
+  double total_s_ = 0;                           // guarded by mu_
 };
 
 }  // namespace terra

@@ -15,7 +15,8 @@ using Phase = StepState::Phase;
 using WaitResult = StepState::WaitResult;
 using Seconds = std::chrono::duration<double>;
 
-constexpr double kForever_s = 15;  // Longer than any test may take to get there.
+constexpr double kForever_s =
+    15;  // Longer than any test may take to get there.
 
 void Sleep(double seconds) { std::this_thread::sleep_for(Seconds(seconds)); }
 

@@ -288,7 +288,7 @@ class Emitter:
             with ops.control_dependencies(list(self.scope.epoch.fallible)):
                 op = apply_op("Terra>Fetch", step=self.step, input=scalar(), channel=channel)
             self.scope.controls.append(op)
-        outputs = []
+        outputs: list[Any] = []
         for output, spec in enumerate(node.outputs):
             if spec.dtype in _NEVER_FED:
                 outputs.append(None)

@@ -50,4 +50,5 @@ def constant_value(source: NodeInput, folded: dict[int, tuple[Any, ...]]) -> Any
     """Returns the tensor of a constant input."""
     if isinstance(source, Constant):
         return source.tensor
+    assert isinstance(source, Output)
     return folded[source.node][source.output]

@@ -107,7 +107,9 @@ class _Generator:
     def _find_crossing(self) -> tuple[set[Output], set[tuple[int, int]]]:
         """What blocks make that other blocks use directly: outputs, and joined inputs."""
         block_of = self._epochs.cases.block_of
-        outputs, joins = set(), set()
+        outputs: set[Output] = set()
+        joins: set[tuple[int, int]] = set()
+        used: tuple[Output, ...]
         for number, node in enumerate(self._graph.nodes):
             if node.is_imperative:
                 continue
@@ -243,6 +245,7 @@ class _Generator:
         for slot in sorted(scope.epoch.changed):
             made["variable", slot] = scope.epoch.values[slot]
         for position, held in enumerate(scope.epoch.held_back):
+            assert isinstance(held, HeldWrite)  # a block holds no case
             for name, tensor in held.tensors.items():
                 made["held", (id(scope), position, name)] = tensor
         return scope, made

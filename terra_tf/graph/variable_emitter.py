@@ -18,7 +18,7 @@ from terra_tf.graph.folding import is_constant
 from terra_tf.graph.scope import HeldWrite
 from terra_tf.graph.symbols import is_handle, static_shape
 from terra_tf.trace.op_classes import DENSE_WRITES, IN_PLACE_WRITES, INDEXED_WRITES
-from terra_tf.trace.trace_graph import Node, TraceGraph
+from terra_tf.trace.trace_graph import Node, TraceGraph, Variable
 
 
 def dense_writes(graph: TraceGraph, nodes: tuple[int, ...]) -> set[int]:
@@ -59,7 +59,9 @@ class VariableEmitter:
     def emit(self, index: int, node: Node, values: list) -> list:
         """Adds a node's op; returns its outputs."""
         op_type = node.record.op_type
-        slot = node.inputs[0].slot
+        variable = node.inputs[0]
+        assert isinstance(variable, Variable)
+        slot = variable.slot
         if handle_shape_and_type(self._graph.variables[slot].handle) is None:
             raise UndelegableOpError(index, ImperativeReason.RESOURCE_OP)
         if writes_variable(node):

@@ -52,7 +52,7 @@ class BuiltGraph:
         """How many tensors (and variables) Python feeds in a step."""
         g = self.generated
         channels = (g.feed_channels, g.variable_channels, g.output_feeds, g.seed_channels)
-        return sum(map(len, channels))
+        return sum(len(each) for each in channels)
 
     def feed_slot(self, node: int, feed: Feed) -> int | None:
         """Returns the plan's slot of a feed at a node, or None if only imperative ops see it."""

@@ -45,7 +45,7 @@ class Entries:
         return self._find_for_new(signature) if entry is None else entry
 
     def _find_for_new(self, signature: Signature) -> Entry | None:
-        family = tuple((spec.dtype, len(spec.shape)) for spec in signature)
+        family = tuple((spec.dtype, len(spec.shape or ())) for spec in signature)
         relaxed = self._relaxed.get(family)
         if relaxed is not None:
             relaxed.accept(signature)

@@ -126,12 +126,14 @@ class Entry:
     def add_fetches(self, built: BuiltGraph, outputs: set[tuple[int, int]]) -> None:
         """Python needs more values than the graph delivers: the next build has them."""
         if self._is_current(built):
+            assert self.trace_graph is not None
             self.trace_graph.add_fetches(outputs)
         self.drop_graph(built)
 
     def force(self, built: BuiltGraph, node: int, reason: ImperativeReason) -> None:
         """A node has to be imperative from the next build on."""
         if self._is_current(built):
+            assert self.trace_graph is not None
             self.trace_graph.force(node, reason)
         self.drop_graph(built)
 

@@ -9,6 +9,7 @@ Installed but off, an op costs one branch more (`benchmarks.micro --only=off_ove
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -165,7 +166,7 @@ def _marked_vector_space(native: Any) -> Any:
     """
     space = backprop._default_vspace
 
-    def aggregate(gradients):
+    def aggregate(gradients: Any) -> Any:
         controller = native.current_controller()
         marker = None
         if controller is not None and len(gradients) > 1:
@@ -174,8 +175,8 @@ def _marked_vector_space(native: Any) -> Any:
             return space.aggregate_fn(gradients)
         return _call_marked(marker, space.aggregate_fn, gradients)
 
-    def marked_zeros(zeros):
-        def make_zeros(*args):
+    def marked_zeros(zeros: Callable[..., Any]) -> Callable[..., Any]:
+        def make_zeros(*args: Any) -> Any:
             controller = native.current_controller()
             if controller is None:
                 return zeros(*args)
@@ -204,7 +205,7 @@ def _install_readers(native: Any) -> None:
 def _install_seed_hooks(native: Any) -> None:
     draw = context.Context._internal_operation_seed
 
-    def _internal_operation_seed(self):
+    def _internal_operation_seed(self: Any) -> Any:
         global last_internal_seed
         last_internal_seed = draw(self)
         native.note_internal_seed(last_internal_seed)
@@ -213,7 +214,7 @@ def _install_seed_hooks(native: Any) -> None:
     _replace(context.Context, "_internal_operation_seed", _internal_operation_seed)
     clear = pywrap_tfe.TFE_ContextClearCaches
 
-    def clear_caches(*args):
+    def clear_caches(*args: Any) -> Any:
         native.clear_seed_ledger()
         return clear(*args)
 
@@ -259,7 +260,7 @@ def _install_tape_hooks(native: Any) -> None:
 def _install_accumulator_hook(native: Any) -> None:
     enter = pywrap_tfe.TFE_Py_ForwardAccumulatorSetAdd
 
-    def enter_accumulator(accumulator):
+    def enter_accumulator(accumulator: Any) -> Any:
         controller = native.current_controller()
         if controller is not None:
             controller.on_forward_accumulator()
@@ -272,10 +273,10 @@ def _install_cache_bypass(native: Any) -> None:
     """A pending tensor must not outlive its step in TensorFlow's caches of zeros and ones."""
     get, put = tensor_cache_class.get, tensor_cache_class.put
 
-    def get_outside_steps(self, key):
+    def get_outside_steps(self: Any, key: Any) -> Any:
         return None if native.in_step() else get(self, key)
 
-    def put_outside_steps(self, key, value):
+    def put_outside_steps(self: Any, key: Any, value: Any) -> None:
         if not native.in_step():
             put(self, key, value)
 

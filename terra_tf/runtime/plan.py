@@ -80,7 +80,8 @@ class _PlanMaker:
             self._plan.add_launch_input(tensor)
         for slot in range(len(self._graph.variables)):
             self._add_variable(slot, self._generated.variable_channels.get((slot, None), -1))
-        self._slots = {}  # (slot, branch) -> the native slot that only this branch feeds
+        # (slot, branch) -> the native slot that only this branch feeds
+        self._slots: dict[tuple[int, tuple | None], int] = {}
         for (slot, place), channel in self._generated.variable_channels.items():
             if place is not None:
                 self._slots[slot, place] = len(self._graph.variables) + len(self._slots)
@@ -213,6 +214,7 @@ class _PlanMaker:
             return (_OUTPUT, source.node, source.output)
         if isinstance(source, Captured):
             return (_CAPTURED, self._capture(source), 0)
+        assert isinstance(source, Feed)
         return (_FEED, self._feed(source, self._generated.place_of(index)), 0)
 
     def _constant(self, tensor: Any) -> int:

@@ -114,6 +114,7 @@ class _Prefix:
         """What a joined input of an imperative op may be, whichever it was."""
         nodes = self._built.trace_graph.nodes
         joined = nodes[number].inputs[position]
+        assert isinstance(joined, Joined)
         specs = [nodes[node].outputs[output] for node, output in joined.sources]
         if joined.external is not None:
             specs.append(joined.external.spec)

@@ -22,7 +22,7 @@ import sys
 import threading
 from collections.abc import Iterable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from terra_tf import _native
 from terra_tf.config import config
@@ -41,6 +41,9 @@ from terra_tf.runtime.tape_names import TapeNames
 from terra_tf.trace.location import LocationTracker
 from terra_tf.trace.recorder import Recorder
 from terra_tf.trace.records import OpRecord
+
+if TYPE_CHECKING:
+    from terra_tf import _terra_native
 
 _logger = logging.getLogger("terra_tf")
 
@@ -62,7 +65,8 @@ class StepSession:
         self._mode = module.Mode
         self.entry = entry
         self.built = built
-        self.native = module.Session(None if built is None else built.plan, self)
+        plan = None if built is None else built.plan
+        self.native: _terra_native.Session = module.Session(plan, self)
         self._module = module
         self._arguments = tuple(arguments)
         self._stop_frame: FrameType | None = stop_frame
@@ -192,6 +196,7 @@ class StepSession:
         self.on_divergence(Reason.LIVE_TENSOR_NOT_FETCHED, f"the result of {op_type}")
 
     def _finish_tracing(self) -> None:
+        assert self._recorder is not None
         trace = self._recorder.trace
         self._recorder = None  # its location tracker holds the step's frames
         trace.alive |= set(self.native.referenced())
@@ -220,6 +225,7 @@ class StepSession:
         self, op_type: str, is_fast: int, attrs: tuple, inputs: tuple, counts: tuple
     ) -> tuple[int, Any]:
         """TRACING: an op is about to run. Returns its index, and what names it on a tape."""
+        assert self._recorder is not None
         index = self._recorder.begin_op(
             op_type, bool(is_fast), attrs, inputs, counts, interception.device_scope()
         )
@@ -227,14 +233,17 @@ class StepSession:
 
     def on_result(self, index: int, outputs: list) -> None:
         """TRACING: the op has run."""
+        assert self._recorder is not None
         self._recorder.end_op(index, outputs)
 
     def on_error(self, index: int) -> None:
         """TRACING: the op has raised; from now on it runs imperatively at this place."""
+        assert self._recorder is not None
         self.entry.note_raised_location(self._recorder.abandon_op(index))
 
     def on_materialize(self, node: int, output: int, shape_only: int) -> None:
         """TRACING: Python reads an output of this step."""
+        assert self._recorder is not None
         self._recorder.materialize(node, output, bool(shape_only))
 
     # ---------------------------------------------------------- divergence
@@ -283,15 +292,16 @@ class StepSession:
     def _settle_open(self) -> None:
         self.native.cancel()
         self.await_end()
-        earlier_error = None
+        earlier_error: BaseException | None = None
         try:
             in_flight.settle()
         except Exception as error:
             earlier_error = error
         self._module.runner_resume()
         own_error = self._replay()  # before anything else: tensors are waited for
-        if earlier_error or own_error:
-            raise earlier_error or own_error
+        error_to_raise = earlier_error or own_error
+        if error_to_raise:
+            raise error_to_raise
         self._go_on_recording(prefix_trace(self.built, self.native))
 
     def _replay(self) -> BaseException | None:

@@ -16,7 +16,7 @@ def current_user_line() -> str:
         code = frame.f_code
         if is_user_file(code.co_filename):
             return f"{os.path.basename(code.co_filename)}:{frame.f_lineno} in {code.co_name}"
-        frame = frame.f_back
+        frame = frame.f_back  # type: ignore[assignment]
     return ""
 
 

@@ -93,5 +93,5 @@ def _user_point() -> tuple[CodeType | None, int]:
     while frame is not None:
         if is_user_file(frame.f_code.co_filename):
             return frame.f_code, frame.f_lineno
-        frame = frame.f_back
+        frame = frame.f_back  # type: ignore[assignment]
     return None, 0

@@ -20,7 +20,8 @@ import collections
 import dataclasses
 import enum
 import functools
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any
 
 from terra_tf.trace.location_tree import place_in_code
 from terra_tf.trace.records import TensorSpec
@@ -109,7 +110,7 @@ class _Resolver:
         }
         self._web_of, self._externals_of = _find_webs(graph.nodes, self._delegated.values())
         self._queries = self._find_queries()
-        self._chosen: dict[_Key, tuple[Rule, object]] = {}
+        self._chosen: dict[_Key, tuple[Rule, Any]] = {}
 
     def run(self) -> Joins:
         if not self._queries:
@@ -181,7 +182,7 @@ class _Resolver:
     def _is_all_backward(self, web: Iterable[Output]) -> bool:
         return all(self._graph.nodes[o.node].record.forward is not None for o in web)
 
-    def _choose_latest(self, web_for) -> None:
+    def _choose_latest(self, web_for: Callable[[_Query, _Key], Any]) -> None:
         webs = {}
         for key, query in self._open().items():
             web = web_for(query, key)
@@ -219,7 +220,7 @@ class _Resolver:
         sources = self._queries[key].sources
         return sorted({k for source in sources for k in self._with_source[source]})
 
-    def _choose_same(self, candidates_for) -> None:
+    def _choose_same(self, candidates_for: Callable[[_Key], Iterable[_Key]]) -> None:
         for key in self._open():
             for candidate in candidates_for(key):
                 if candidate != key and self._is_same(key, candidate):
@@ -227,8 +228,9 @@ class _Resolver:
                     break
 
     def _is_same(self, key: _Key, other: _Key) -> bool:
-        group = self._queries[key].external and self._queries[key].external.group
-        other_group = self._queries[other].external and self._queries[other].external.group
+        external, other_external = self._queries[key].external, self._queries[other].external
+        group = external and external.group
+        other_group = other_external and other_external.group
         if group is not None and group != other_group:
             return False
         through = self._paths_through.get(key[0], ())

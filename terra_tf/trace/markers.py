@@ -58,7 +58,7 @@ def marked_caller(markers_of_thread: Callable) -> Callable:
     Its code object is the one that locations look for.
     """
 
-    def call_marked(marker, function, *args):
+    def call_marked(marker: Any, function: Callable[..., Any], *args: Any) -> Any:
         markers = markers_of_thread()
         markers.stack.append(marker)
         try:
@@ -80,7 +80,7 @@ def gradient_function_wrapper(
       note: Is told the type of each op whose gradient function runs.
     """
 
-    def call_gradient_function(op_name, attr_tuple, *args):
+    def call_gradient_function(op_name: str, attr_tuple: tuple, *args: Any) -> Any:
         note(op_name)
         marker = marker_of(attr_tuple)
         if marker is None:

@@ -114,7 +114,8 @@ class _Merger:
                 self._merge_node(number, record)
         for number, record, trip_slot in placed:
             if number >= placement.num_known:
-                self._add_node(record, placement.slots.get(trip_slot))
+                slot = None if trip_slot is None else placement.slots.get(trip_slot)
+                self._add_node(record, slot)
         return self._changes
 
     def _merge_variables(self) -> None:
@@ -269,5 +270,6 @@ def _join_output(old: NodeInput, source: Output) -> NodeInput:
     elif isinstance(old, Output):
         external = None
     else:
+        assert isinstance(old, (Constant, Captured, Feed))
         external = Feed(old.spec, old.group)
     return Joined(tuple(sorted((*known, source))), external)

@@ -7,6 +7,7 @@ op with a resource input too, and an op that is not known to be safe counts as f
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from terra_tf._tf_internals import dtypes, op_def_registry
 from terra_tf.errors import ImperativeReason
@@ -91,7 +92,7 @@ _FLOAT_ONLY = frozenset({"Div", "FloorDiv", "FloorMod", "TruncateDiv", "Truncate
 
 
 @functools.cache
-def _definition(op_type: str):
+def _definition(op_type: str) -> Any:
     return op_def_registry.get(op_type)
 
 

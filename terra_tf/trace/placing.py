@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
+from typing import Any
 
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
@@ -257,7 +258,8 @@ class _Placer:
             return None
         for number in place:
             node = self._graph.nodes[number]
-            same_types = node.variant[-1] == tuple(spec.dtype for spec in record.outputs)
+            variant: Any = node.variant
+            same_types = variant[-1] == tuple(spec.dtype for spec in record.outputs)
             if self._is_free(number) and same_types and _same_arity(node, record):
                 self._placement.overflown.add(number)
                 return self._pass(number)
@@ -278,7 +280,7 @@ class _Placer:
         in_order = self._ranks is None or self._ranks[number] > self._last_rank
         return in_order and number not in self._used
 
-    def _in_order(self, candidates) -> list[int]:
+    def _in_order(self, candidates: Iterable[int]) -> list[int]:
         """What has followed the op before comes first."""
         nodes = self._placement.nodes
         following = self._graph.successors.get(nodes[-1] if nodes else -1, {})

@@ -222,7 +222,7 @@ class Recorder:
             if isinstance(ref, ExternalRef) and self.trace.externals[ref.index].value is not None
         )
 
-    def _locate(self, op_type: str):
+    def _locate(self, op_type: str) -> Any:
         if self._tracker is None:
             return None
         *outer, marker = self._markers.stack or [None]
@@ -230,7 +230,7 @@ class Recorder:
         self._tracker.note_op(op_type)
         return location
 
-    def _locate_read(self):
+    def _locate_read(self) -> Any:
         if self._tracker is None:
             return None
         return self._tracker.look(sys._getframe(2), None)  # a read is no op

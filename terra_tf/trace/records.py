@@ -36,7 +36,7 @@ class VariableRef(NamedTuple):
 class ExternalRef(NamedTuple):
     """A tensor from outside of the step."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of it
 
 
 InputRef = OutputRef | VariableRef | ExternalRef

@@ -132,7 +132,7 @@ class Trips:
             is_at_its_place = is_followed or index != self._telling
         else:
             self._scope = self._telling = self._slot = None
-        if self._telling is None or is_at_its_place:
+        if self._scope is None or self._telling is None or is_at_its_place:
             return record, self._slot
         moved = self._in_its_trip(record, self._scope, self._ops[self._telling])
         if index != self._telling and not self._is_told_by_dataflow(moved):
@@ -155,13 +155,15 @@ class Trips:
         """Returns the outermost trip that begins with an op, if one does."""
         location = self._ops[index].location
         before = self._ops[index - 1].location if index else None
+        assert isinstance(location, Location)
         path_before = before.path if isinstance(before, Location) else ()
         for depth, here in enumerate(location.path):
             there = path_before[depth] if depth < len(path_before) else None
             if here is there:
                 continue
-            is_same_call = there is not None and there.parent is here.parent
-            known = _turns(there) if is_same_call and there.point.info is here.point.info else ()
+            known: tuple = ()
+            if there is not None and there.parent is here.parent:
+                known = _turns(there) if there.point.info is here.point.info else ()
             turns = _turns(here)
             num_common = _num_common(turns, known)
             if num_common < len(turns):
@@ -180,8 +182,10 @@ class Trips:
                     return
 
     def _in_its_trip(self, record: OpRecord, scope: _Scope, telling: OpRecord) -> OpRecord:
-        slot = self._slots.get(self._slot)  # None: the graph does not know the variable
+        # None: the graph does not know the variable
+        slot = None if self._slot is None else self._slots.get(self._slot)
         location = record.location
+        assert isinstance(location, Location)
         here = location.path[scope.depth].level.counters[: len(scope.turns)]
         known = self._known_trips(telling, location, scope)
         own = {} if slot is None else known.of_slot.get(slot, {})

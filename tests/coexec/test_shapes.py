@@ -215,3 +215,27 @@ def test_sparse_tensors():
 @pytest.mark.parametrize("make", [programs.make_slices, programs.make_extension_type])
 def test_other_composite_tensors(make):
     assert_settles(make, range(4), range(4, 12))
+
+
+def test_outside_tensor_of_another_shape_leaves_the_graph():
+    """It is no argument, so no entry signature tells it: the cursor has to look."""
+    outside = {}
+
+    @terra.function
+    def function():
+        y = outside["x"] * 2.0
+        return y, tf.reduce_sum(tf.exp(-y))
+
+    def call(i, num_elements):
+        outside["x"] = tf.fill([num_elements], float(i))
+        y, total = function()
+        assert y.shape == (num_elements,)
+        np.testing.assert_array_equal(y.numpy(), np.full(num_elements, 2.0 * i, np.float32))
+        np.testing.assert_allclose(total.numpy(), num_elements * np.exp(-2.0 * i), rtol=1e-6)
+
+    for i in range(6):
+        call(i, 4)
+    assert function.stats().phase == "co-execution"
+    known = function.stats().fallbacks
+    call(6, 7)
+    assert function.stats().fallbacks == {**known, "feed_changed": 1}
