@@ -151,9 +151,7 @@ $(VENV)/.lint-installed: $(VENV)/.installed
 	@touch $@
 
 # Python's rules, types, C++'s layout, and C++ without a warning (`build` and the core's tests).
-# kernels/interceptor and the bindings are laid out by hand still.
-FORMATTED := $(filter-out kernels/interceptor/% kernels/%bindings.cc kernels/binding_helpers.h, \
-               $(wildcard kernels/*.h kernels/*.cc kernels/*/*.h kernels/*/*.cc))
+FORMATTED := $(wildcard kernels/*.h kernels/*.cc kernels/*/*.h kernels/*/*.cc)
 
 # Every broken rule must make a test fail: docs/mutations.md.
 mutations: build

@@ -19,7 +19,9 @@ namespace terra {
 
 namespace py = pybind11;
 
-inline PyRef RefOf(const py::handle& object) { return PyRef::Borrow(object.ptr()); }
+inline PyRef RefOf(const py::handle& object) {
+  return PyRef::Borrow(object.ptr());
+}
 
 inline py::object ObjectOf(PyRef ref) {
   if (!ref) return py::none();
@@ -45,7 +47,6 @@ inline tensorflow::PartialTensorShape ShapeOf(const py::object& dims) {
   if (dims.is_none()) return tensorflow::PartialTensorShape();
   return tensorflow::PartialTensorShape(dims.cast<std::vector<int64_t>>());
 }
-
 
 // Adds the class Plan to the module.
 void BindPlan(py::module_& m);

@@ -15,8 +15,8 @@
 #include "kernels/interceptor/hooks.h"
 #include "kernels/interceptor/plan.h"
 #include "kernels/interceptor/readers.h"
-#include "kernels/interceptor/seeds.h"
 #include "kernels/interceptor/replayable.h"
+#include "kernels/interceptor/seeds.h"
 #include "kernels/interceptor/session.h"
 #include "kernels/interceptor/state_guard.h"
 #include "kernels/interceptor/tape_hooks.h"
@@ -123,10 +123,9 @@ py::object HookFunction(int index) {
 void Initialize(const py::object& context, const py::capsule& handle,
                 const py::dict& originals) {
   EagerRuntime& r = Runtime();
-  r.c_context = static_cast<TFE_Context*>(
-      PyCapsule_GetPointer(handle.ptr(), nullptr));
-  r.context = tensorflow::ContextFromInterface(
-      tensorflow::unwrap(r.c_context));
+  r.c_context =
+      static_cast<TFE_Context*>(PyCapsule_GetPointer(handle.ptr(), nullptr));
+  r.context = tensorflow::ContextFromInterface(tensorflow::unwrap(r.c_context));
   auto keep = [](py::object object) { return object.release().ptr(); };
   r.py_context = keep(context);
   r.execute = keep(originals["execute"]);
@@ -233,10 +232,8 @@ void BindSession(py::module_& m) {
                                       s.step()->state().phase() ==
                                           StepState::Phase::kDone;
                              })
-      .def_property_readonly("error",
-                             [](Session& s) {
-                               return s.step()->state().error();
-                             })
+      .def_property_readonly(
+          "error", [](Session& s) { return s.step()->state().error(); })
       .def("outputs", &Outputs)
       .def("unfetched", &Unfetched)
       .def("referenced", &Referenced)
@@ -259,8 +256,9 @@ void BindSession(py::module_& m) {
                  i, py::reinterpret_borrow<py::object>(made.marker),
                  made.output);
            })
-      .def("output_tensor",
-           [](Session& s, int index) { return ObjectOf(s.OutputTensor(index)); })
+      .def(
+          "output_tensor",
+          [](Session& s, int index) { return ObjectOf(s.OutputTensor(index)); })
       .def("set_output",
            [](Session& s, int index, const py::object& tensor) {
              CheckTensor(tensor);
@@ -274,8 +272,7 @@ void BindSession(py::module_& m) {
       .def_property_readonly("num_replayed",
                              [](Session& s) { return s.num_replayed; })
       .def("note_user_gradient", &Session::NoteUserGradient)
-      .def("take_names",
-           [](Session& s) { return ObjectOf(s.TakeNames()); })
+      .def("take_names", [](Session& s) { return ObjectOf(s.TakeNames()); })
       .def("release", &Session::Release)
       // The calling thread is inside the step from enter to leave.
       .def("enter", [](Session& s) { CurrentThread().session = &s; })
@@ -297,12 +294,11 @@ void BindFunctions(py::module_& m) {
           if (!hook) throw py::error_already_set();
           return ObjectOf(hook);
         });
-  m.def("replayable",
-        [](const std::string& name, const py::object& original) {
-          PyRef hook = MakeReplayable(name, original.ptr());
-          if (!hook) throw py::error_already_set();
-          return ObjectOf(hook);
-        });
+  m.def("replayable", [](const std::string& name, const py::object& original) {
+    PyRef hook = MakeReplayable(name, original.ptr());
+    if (!hook) throw py::error_already_set();
+    return ObjectOf(hook);
+  });
   py::class_<StateGuard>(m, "StateGuard")
       .def(py::init<>())
       .def("add",

@@ -13,8 +13,7 @@ namespace {
 using tensorflow::DataType;
 
 // (dtype enum, dims or None, fetch channel, feed channel, webs)
-using PyOutput =
-    std::tuple<int, py::object, int, int, std::vector<int>>;
+using PyOutput = std::tuple<int, py::object, int, int, std::vector<int>>;
 
 OutputSpec MakeOutput(const PyOutput& from) {
   OutputSpec spec;
@@ -35,8 +34,7 @@ void AddNode(Plan& plan, int kind, const std::string& name,
              int check_channel, const std::string& device,
              const py::object& marker, int level, int branch, bool is_head,
              int next, std::vector<int> successors, bool is_fork,
-             const py::bytes& shape_rule, bool on_host,
-             bool asks_for_shapes) {
+             const py::bytes& shape_rule, bool on_host, bool asks_for_shapes) {
   PlanNode node;
   node.kind = static_cast<NodeKind>(kind);
   node.name = name;
@@ -152,42 +150,44 @@ void BindPlan(py::module_& m) {
            py::arg("name"), py::arg("counts"), py::arg("inputs"),
            py::arg("outputs"), py::arg("is_fast"), py::arg("attrs"),
            py::arg("canonical"), py::arg("tape_attrs"), py::arg("folded"),
-           py::arg("seed_channel"), py::arg("check_channel"),
-           py::arg("device"), py::arg("marker"), py::arg("level"),
-           py::arg("branch"), py::arg("is_head"), py::arg("next"),
-           py::arg("successors"), py::arg("is_fork"),
-           py::arg("shape_rule"), py::arg("on_host"),
+           py::arg("seed_channel"), py::arg("check_channel"), py::arg("device"),
+           py::arg("marker"), py::arg("level"), py::arg("branch"),
+           py::arg("is_head"), py::arg("next"), py::arg("successors"),
+           py::arg("is_fork"), py::arg("shape_rule"), py::arg("on_host"),
            py::arg("asks_for_shapes"))
-      .def("add_level",
-           [](Plan& plan, int channel, int skip_index, int epoch) {
-             plan.levels.push_back({channel, skip_index, epoch});
-           },
-           py::kw_only(), py::arg("channel"), py::arg("skip_index"),
-           py::arg("epoch"))
-      .def("add_join",
-           [](Plan& plan, int rule, int web, int same,
-              std::vector<std::pair<int, int>> alternatives,
-              bool allows_external, int channel, int dtype,
-              const py::object& shape) {
-             plan.joins.push_back({static_cast<JoinRule>(rule), web, same,
-                                   std::move(alternatives), allows_external,
-                                   channel, static_cast<DataType>(dtype),
-                                   ShapeOf(shape)});
-           },
-           py::kw_only(), py::arg("rule"), py::arg("web"), py::arg("same"),
-           py::arg("alternatives"), py::arg("allows_external"),
-           py::arg("channel"), py::arg("dtype"), py::arg("shape"))
-      .def("finish",
-           [](Plan& plan, int num_webs, std::vector<int> first_nodes,
-              bool starts_with_fork) {
-             plan.num_webs = num_webs;
-             plan.first_nodes = std::move(first_nodes);
-             plan.starts_with_fork = starts_with_fork;
-             plan.forks.resize(plan.nodes.size() + 1);
-             Fix(plan);
-           },
-           py::kw_only(), py::arg("num_webs"), py::arg("first_nodes"),
-           py::arg("starts_with_fork"))
+      .def(
+          "add_level",
+          [](Plan& plan, int channel, int skip_index, int epoch) {
+            plan.levels.push_back({channel, skip_index, epoch});
+          },
+          py::kw_only(), py::arg("channel"), py::arg("skip_index"),
+          py::arg("epoch"))
+      .def(
+          "add_join",
+          [](Plan& plan, int rule, int web, int same,
+             std::vector<std::pair<int, int>> alternatives,
+             bool allows_external, int channel, int dtype,
+             const py::object& shape) {
+            plan.joins.push_back({static_cast<JoinRule>(rule), web, same,
+                                  std::move(alternatives), allows_external,
+                                  channel, static_cast<DataType>(dtype),
+                                  ShapeOf(shape)});
+          },
+          py::kw_only(), py::arg("rule"), py::arg("web"), py::arg("same"),
+          py::arg("alternatives"), py::arg("allows_external"),
+          py::arg("channel"), py::arg("dtype"), py::arg("shape"))
+      .def(
+          "finish",
+          [](Plan& plan, int num_webs, std::vector<int> first_nodes,
+             bool starts_with_fork) {
+            plan.num_webs = num_webs;
+            plan.first_nodes = std::move(first_nodes);
+            plan.starts_with_fork = starts_with_fork;
+            plan.forks.resize(plan.nodes.size() + 1);
+            Fix(plan);
+          },
+          py::kw_only(), py::arg("num_webs"), py::arg("first_nodes"),
+          py::arg("starts_with_fork"))
       // [(library function, why it was not replayed, how often)]
       .def_property_readonly(
           "not_replayed",
@@ -199,8 +199,8 @@ void BindPlan(py::module_& m) {
             return list;
           })
       .def("add_variable", &AddVariable, py::kw_only(), py::arg("variable"),
-           py::arg("captured"),
-           py::arg("feed_channel"), py::arg("accepts"), py::arg("written"))
+           py::arg("captured"), py::arg("feed_channel"), py::arg("accepts"),
+           py::arg("written"))
       .def("add_constant",
            [](Plan& plan, const py::object& tensor) {
              ConstantSlot slot;
@@ -213,11 +213,11 @@ void BindPlan(py::module_& m) {
              CheckTensor(tensor);
              plan.captured.push_back(RefOf(tensor));
            })
-      .def("add_feed", [](Plan& plan, int dtype, const py::object& shape,
-                          int channel) {
-        plan.feeds.push_back(
-            {static_cast<DataType>(dtype), ShapeOf(shape), channel});
-      });
+      .def("add_feed",
+           [](Plan& plan, int dtype, const py::object& shape, int channel) {
+             plan.feeds.push_back(
+                 {static_cast<DataType>(dtype), ShapeOf(shape), channel});
+           });
 }
 
 }  // namespace terra

@@ -210,8 +210,8 @@ void LearnAll(Converter* converter, const OpInfo& info, PyObject* args) {
   }
 }
 
-ParseResult ConvertAll(Converter* converter, const OpInfo& info,
-                       PyObject* args, Call* call) {
+ParseResult ConvertAll(Converter* converter, const OpInfo& info, PyObject* args,
+                       Call* call) {
   for (size_t i = 0; i < info.args.size(); ++i) {
     PyObject* value = PyTuple_GET_ITEM(args, kFirstInput + i);
     ParseResult result = ParseResult::kOk;
@@ -258,10 +258,10 @@ ParseResult SplitByAttributes(const OpInfo& info, Call* call) {
       used += 1;
       continue;
     }
-    const Py_ssize_t n = CountFromAttr(
-        call->attrs.get(), arg.kind == OpInfo::ArgKind::kRepeated
-                               ? arg.number_attr
-                               : arg.list_attr);
+    const Py_ssize_t n =
+        CountFromAttr(call->attrs.get(), arg.kind == OpInfo::ArgKind::kRepeated
+                                             ? arg.number_attr
+                                             : arg.list_attr);
     if (n < 0) {
       PyErr_Clear();
       return ParseResult::kFallback;

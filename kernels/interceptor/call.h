@@ -18,10 +18,10 @@ struct Call {
   const OpInfo* info = nullptr;  // null: no registered op (a function)
   PyObject* py_name = nullptr;   // borrowed
   Route route = Route::kFast;
-  PyObject* args = nullptr;      // borrowed: the hook's argument tuple
-  std::vector<PyRef> inputs;     // EagerTensors, flat
-  std::vector<int> counts;       // inputs per argument; -1 for a single one
-  PyRef attrs;                   // tuple: name, value, name, value, ...
+  PyObject* args = nullptr;   // borrowed: the hook's argument tuple
+  std::vector<PyRef> inputs;  // EagerTensors, flat
+  std::vector<int> counts;    // inputs per argument; -1 for a single one
+  PyRef attrs;                // tuple: name, value, name, value, ...
 
   Call() = default;
   Call(const Call&) = delete;

@@ -48,7 +48,7 @@ struct ResultPattern {
     kOutside,  // number: name
     kList,
     kTuple,
-    kSlices,   // IndexedSlices of three items
+    kSlices,  // IndexedSlices of three items
   };
   Kind kind = Kind::kObject;
   int number = -1;

@@ -13,8 +13,7 @@ bool CallController(PyObject* controller, const char* method,
   if (!args) return false;
   PyRef callable = PyRef::Steal(PyObject_GetAttrString(controller, method));
   if (!callable) return false;
-  PyRef result =
-      PyRef::Steal(PyObject_CallObject(callable.get(), args.get()));
+  PyRef result = PyRef::Steal(PyObject_CallObject(callable.get(), args.get()));
   return static_cast<bool>(result);
 }
 

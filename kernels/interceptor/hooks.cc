@@ -137,8 +137,7 @@ PyObject* FastPathExecuteHook(PyObject*, PyObject* args) {
   if (IsForwarded(thread)) {
     if (!Session::Live().empty() && PyTuple_GET_SIZE(args) > 3) {
       // Attributes come after the inputs; strings and numbers settle at once.
-      if (!Settle(PyTuple_GET_ITEM(args, 1), args, 3,
-                  PyTuple_GET_SIZE(args))) {
+      if (!Settle(PyTuple_GET_ITEM(args, 1), args, 3, PyTuple_GET_SIZE(args))) {
         return nullptr;
       }
     }

@@ -34,7 +34,8 @@ struct LibraryCall {
 
 // Whether the value is IndexedSlices, and of no subclass.
 bool IsSlices(const PyObject* value);
-// What IndexedSlices are made of, as a tuple. Null where they are unlike others.
+// What IndexedSlices are made of, as a tuple. Null where they are unlike
+// others.
 PyRef ItemsOfSlices(PyObject* slices);
 
 }  // namespace terra

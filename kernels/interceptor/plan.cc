@@ -71,8 +71,8 @@ void OutputSpec::SetShape(const tensorflow::PartialTensorShape& new_shape) {
       std::vector<tensorflow::PartialTensorShape>{},
       std::vector<const tensorflow::Tensor*>{},
       std::vector<tensorflow::PartialTensorShape>{},
-      std::vector<std::unique_ptr<std::vector<std::pair<
-          tensorflow::PartialTensorShape, tensorflow::DataType>>>>{});
+      std::vector<std::unique_ptr<std::vector<
+          std::pair<tensorflow::PartialTensorShape, tensorflow::DataType>>>>{});
   std::vector<DimensionHandle> dims;
   for (int i = 0; i < shape.dims(); ++i) {
     dims.push_back(context->MakeDim(DimensionOrConstant(shape.dim_size(i))));
@@ -89,12 +89,12 @@ int AttributesMatch(PlanNode* node, const Call& call) {
     if (same == 1) return 1;
   }
   PyRef route = PyRef::Steal(PyBool_FromLong(call.route == Route::kFast));
-  PyRef canonical = PyRef::Steal(PyObject_CallFunctionObjArgs(
-      Runtime().canonical_attributes, call.py_name, call.attrs.get(),
-      route.get(), nullptr));
+  PyRef canonical = PyRef::Steal(
+      PyObject_CallFunctionObjArgs(Runtime().canonical_attributes, call.py_name,
+                                   call.attrs.get(), route.get(), nullptr));
   if (!canonical) return -1;
-  const int same = PyObject_RichCompareBool(canonical.get(),
-                                            node->canonical.get(), Py_EQ);
+  const int same =
+      PyObject_RichCompareBool(canonical.get(), node->canonical.get(), Py_EQ);
   if (same == 1 && node->attrs.size() < kMaxAttributeVariants) {
     node->attrs.emplace_back(call.route, call.attrs);
   }

@@ -90,12 +90,12 @@ struct PlanNode {
   std::vector<OutputSpec> outputs;
   // Attribute tuples known to mean the same as `canonical`.
   std::vector<std::pair<Route, PyRef>> attrs;
-  PyRef canonical;   // Python: hashable canonical attributes
-  PyRef tape_attrs;  // tuple for TFE_Py_RecordGradient
+  PyRef canonical;            // Python: hashable canonical attributes
+  PyRef tape_attrs;           // tuple for TFE_Py_RecordGradient
   std::vector<PyRef> folded;  // kFolded: the ready outputs
   bool seeded = false;        // attributes seed and seed2 are fed
   int seed_channel = -1;
-  int check_channel = -1;     // kImperative: fetch to await before it runs
+  int check_channel = -1;  // kImperative: fetch to await before it runs
   std::string device;
   // Where the graph does not know the shapes: of the results, or whether what
   // is written fits the variable.
@@ -103,25 +103,25 @@ struct PlanNode {
   // kDelegated: follows from shapes and small values that Python has.
   bool on_host = false;
   bool asks_for_shapes = false;  // on_host: of its inputs' shapes alone
-  PyRef marker;               // names the op to its gradient function
-  int level = 0;              // where it is in the case assignment
-  int branch = 0;             // its block's number in the level
-  bool is_head = false;       // the first of its block
-  int next = -1;              // the next of its block
-  std::vector<int> successors;  // at a block's end, as traced; without END
-  bool is_fork = false;         // which one follows is the location's matter
+  PyRef marker;                  // names the op to its gradient function
+  int level = 0;                 // where it is in the case assignment
+  int branch = 0;                // its block's number in the level
+  bool is_head = false;          // the first of its block
+  int next = -1;                 // the next of its block
+  std::vector<int> successors;   // at a block's end, as traced; without END
+  bool is_fork = false;          // which one follows is the location's matter
 };
 
 // A variable slot: captured (always this handle) or bound at first use. A
 // branch that may be the first to use a variable has a slot, and a feed, of
 // its own.
 struct VariableSlot {
-  int variable;       // slots of one variable have its first slot's number
-  PyRef captured;     // handle tensor, or null
-  int feed_channel;   // -1: never fed
-  PyRef accepts;      // Python: (handle tensor) -> bool, type and shape fit
-  bool written;       // by some op of the plan
-  uint64_t key;       // ResourceKey of the captured handle
+  int variable;      // slots of one variable have its first slot's number
+  PyRef captured;    // handle tensor, or null
+  int feed_channel;  // -1: never fed
+  PyRef accepts;     // Python: (handle tensor) -> bool, type and shape fit
+  bool written;      // by some op of the plan
+  uint64_t key;      // ResourceKey of the captured handle
 };
 
 struct ConstantSlot {

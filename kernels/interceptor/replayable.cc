@@ -7,14 +7,11 @@ namespace terra {
 namespace {
 
 struct Replayable {
-  PyObject_HEAD
-  PyObject* original;
+  PyObject_HEAD PyObject* original;
   std::string* name;
 };
 
-Replayable* From(PyObject* self) {
-  return reinterpret_cast<Replayable*>(self);
-}
+Replayable* From(PyObject* self) { return reinterpret_cast<Replayable*>(self); }
 
 PyObject* CallReplayable(PyObject* self, PyObject* args, PyObject* kwargs) {
   PyObject* original = From(self)->original;
@@ -23,8 +20,8 @@ PyObject* CallReplayable(PyObject* self, PyObject* args, PyObject* kwargs) {
   if (session == nullptr || session->plan() == nullptr) {
     return PyObject_Call(original, args, kwargs);
   }
-  LibraryCall call{From(self)->name->c_str(), original, args, kwargs, {},
-                   false,  true};
+  LibraryCall call{
+      From(self)->name->c_str(), original, args, kwargs, {}, false, true};
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args); ++i) {
     call.given.push_back(PyTuple_GET_ITEM(args, i));
   }
@@ -81,8 +78,7 @@ PyTypeObject* ReplayableType() {
       {0, nullptr}};
   static PyType_Spec spec = {"terra_tf.Replayable", sizeof(Replayable), 0,
                              Py_TPFLAGS_DEFAULT, slots};
-  static auto* type =
-      reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
+  static auto* type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
   return type;
 }
 

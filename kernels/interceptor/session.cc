@@ -65,16 +65,13 @@ void Session::Launch() {
   for (const PyRef& input : plan_->launch_inputs) {
     inputs.push_back(EagerTensor_Handle(input.get()));
   }
-  const std::string error =
-      GraphRunner::Get().Launch(Runtime().c_context, step_,
-                                plan_->function_name, plan_->config_proto,
-                                inputs);
+  const std::string error = GraphRunner::Get().Launch(
+      Runtime().c_context, step_, plan_->function_name, plan_->config_proto,
+      inputs);
   if (!error.empty()) throw std::runtime_error(error);
 }
 
-void Session::Commit(int channel) {
-  step_->Send(channel, Message());
-}
+void Session::Commit(int channel) { step_->Send(channel, Message()); }
 
 void Session::MarkEpochClosed() {
   epoch_closed_ = !epoch_closed_;
@@ -354,12 +351,12 @@ void Session::BindJoin(int number, PyObject* tensor) {
   if (made >= 0) {
     decided.node = made_[made].node;
     decided.output = made_[made].output;
-    bindings_.push_back({Binding::Kind::kJoinMade, number, decided.node,
-                         decided.output});
+    bindings_.push_back(
+        {Binding::Kind::kJoinMade, number, decided.node, decided.output});
   } else {
     decided.external = PyRef::Borrow(tensor);
-    bindings_.push_back({Binding::Kind::kJoinOutside, number,
-                         history_.NameOf(tensor), 0});
+    bindings_.push_back(
+        {Binding::Kind::kJoinOutside, number, history_.NameOf(tensor), 0});
   }
   MixIdentity(tensor);
   TellJoin(number);

@@ -57,7 +57,7 @@ struct Made {
   int output;
   int fetch_channel;
   PyObject* marker;  // names the op on a tape; borrowed from plan or session
-  tensorflow::PartialTensorShape shape;  // where the cursor has inferred it
+  tensorflow::PartialTensorShape shape;      // where the cursor has inferred it
   std::shared_ptr<std::atomic<bool>> ready;  // has a value (or is poisoned)
   bool seen = false;  // Python has looked at the value: pinned
 };
@@ -65,9 +65,9 @@ struct Made {
 // What a joined input turned out to be in this step.
 struct Decided {
   bool is_set = false;
-  int node = -1;       // it is an output of this step, or -1:
+  int node = -1;  // it is an output of this step, or -1:
   int output = -1;
-  PyRef external;      // as Python gave it
+  PyRef external;       // as Python gave it
   PyRef external_copy;  // where NumPy could change the bytes
 };
 
@@ -262,8 +262,7 @@ class Session {
   const char* KeyOf(const LibraryCall& call, uint64_t* key);
   std::string WhyNotNow(const LibraryCall& call) const;
   PyObject* RunAndLearn(const LibraryCall& call, uint64_t key);
-  std::shared_ptr<CallRecord> Learn(const Learning& learning,
-                                    PyObject* result);
+  std::shared_ptr<CallRecord> Learn(const Learning& learning, PyObject* result);
   std::string LearnPath(const Learning& learning, CallRecord* record);
   std::string LearnBindings(const Learning& learning, CallRecord* record);
   std::string LearnResult(PyObject* value, const Learning& learning,
@@ -318,7 +317,7 @@ class Session {
   std::shared_ptr<Step> step_;
   PyObject* controller_;
   Mode mode_;
-  int at_ = -1;      // the last node, or -1 before the first
+  int at_ = -1;         // the last node, or -1 before the first
   int bound_for_ = -1;  // the node whose way has been told but that has not run
   int uncertain_write_ = -1;  // the node that was refused last
   int epoch_ = 0;
@@ -335,14 +334,14 @@ class Session {
   std::deque<Made> made_;
   std::vector<PyRef> feeds_;        // as Python gave them: for identity
   std::vector<PyRef> feed_copies_;  // where NumPy could change the bytes
-  std::vector<PyRef> variables_;  // by variable
-  std::vector<char> is_fed_;      // by slot
+  std::vector<PyRef> variables_;    // by variable
+  std::vector<char> is_fed_;        // by slot
   std::vector<std::pair<uint64_t, int>> bound_;  // resource key, slot
   std::vector<char> slot_written_;               // in the open epoch
   std::vector<std::pair<int, std::array<uint64_t, 3>>> seeds_;
   int64_t real_bytes_ = 0;
   History history_;
-  std::vector<Binding> bindings_;  // in the order of first use
+  std::vector<Binding> bindings_;             // in the order of first use
   std::unordered_map<PyObject*, int> tapes_;  // made in this step -> number
   int num_tapes_ = 0;
   int num_learning_ = 0;
@@ -350,8 +349,8 @@ class Session {
   const char* obstacle_ = "";
   bool runs_user_gradients_ = false;
   PyRef names_;
-  bool takes_objects_ = false;       // of the call whose key is being made
-  std::vector<PyObject*> objects_;   // among its arguments
+  bool takes_objects_ = false;      // of the call whose key is being made
+  std::vector<PyObject*> objects_;  // among its arguments
 };
 
 // Runs the call for real with the tape stopped, then records it with a marker

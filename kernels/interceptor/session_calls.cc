@@ -161,8 +161,7 @@ void Session::MixShapeOf(PyObject* tensor) {
 
 // -------------------------------------------------------------- tapes, reads
 
-void Session::NoteTapeEvent(TapeEvent event, PyObject* tape,
-                            PyObject* tensor) {
+void Session::NoteTapeEvent(TapeEvent event, PyObject* tape, PyObject* tensor) {
   if (mode_ != Mode::kCoExecution) return;
   Hash& hash = history_.hash();
   hash.Mix(Event::kTape, static_cast<uint64_t>(event));
@@ -204,7 +203,8 @@ void Session::NoteRead(PyObject* tensor, bool shape_only) {
 
 std::string Session::WhyNotNow(const LibraryCall& call) const {
   if (TapeIsActive()) return "a tape was recording it";
-  if (CurrentThread().num_watchers > 0) return "the variables it uses were being watched";
+  if (CurrentThread().num_watchers > 0)
+    return "the variables it uses were being watched";
   if (!call.differentiates) return "";
   if (runs_user_gradients_) return "it runs a gradient of the user's";
   return KnowsTape(PyTuple_GET_ITEM(call.args, 0))
@@ -213,7 +213,9 @@ std::string Session::WhyNotNow(const LibraryCall& call) const {
 }
 
 PyObject* Session::OnLibraryCall(const LibraryCall& call) {
-  auto run = [&] { return PyObject_Call(call.function, call.args, call.kwargs); };
+  auto run = [&] {
+    return PyObject_Call(call.function, call.args, call.kwargs);
+  };
   if (!AwaitSeizure()) return nullptr;
   if (mode_ != Mode::kCoExecution || bound_for_ >= 0 || !ReplayIsOn()) {
     return run();
@@ -255,10 +257,10 @@ int Session::Fits(const CallRecord& record) {
     const char* problem = nullptr;
     if (binding.HasName() && history_.Named(binding.a) == nullptr) return 0;
     if (binding.kind == Kind::kConstant || binding.kind == Kind::kFeed) {
-      const auto kind = binding.kind == Kind::kFeed ? InputKind::kFeed
-                                                    : InputKind::kConstant;
-      problem = VerifyInput({kind, binding.slot, 0},
-                            history_.Named(binding.a), &detail);
+      const auto kind =
+          binding.kind == Kind::kFeed ? InputKind::kFeed : InputKind::kConstant;
+      problem = VerifyInput({kind, binding.slot, 0}, history_.Named(binding.a),
+                            &detail);
     } else if (binding.kind == Kind::kVariable) {
       problem = VerifyVariable({InputKind::kVariable, binding.slot, 0},
                                history_.Named(binding.a), &detail);
@@ -316,8 +318,7 @@ PyObject* Session::ReplayCall(const CallRecord& record) {
   for (const CallRecord::Output& output : record.made) {
     PlanNode& node = plan_->nodes[output.node];
     made.push_back(MakePending(node.outputs[output.output], output.node,
-                               output.output, node.marker.get(),
-                               output.shape));
+                               output.output, node.marker.get(), output.shape));
   }
   for (const auto& [web, node, output] : record.latest) {
     web_latest_[web] = {node, output};

@@ -69,8 +69,8 @@ PyRef Session::AskForShapes(const Call& call, const PlanNode& node) {
   for (size_t i = 0; i < node.outputs.size(); ++i) {
     if (!inputs[i].shape.IsFullyDefined()) return PyRef();
     const Tensor value = Ask(node.name, inputs[i].shape, node.outputs[i].dtype);
-    outputs.push_back(PyRef::Steal(EagerTensorFromHandle(tensorflow::wrap(
-        tensorflow::TensorHandle::CreateLocalHandle(value)))));
+    outputs.push_back(PyRef::Steal(EagerTensorFromHandle(
+        tensorflow::wrap(tensorflow::TensorHandle::CreateLocalHandle(value)))));
   }
   return WrapOutputs(call, std::move(outputs));
 }

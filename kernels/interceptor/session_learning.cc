@@ -12,8 +12,8 @@ constexpr size_t kMaxRecords = 4096;
 }  // namespace
 
 PyObject* Session::RunAndLearn(const LibraryCall& call, uint64_t key) {
-  const Learning learning{position(),      at_,
-                          epoch_,          made_.size(),
+  const Learning learning{position(),       at_,
+                          epoch_,           made_.size(),
                           bindings_.size(), history_.num_names(),
                           num_obstacles_};
   PyRef keep_alive = PyRef::Borrow(controller_);
@@ -208,13 +208,14 @@ std::string Session::LearnKept(const Learning& learning,
                                const CallRecord& record) const {
   for (size_t i = learning.num_made; i < made_.size(); ++i) {
     const Made& made = made_[i];
-    if (!IsReferenced(made) || (made.fetch_channel >= 0 && !made.ready->load())) {
+    if (!IsReferenced(made) ||
+        (made.fetch_channel >= 0 && !made.ready->load())) {
       continue;
     }
     bool is_result = false;
     for (const CallRecord::Output& output : record.made) {
-      is_result = is_result || (output.node == made.node &&
-                                output.output == made.output);
+      is_result = is_result ||
+                  (output.node == made.node && output.output == made.output);
     }
     if (!is_result) {
       return absl::StrCat("the result of ", plan_->nodes[made.node].name,

@@ -38,10 +38,10 @@ const char* VerifyShape(PyObject* tensor, tensorflow::DataType dtype,
       expected.IsCompatibleWith(shape)) {
     return nullptr;
   }
-  *detail = absl::StrCat(
-      tensorflow::DataTypeString(handle->DataType()), shape.DebugString(),
-      " where ", tensorflow::DataTypeString(dtype), expected.DebugString(),
-      " was expected");
+  *detail = absl::StrCat(tensorflow::DataTypeString(handle->DataType()),
+                         shape.DebugString(), " where ",
+                         tensorflow::DataTypeString(dtype),
+                         expected.DebugString(), " was expected");
   return "feed_changed";
 }
 
@@ -78,8 +78,8 @@ const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
   }
   if (ref.kind == InputKind::kResource) return nullptr;
   // The handle knows the variable's type and shape.
-  PyRef same = PyRef::Steal(PyObject_CallFunction(
-      slot.accepts.get(), "O", tensor));
+  PyRef same =
+      PyRef::Steal(PyObject_CallFunction(slot.accepts.get(), "O", tensor));
   if (!same) {
     PyErr_Clear();
     *detail = "a variable of unknown type";
@@ -205,8 +205,8 @@ const char* Session::VerifySeeds(const Call& call, PlanNode* node,
 const char* Session::Verify(const Call& call, PlanNode* node,
                             std::string* detail) {
   if (!SameOp(*node, call)) {
-    *detail = absl::StrCat(Describe(call), " where ", node->name,
-                           " was expected");
+    *detail =
+        absl::StrCat(Describe(call), " where ", node->name, " was expected");
     return "new_path";
   }
   if (node->counts != call.counts && node->kind != NodeKind::kImperative) {

@@ -47,14 +47,14 @@ PyRef TapeAttrs(const Call& call, PyObject* marker) {
       PyRef name = PyRef::Steal(PyUnicode_FromString(arg.list_attr.c_str()));
       PyRef types = PyRef::Steal(PyList_New(n));
       for (int k = 0; k < n; ++k) {
-        PyList_SET_ITEM(types.get(), k,
-                        PyLong_FromLong(HandleOf(call.inputs[next + k].get())
-                                            ->DataType()));
+        PyList_SET_ITEM(
+            types.get(), k,
+            PyLong_FromLong(HandleOf(call.inputs[next + k].get())->DataType()));
       }
       append(name.get(), std::move(types));
     } else if (arg.type_attr >= 0 && n > 0) {
-      PyRef name = PyRef::Steal(PyUnicode_FromString(
-          info.type_attrs[arg.type_attr].name.c_str()));
+      PyRef name = PyRef::Steal(
+          PyUnicode_FromString(info.type_attrs[arg.type_attr].name.c_str()));
       append(name.get(), PyRef::Steal(PyLong_FromLong(
                              HandleOf(call.inputs[next].get())->DataType())));
     }
@@ -79,9 +79,9 @@ PyObject* ExecuteAndRecord(const Call& call, PyObject* marker) {
   PyRef outputs = OutputList(result.get());
   PyRef inputs = call.InputTuple();
   PyRef attrs = TapeAttrs(call, marker);
-  PyRef recorded = PyRef::Steal(TFE_Py_RecordGradient(
-      call.info->py_name.get(), inputs.get(), attrs.get(), outputs.get(),
-      Py_None));
+  PyRef recorded =
+      PyRef::Steal(TFE_Py_RecordGradient(call.info->py_name.get(), inputs.get(),
+                                         attrs.get(), outputs.get(), Py_None));
   if (!recorded) return nullptr;
   return result.release();
 }
@@ -141,9 +141,9 @@ PyObject* Session::Delegate(const Call& call, int number) {
     BindInputs(call, *node);
     if (node->seeded) PushSeeds(call, *node, number, shapes);
     for (size_t i = 0; i < node->outputs.size(); ++i) {
-      outputs.push_back(
-          MakePending(node->outputs[i], number, static_cast<int>(i),
-                      node->marker.get(), shapes[i]));
+      outputs.push_back(MakePending(node->outputs[i], number,
+                                    static_cast<int>(i), node->marker.get(),
+                                    shapes[i]));
     }
   }
   const size_t first_made = made_.size() - outputs.size();
@@ -311,10 +311,10 @@ PyObject* Session::Trace(const Call& call) {
   PyRef begun;
   {
     NestedScope recording;  // what the recorder reads is no read of the step
-    begun = PyRef::Steal(PyObject_CallMethod(
-        controller_, "on_op", "OiOOO", call.py_name,
-        call.route == Route::kFast ? 1 : 0, call.attrs.get(), inputs.get(),
-        counts.get()));
+    begun = PyRef::Steal(
+        PyObject_CallMethod(controller_, "on_op", "OiOOO", call.py_name,
+                            call.route == Route::kFast ? 1 : 0,
+                            call.attrs.get(), inputs.get(), counts.get()));
   }
   if (!begun) return nullptr;
   const int node =
@@ -332,8 +332,7 @@ PyObject* Session::Trace(const Call& call) {
   PyRef outputs = OutputList(result.get());
   AddReal(node, marker, outputs.get());
   NestedScope recording;
-  if (!CallController(controller_, "on_result", "(iO)", node,
-                      outputs.get())) {
+  if (!CallController(controller_, "on_result", "(iO)", node, outputs.get())) {
     return nullptr;
   }
   return result.release();

@@ -50,8 +50,8 @@ uint64_t HashOfStack(PyObject* stop_frame) {
 }
 
 const Place* Session::PlaceHere() {
-  PyRef marker = PyRef::Steal(
-      PyObject_CallMethod(controller_, "current_marker", nullptr));
+  PyRef marker =
+      PyRef::Steal(PyObject_CallMethod(controller_, "current_marker", nullptr));
   if (!marker) return nullptr;
   const Py_hash_t marker_hash = PyObject_Hash(marker.get());
   if (marker_hash == -1 && PyErr_Occurred()) return nullptr;
@@ -145,9 +145,8 @@ std::vector<std::pair<int, int64_t>> Session::Decisions(int from,
   for (int between = level + 1; between <= node.level; ++between) {
     const LevelSpec& spec = plan_->levels[between];
     if (spec.channel < 0) continue;
-    decisions.emplace_back(spec.channel, between == node.level
-                                             ? node.branch
-                                             : spec.skip_index);
+    decisions.emplace_back(
+        spec.channel, between == node.level ? node.branch : spec.skip_index);
   }
   return decisions;
 }
@@ -176,8 +175,7 @@ int Session::EpochsLeft() const {
 }
 
 bool Session::BeginsEpoch(const PlanNode& node) const {
-  const int before =
-      node.level == 0 ? 0 : plan_->levels[node.level - 1].epoch;
+  const int before = node.level == 0 ? 0 : plan_->levels[node.level - 1].epoch;
   return node.is_head && plan_->levels[node.level].epoch > before;
 }
 

@@ -31,7 +31,9 @@ std::unique_ptr<HandleShapes> ShapesOfHandle(const Tensor* value) {
 std::unique_ptr<ShapeRule> ShapeRule::Parse(const std::string& serialized) {
   auto rule = std::make_unique<ShapeRule>();
   if (!rule->def.ParseFromString(serialized) ||
-      !tensorflow::OpRegistry::Global()->LookUp(rule->def.op(), &rule->op).ok() ||
+      !tensorflow::OpRegistry::Global()
+           ->LookUp(rule->def.op(), &rule->op)
+           .ok() ||
       rule->op->shape_inference_fn == nullptr) {
     return nullptr;
   }

@@ -27,10 +27,10 @@ class Stall {
         node_(node),
         before_s_(session->python_stall_s),
         trace_([&] {
-          return tsl::profiler::TraceMeEncode(
-              "TerraStall", {{"step", session->step()->id()},
-                             {"what", static_cast<int>(what)},
-                             {"node", node}});
+          return tsl::profiler::TraceMeEncode("TerraStall",
+                                              {{"step", session->step()->id()},
+                                               {"what", static_cast<int>(what)},
+                                               {"node", node}});
         }) {}
 
   // Tells the controller, which knows the user's line. Returns the wait's own

@@ -99,8 +99,8 @@ PyObject* Gradient(PyObject* original, PyObject* args, PyObject* kwargs) {
   if (session == nullptr || PyTuple_GET_SIZE(args) != 6) {
     return PyObject_Call(original, args, kwargs);
   }
-  LibraryCall call{"GradientTape.gradient", original, args, kwargs, {}, true,
-                   false};
+  LibraryCall call{
+      "GradientTape.gradient", original, args, kwargs, {}, true, false};
   call.given = {Argument(args, 1), Argument(args, 2), Argument(args, 3),
                 Argument(args, 5)};
   return session->OnLibraryCall(call);

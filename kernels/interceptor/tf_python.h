@@ -36,8 +36,7 @@ extern PyTypeObject* EagerTensorType;
 
 namespace tensorflow {
 TFE_TensorHandle* ConvertToEagerTensor(TFE_Context* ctx, PyObject* value,
-                                       DataType dtype,
-                                       const char* device_name);
+                                       DataType dtype, const char* device_name);
 }  // namespace tensorflow
 
 namespace terra {
@@ -52,15 +51,16 @@ inline tensorflow::TensorHandle* HandleOf(const PyObject* eager_tensor) {
 struct EagerRuntime {
   TFE_Context* c_context = nullptr;
   tensorflow::EagerContext* context = nullptr;
-  PyObject* py_context = nullptr;            // context.context()
-  PyObject* execute = nullptr;               // TFE_Py_Execute
-  PyObject* execute_cancelable = nullptr;    // TFE_Py_ExecuteCancelable
-  PyObject* record_gradient = nullptr;       // TFE_Py_RecordGradient
-  PyObject* variable_watcher = nullptr;      // ...VariableWatcherVariableAccessed
+  PyObject* py_context = nullptr;          // context.context()
+  PyObject* execute = nullptr;             // TFE_Py_Execute
+  PyObject* execute_cancelable = nullptr;  // TFE_Py_ExecuteCancelable
+  PyObject* record_gradient = nullptr;     // TFE_Py_RecordGradient
+  PyObject* variable_watcher = nullptr;    // ...VariableWatcherVariableAccessed
   PyObject* resource_variable_type = nullptr;  // BaseResourceVariable
-  ptrdiff_t tensor_id_offset = 0;  // where an EagerTensor keeps its id
-  PyObject* indexed_slices_type = nullptr;   // IndexedSlices
-  PyObject* canonical_attributes = nullptr;  // Python: see Plan::AttributesMatch
+  ptrdiff_t tensor_id_offset = 0;           // where an EagerTensor keeps its id
+  PyObject* indexed_slices_type = nullptr;  // IndexedSlices
+  PyObject* canonical_attributes =
+      nullptr;  // Python: see Plan::AttributesMatch
 };
 
 EagerRuntime& Runtime();
@@ -69,10 +69,10 @@ EagerRuntime& Runtime();
 // Several objects may share a handle (TensorFlow caches those of scalars).
 inline int64_t IdOf(const PyObject* eager_tensor) {
   int64_t id;
-  std::memcpy(&id,
-              reinterpret_cast<const char*>(eager_tensor) +
-                  Runtime().tensor_id_offset,
-              sizeof(id));
+  std::memcpy(
+      &id,
+      reinterpret_cast<const char*>(eager_tensor) + Runtime().tensor_id_offset,
+      sizeof(id));
   return id;
 }
 

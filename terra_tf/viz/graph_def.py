@@ -241,7 +241,7 @@ class _Flattener:
 
     def _add_case(self, place: _Place, op: Any) -> None:
         decision = op.inputs[0].op
-        level = self._level_of[decision.get_attr("channel")]
+        level = self._level_of[_select_of(decision).get_attr("channel")]
         path = self._scopes.of_case[level]
         is_apply = level in self._is_emitted  # the writes of branches, after the commit
         self._is_emitted.add(level)
