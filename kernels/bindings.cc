@@ -134,6 +134,11 @@ void Initialize(const py::object& context, const py::capsule& handle,
   r.variable_watcher = keep(originals["variable_watcher"]);
   r.resource_variable_type = keep(originals["resource_variable_type"]);
   r.indexed_slices_type = keep(originals["indexed_slices_type"]);
+  r.variable_type = keep(originals["variable_type"]);
+  r.dtype_type = keep(originals["dtype_type"]);
+  r.numpy_scalar_type = keep(originals["numpy_scalar_type"]);
+  r.unread_variable_type = keep(originals["unread_variable_type"]);
+  r.next_id = keep(originals["next_id"]);
   if (!FindTensorIds(originals["tensors"].ptr())) {
     if (PyErr_Occurred()) throw py::error_already_set();
     throw std::runtime_error("Terra: where does this EagerTensor have its id?");
@@ -269,8 +274,6 @@ void BindSession(py::module_& m) {
       .def("variable",
            [](Session& s, int slot) { return ObjectOf(s.Variable(slot)); })
       .def_property_readonly("seeds", &Session::seeds)
-      .def_property_readonly("num_replayed",
-                             [](Session& s) { return s.num_replayed; })
       .def("note_user_gradient", &Session::NoteUserGradient)
       .def("take_names", [](Session& s) { return ObjectOf(s.TakeNames()); })
       .def("release", &Session::Release)
@@ -299,14 +302,28 @@ void BindFunctions(py::module_& m) {
     if (!hook) throw py::error_already_set();
     return ObjectOf(hook);
   });
+  m.def("pure_function", [](const std::string& name, const py::object& function,
+                            bool takes_objects) {
+    PyRef hook = MakePureFunction(name, function.ptr(), takes_objects);
+    if (!hook) throw py::error_already_set();
+    return ObjectOf(hook);
+  });
+  m.def("set_keras_state", [](const py::object& state) {
+    Runtime().keras_state = RefOf(state).release();
+  });
   py::class_<StateGuard>(m, "StateGuard")
       .def(py::init<>())
-      .def("add",
-           [](StateGuard& guard, const py::object& container) {
-             if (!guard.Add(container.ptr())) {
-               throw py::type_error("expected a dict, a list or a tuple");
-             }
-           })
+      .def(
+          "add",
+          [](StateGuard& guard, const py::object& container,
+             const py::object& changing_key) {
+            PyObject* key =
+                changing_key.is_none() ? nullptr : changing_key.ptr();
+            if (!guard.Add(container.ptr(), key)) {
+              throw py::type_error("expected a dict, a list, a tuple or a set");
+            }
+          },
+          py::arg("container"), py::arg("changing_key") = py::none())
       .def("add_type",
            [](StateGuard& guard, const py::type& type) {
              guard.AddType(reinterpret_cast<PyTypeObject*>(type.ptr()));

@@ -128,6 +128,25 @@ py::object InferShapesOf(const py::bytes& rule,
 void BindPlan(py::module_& m) {
   m.def("infer_shapes", &InferShapesOf, py::arg("rule"), py::arg("shapes"),
         py::arg("values"));
+  py::class_<CallCounts, std::shared_ptr<CallCounts>>(m, "CallCounts")
+      // [(library function, how often it was replayed)]
+      .def_property_readonly(
+          "replayed",
+          [](const CallCounts& counts) {
+            py::list list;
+            for (const auto& [name, count] : counts.replayed) {
+              list.append(py::make_tuple(name, count));
+            }
+            return list;
+          })
+      // [(library function, why it was not replayed, how often)]
+      .def_property_readonly("not_replayed", [](const CallCounts& counts) {
+        py::list list;
+        for (const auto& [what, count] : counts.not_replayed) {
+          list.append(py::make_tuple(what.first, what.second, count));
+        }
+        return list;
+      });
   py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan")
       .def(py::init([](const std::string& function_name,
                        const py::bytes& config_proto, int num_channels,
@@ -188,16 +207,7 @@ void BindPlan(py::module_& m) {
           },
           py::kw_only(), py::arg("num_webs"), py::arg("first_nodes"),
           py::arg("starts_with_fork"))
-      // [(library function, why it was not replayed, how often)]
-      .def_property_readonly(
-          "not_replayed",
-          [](const Plan& plan) {
-            py::list list;
-            for (const auto& [what, count] : plan.not_replayed) {
-              list.append(py::make_tuple(what.first, what.second, count));
-            }
-            return list;
-          })
+      .def_readwrite("counts", &Plan::counts)
       .def("add_variable", &AddVariable, py::kw_only(), py::arg("variable"),
            py::arg("captured"), py::arg("feed_channel"), py::arg("accepts"),
            py::arg("written"))

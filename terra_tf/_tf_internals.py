@@ -28,6 +28,8 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 EagerTensor = ops.EagerTensor
 BaseResourceVariable = resource_variable_ops.BaseResourceVariable
+ResourceVariable = resource_variable_ops.ResourceVariable
+UnreadVariable = resource_variable_ops._UnreadVariable
 CompositeTensor = composite_tensor.CompositeTensor
 NotOkStatusException = core._NotOkStatusException
 tensor_cache_class = context._EagerTensorCache
@@ -37,6 +39,8 @@ __all__ = [
     "CompositeTensor",
     "EagerTensor",
     "NotOkStatusException",
+    "ResourceVariable",
+    "UnreadVariable",
     "apply_op",
     "array_ops",
     "atomic_function",

@@ -46,9 +46,11 @@ struct ResultPattern {
     kMade,     // number: in CallRecord::made
     kFolded,   // this tensor's value
     kOutside,  // number: name
+    kOperand,  // number: this argument (of a PureCall)
     kList,
     kTuple,
     kSlices,  // IndexedSlices of three items
+    kUnread,  // what an assignment returns; object: its attributes
   };
   Kind kind = Kind::kObject;
   int number = -1;
@@ -62,9 +64,10 @@ struct CallRecord {
     int output;
     tensorflow::PartialTensorShape shape;  // as inferred
   };
-  std::string refusal;  // why it cannot be replayed; empty: it can
-  int tries_left = 0;   // refused: learning may be tried again so often
-  int begin = 0;        // how many ops the step had matched
+  std::string refusal;              // why it cannot be replayed; empty: it can
+  int64_t* num_replayed = nullptr;  // counts in Plan::replayed
+  int tries_left = 0;  // refused: learning may be tried again so often
+  int begin = 0;       // how many ops the step had matched
   std::vector<int> path;
   std::vector<std::pair<int, int64_t>> decisions;  // channel, branch
   std::vector<Binding> bindings;

@@ -39,6 +39,7 @@ enum class Event : uint64_t {
   kObject,
   kNumber,
   kText,
+  kReal,
   kList,
   kTuple,
   kSlices,

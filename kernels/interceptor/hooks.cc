@@ -209,6 +209,7 @@ PyObject* RecordGradientHook(PyObject*, PyObject* args) {
   }
   PyObject* attrs = PyTuple_GET_ITEM(args, 2);
   if (marker == nullptr || attrs == Py_None) {
+    thread.session->ObstructPure("Python records an op of its own on the tape");
     return PyObject_Call(original, args, nullptr);
   }
   PyRef list = PyRef::Steal(PySequence_List(attrs));
@@ -217,7 +218,10 @@ PyObject* RecordGradientHook(PyObject*, PyObject* args) {
   PyList_Append(list.get(), name.get());
   PyList_Append(list.get(), marker);
   PyRef new_args = PyRef::Steal(PySequence_List(args));
-  PyList_SetItem(new_args.get(), 2, PyList_AsTuple(list.get()));
+  PyObject* new_attrs = PyList_AsTuple(list.get());
+  thread.session->LogRecord(PyTuple_GET_ITEM(args, 0),
+                            PyTuple_GET_ITEM(args, 1), new_attrs);
+  PyList_SetItem(new_args.get(), 2, new_attrs);
   PyRef tuple = PyRef::Steal(PyList_AsTuple(new_args.get()));
   return PyObject_Call(original, tuple.get(), nullptr);
 }

@@ -14,6 +14,7 @@ struct ThreadState {
   Session* session = nullptr;  // OFF when null
   int nested = 0;              // NESTED when positive: an op runs Python
   int num_watchers = 0;        // that collect the variables being read
+  int num_gradients = 0;       // being computed by their Python
 };
 
 ThreadState& CurrentThread();

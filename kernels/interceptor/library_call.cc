@@ -4,6 +4,24 @@
 
 namespace terra {
 
+bool IsUnreadVariable(const PyObject* value) {
+  return reinterpret_cast<const PyObject*>(Py_TYPE(value)) ==
+         Runtime().unread_variable_type;
+}
+
+PyRef MakeUnreadVariable(PyObject* attributes) {
+  auto* type = reinterpret_cast<PyTypeObject*>(Runtime().unread_variable_type);
+  PyRef nothing = PyRef::Steal(PyTuple_New(0));
+  PyRef made =
+      PyRef::Steal(PyBaseObject_Type.tp_new(type, nothing.get(), nullptr));
+  PyRef copy = PyRef::Steal(PyDict_Copy(attributes));
+  if (!made || !copy ||
+      PyObject_SetAttrString(made.get(), "__dict__", copy.get()) < 0) {
+    return PyRef();
+  }
+  return made;
+}
+
 bool IsSlices(const PyObject* value) {
   return reinterpret_cast<const PyObject*>(Py_TYPE(value)) ==
          Runtime().indexed_slices_type;

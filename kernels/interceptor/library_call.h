@@ -32,6 +32,11 @@ struct LibraryCall {
   bool takes_objects;            // of which Python can see a change
 };
 
+// What an assignment returns: a variable that reads the new value if it is
+// looked at. Its attributes never change, so another one has the same.
+bool IsUnreadVariable(const PyObject* value);
+PyRef MakeUnreadVariable(PyObject* attributes);
+
 // Whether the value is IndexedSlices, and of no subclass.
 bool IsSlices(const PyObject* value);
 // What IndexedSlices are made of, as a tuple. Null where they are unlike

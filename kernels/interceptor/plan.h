@@ -15,6 +15,7 @@
 #include "kernels/interceptor/call.h"
 #include "kernels/interceptor/call_record.h"
 #include "kernels/interceptor/op_info.h"
+#include "kernels/interceptor/pure_call.h"
 #include "kernels/interceptor/py_ref.h"
 #include "kernels/interceptor/shapes.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -141,6 +142,14 @@ struct Place {
   std::vector<int> other_trips;  // the same code in trips for other variables
 };
 
+// How often library calls were replayed. Shared by a function's plans; entries
+// stay where they are.
+struct CallCounts {
+  std::map<std::string, int64_t> replayed;  // by function
+  // By function, and why it was not replayed.
+  std::map<std::pair<std::string, std::string>, int64_t> not_replayed;
+};
+
 struct Plan {
   std::string function_name;
   std::string config_proto;
@@ -163,8 +172,9 @@ struct Plan {
   std::unordered_map<const void*, int> fixed;
   // Library calls by (history, function, arguments), for replay.
   std::unordered_map<uint64_t, std::shared_ptr<const CallRecord>> calls;
-  // (function, why it was not replayed) -> how often.
-  std::map<std::pair<std::string, std::string>, int64_t> not_replayed;
+  // Pure calls by (function, place, arguments).
+  std::unordered_map<uint64_t, std::shared_ptr<const PureRecord>> pure_calls;
+  std::shared_ptr<CallCounts> counts = std::make_shared<CallCounts>();
 };
 
 // Whether the call's attributes mean what the node's do. -1: exception set.

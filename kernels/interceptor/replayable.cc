@@ -82,7 +82,39 @@ PyTypeObject* ReplayableType() {
   return type;
 }
 
+// self: (original, name, whether it takes objects)
+PyObject* CallPureFunction(PyObject* self, PyObject* const* values,
+                           Py_ssize_t n) {
+  if (n != 2 || !PyTuple_Check(values[0]) || !PyDict_Check(values[1])) {
+    PyErr_SetString(PyExc_TypeError, "expected a tuple and a dict");
+    return nullptr;
+  }
+  PyObject* original = PyTuple_GET_ITEM(self, 0);
+  const ThreadState& thread = CurrentThread();
+  Session* session = thread.nested > 0 ? nullptr : thread.session;
+  if (session == nullptr || session->mode() != Mode::kCoExecution) {
+    return PyObject_Call(original, values[0], values[1]);
+  }
+  return session->OnPureCall({PyUnicode_AsUTF8(PyTuple_GET_ITEM(self, 1)),
+                              original, values[0], values[1],
+                              PyTuple_GET_ITEM(self, 2) == Py_True});
+}
+
+PyMethodDef pure_function = {
+    "terra_pure_function",
+    reinterpret_cast<PyCFunction>(
+        reinterpret_cast<void (*)()>(CallPureFunction)),
+    METH_FASTCALL, nullptr};
+
 }  // namespace
+
+PyRef MakePureFunction(const std::string& name, PyObject* original,
+                       bool takes_objects) {
+  PyRef text = PyRef::Steal(PyUnicode_FromString(name.c_str()));
+  PyRef self = PyRef::Steal(PyTuple_Pack(3, original, text.get(),
+                                         takes_objects ? Py_True : Py_False));
+  return PyRef::Steal(PyCFunction_New(&pure_function, self.get()));
+}
 
 PyRef MakeReplayable(const std::string& name, PyObject* original) {
   PyTypeObject* type = ReplayableType();

@@ -30,6 +30,7 @@
 #include "kernels/interceptor/history.h"
 #include "kernels/interceptor/library_call.h"
 #include "kernels/interceptor/plan.h"
+#include "kernels/interceptor/pure_call.h"
 #include "kernels/interceptor/py_ref.h"
 #include "kernels/step.h"
 
@@ -72,6 +73,8 @@ struct Decided {
 };
 
 class Session {
+  friend class PureLearner;
+
  public:
   // `plan` may be null (a session that only traces). `controller` is borrowed:
   // it owns the session.
@@ -88,6 +91,7 @@ class Session {
   Step* step() const { return step_.get(); }
   PyObject* controller() const { return controller_; }
   std::deque<Made>& made() { return made_; }
+  bool ShapeIsKnown(int index) const { return ShapeIsKnown(made_[index]); }
   bool ShapeIsKnown(const Made& made) const {
     return made.ready->load() || made.shape.IsFullyDefined() ||
            plan_->nodes[made.node].outputs[made.output].shape_known;
@@ -103,6 +107,16 @@ class Session {
   // Call replay (session_calls.cc). Runs a call of a library function, or does
   // without its Python. New reference, or null with an exception set.
   PyObject* OnLibraryCall(const LibraryCall& call);
+  // The same for a function that depends on its arguments only.
+  PyObject* OnPureCall(const PureCall& call);
+  // Something that tapes are going to be told: part of calls being learned.
+  void LogEvent(PureKind kind, PyObject* variable);
+  // Python records the last op itself.
+  void LogRecord(PyObject* name, PyObject* inputs, PyObject* attrs);
+  // Calls being learned cannot be replayed as pure ones.
+  void ObstructPure(const char* why) {
+    for (PureLearning* learning : pure_learnings_) learning->obstacle = why;
+  }
   // Something has happened to a tape: part of the history.
   void NoteTapeEvent(TapeEvent event, PyObject* tape, PyObject* tensor);
   void NoteFlags(PyObject* flags);
@@ -119,7 +133,6 @@ class Session {
   void NoteUserGradient() { runs_user_gradients_ = true; }
   // What sums and zeros are counted by after replayed calls; null if none was.
   PyRef TakeNames() { return std::move(names_); }
-  int64_t num_replayed = 0;
 
   // Says which branches are skipped from here to the end of the step. False
   // if the step cannot end here; then nothing has been said.
@@ -252,11 +265,12 @@ class Session {
     size_t num_bindings;
     int num_names;
     int64_t num_obstacles;
+    int64_t first_id;  // tensors with lower ids were there before the call
   };
   const char* MixArgument(PyObject* value, Hash* key, int depth);
   const char* MixItems(PyObject* items, Hash* key, int depth);
   // Null where there is no object; a string that says why there is no guard.
-  PyRef GuardObjects();
+  PyRef GuardObjects(const std::vector<PyObject*>& objects);
   const char* MixTensor(PyObject* tensor, Hash* key);
   void MixIdentity(PyObject* tensor);
   const char* KeyOf(const LibraryCall& call, uint64_t* key);
@@ -272,12 +286,21 @@ class Session {
   std::string LearnKept(const Learning& learning,
                         const CallRecord& record) const;
   bool DependsOnNumbers(const PlanNode& node) const;
+  bool IsAtFork() const;
+  const char* KeyOfPure(const PureCall& call, PureKey* key) const;
+  bool PureFits(const PureRecord& record, const std::vector<Operand>& operands);
+  PyObject* ReplayPure(const PureRecord& record,
+                       const std::vector<Operand>& operands);
+  PyObject* LearnPureCall(const PureCall& call, const PureKey& key);
+  void KeepPure(const char* name, uint64_t key,
+                const std::shared_ptr<PureRecord>& record);
+  void LogOp(const Call& call, int number);
   // 1: may be replayed, 0: not this time, -1 with an exception set.
   int Fits(const CallRecord& record);
   PyObject* ReplayCall(const CallRecord& record);
   void Rebind(const Binding& binding);
-  PyRef MakeResult(const ResultPattern& pattern,
-                   const std::vector<PyRef>& made) const;
+  PyRef MakeResult(const ResultPattern& pattern, const std::vector<PyRef>& made,
+                   const std::vector<Operand>& operands) const;
   // Calls the controller. False with an exception set.
   bool Diverge(const char* reason, const std::string& detail);
   // What this step knows of a call's inputs, without waiting.
@@ -351,6 +374,8 @@ class Session {
   PyRef names_;
   bool takes_objects_ = false;      // of the call whose key is being made
   std::vector<PyObject*> objects_;  // among its arguments
+  std::vector<PureLearning*> pure_learnings_;  // the innermost last
+  std::vector<LoggedStep> log_;                // of the outermost
 };
 
 // Runs the call for real with the tape stopped, then records it with a marker

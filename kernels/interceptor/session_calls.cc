@@ -72,7 +72,7 @@ const char* Session::MixArgument(PyObject* value, Hash* key, int depth) {
     const double number = PyFloat_AS_DOUBLE(value);
     uint64_t bits;
     std::memcpy(&bits, &number, sizeof(bits));
-    key->Mix(Event::kText, bits);
+    key->Mix(Event::kReal, bits);
     return nullptr;
   }
   const bool is_list = PyList_CheckExact(value);
@@ -106,11 +106,11 @@ const char* Session::MixItems(PyObject* items, Hash* key, int depth) {
   return nullptr;
 }
 
-PyRef Session::GuardObjects() {
-  if (objects_.empty()) return PyRef();
-  PyRef list = PyRef::Steal(PyList_New(objects_.size()));
-  for (size_t i = 0; i < objects_.size(); ++i) {
-    PyList_SET_ITEM(list.get(), i, PyRef::Borrow(objects_[i]).release());
+PyRef Session::GuardObjects(const std::vector<PyObject*>& objects) {
+  if (objects.empty()) return PyRef();
+  PyRef list = PyRef::Steal(PyList_New(objects.size()));
+  for (size_t i = 0; i < objects.size(); ++i) {
+    PyList_SET_ITEM(list.get(), i, PyRef::Borrow(objects[i]).release());
   }
   return PyRef::Steal(
       PyObject_CallMethod(controller_, "guard", "O", list.get()));
@@ -163,6 +163,13 @@ void Session::MixShapeOf(PyObject* tensor) {
 
 void Session::NoteTapeEvent(TapeEvent event, PyObject* tape, PyObject* tensor) {
   if (mode_ != Mode::kCoExecution) return;
+  if (event == TapeEvent::kStop) {
+    LogEvent(PureKind::kStop, nullptr);
+  } else if (event == TapeEvent::kRestart) {
+    LogEvent(PureKind::kRestart, nullptr);
+  } else if (event != TapeEvent::kVariableAccessed) {
+    ObstructPure("it uses a tape");
+  }
   Hash& hash = history_.hash();
   hash.Mix(Event::kTape, static_cast<uint64_t>(event));
   if (event == TapeEvent::kNew) tapes_[tape] = num_tapes_++;
@@ -190,6 +197,12 @@ void Session::NoteFlags(PyObject* flags) {
 void Session::NoteRead(PyObject* tensor, bool shape_only) {
   if (num_learning_ == 0 || !EagerTensor_CheckExact(tensor)) return;
   const int32_t index = FindMade(HandleOf(tensor));
+  if (index < 0 && !shape_only) {
+    for (PureLearning* learning : pure_learnings_) {
+      if (IdOf(tensor) >= learning->first_id) continue;  // made in it
+      learning->obstacle = "its Python reads a tensor from outside";
+    }
+  }
   if (index >= 0) {
     if (shape_only && ShapeIsKnown(made_[index])) return;
     Obstruct("its Python reads a result of the step");
@@ -228,14 +241,14 @@ PyObject* Session::OnLibraryCall(const LibraryCall& call) {
     if (in_arguments != nullptr) problem = in_arguments;
   }
   if (!problem.empty()) {
-    ++plan_->not_replayed[{call.name, problem}];
+    ++plan_->counts->not_replayed[{call.name, problem}];
     return run();
   }
   const auto known = plan_->calls.find(key);
   if (known == plan_->calls.end()) return RunAndLearn(call, key);
   const std::shared_ptr<const CallRecord> record = known->second;
   if (!record->refusal.empty()) {
-    ++plan_->not_replayed[{call.name, record->refusal}];
+    ++plan_->counts->not_replayed[{call.name, record->refusal}];
     if (record->tries_left > 0) return RunAndLearn(call, key);
     return run();
   }
@@ -243,7 +256,8 @@ PyObject* Session::OnLibraryCall(const LibraryCall& call) {
   const int fits = mode_ == Mode::kCoExecution ? Fits(*record) : 0;
   if (fits < 0) return nullptr;
   if (fits == 0 || mode_ != Mode::kCoExecution) {
-    ++plan_->not_replayed[{call.name, "something it depends on has changed"}];
+    ++plan_->counts
+          ->not_replayed[{call.name, "something it depends on has changed"}];
     return RunAndLearn(call, key);
   }
   return ReplayCall(*record);
@@ -330,12 +344,13 @@ PyObject* Session::ReplayCall(const CallRecord& record) {
   }
   history_.JumpTo(record.history_after, record.num_names_after);
   names_ = record.names_after;
-  ++num_replayed;
-  return MakeResult(record.result, made).release();
+  ++*record.num_replayed;
+  return MakeResult(record.result, made, {}).release();
 }
 
 PyRef Session::MakeResult(const ResultPattern& pattern,
-                          const std::vector<PyRef>& made) const {
+                          const std::vector<PyRef>& made,
+                          const std::vector<Operand>& operands) const {
   using Kind = ResultPattern::Kind;
   switch (pattern.kind) {
     case Kind::kObject:
@@ -344,6 +359,10 @@ PyRef Session::MakeResult(const ResultPattern& pattern,
       return made[pattern.number];
     case Kind::kFolded:
       return SameValueNewObject(pattern.object.get());
+    case Kind::kUnread:
+      return MakeUnreadVariable(pattern.object.get());
+    case Kind::kOperand:
+      return PyRef::Borrow(operands[pattern.number].object);
     case Kind::kOutside:
       return PyRef::Borrow(history_.Named(pattern.number));
     case Kind::kList:
@@ -355,7 +374,7 @@ PyRef Session::MakeResult(const ResultPattern& pattern,
   const size_t n = pattern.items.size();
   PyRef items = PyRef::Steal(is_list ? PyList_New(n) : PyTuple_New(n));
   for (size_t i = 0; i < n; ++i) {
-    PyObject* item = MakeResult(pattern.items[i], made).release();
+    PyObject* item = MakeResult(pattern.items[i], made, operands).release();
     if (item == nullptr) return PyRef();
     if (is_list) {
       PyList_SET_ITEM(items.get(), i, item);

@@ -12,12 +12,14 @@ constexpr size_t kMaxRecords = 4096;
 }  // namespace
 
 PyObject* Session::RunAndLearn(const LibraryCall& call, uint64_t key) {
+  PyRef first_id = PyRef::Steal(PyObject_CallNoArgs(Runtime().next_id));
+  if (!first_id) return nullptr;
   const Learning learning{position(),       at_,
                           epoch_,           made_.size(),
                           bindings_.size(), history_.num_names(),
-                          num_obstacles_};
+                          num_obstacles_,   PyLong_AsLongLong(first_id.get())};
   PyRef keep_alive = PyRef::Borrow(controller_);
-  PyRef guard = GuardObjects();
+  PyRef guard = GuardObjects(objects_);
   if (PyErr_Occurred()) return nullptr;
   if (mode_ != Mode::kCoExecution) {
     return PyObject_Call(call.function, call.args, call.kwargs);
@@ -40,9 +42,10 @@ PyObject* Session::RunAndLearn(const LibraryCall& call, uint64_t key) {
     record->guard = std::move(guard);
   }
   auto& calls = plan_->calls;
+  record->num_replayed = &plan_->counts->replayed[call.name];
   const auto before = calls.find(key);
   if (!record->refusal.empty()) {
-    ++plan_->not_replayed[{call.name, record->refusal}];
+    ++plan_->counts->not_replayed[{call.name, record->refusal}];
     record->tries_left =
         before == calls.end() ? 2 : before->second->tries_left - 1;
   }
@@ -200,7 +203,13 @@ std::string Session::LearnTensor(PyObject* tensor, const Learning& learning,
       return "";
     }
   }
-  return "it returns a tensor that no op made";
+  if (name < 0 && IdOf(tensor) >= learning.first_id) {
+    pattern->kind = Kind::kFolded;  // of numbers that follow from the history
+    pattern->object = PyRef::Borrow(tensor);
+    return "";
+  }
+  return absl::StrCat("it returns a tensor that no op of it made: ",
+                      tensorflow::DataTypeString(HandleOf(tensor)->DataType()));
 }
 
 // Somebody may have kept what was made in the call besides its result.

@@ -123,6 +123,7 @@ PyObject* Session::Delegate(const Call& call, int number) {
       return OnCall(call);
     }
   }
+  LogOp(call, number);
   GcPause no_python_in_between;
   std::vector<PyRef> outputs;
   outputs.reserve(node->outputs.size());

@@ -11,14 +11,24 @@ unsigned int VersionOf(PyTypeObject* type) {
   return type->tp_version_tag;
 }
 
+bool Equal(PyObject* key, const PyRef& other) {
+  return other && (key == other.get() ||
+                   (PyUnicode_Check(key) && PyUnicode_Check(other.get()) &&
+                    PyUnicode_Compare(key, other.get()) == 0));
+}
+
 }  // namespace
 
-bool StateGuard::Add(PyObject* container) {
-  Snapshot snapshot{PyRef::Borrow(container), {}};
+bool StateGuard::Add(PyObject* container, PyObject* changing_key) {
+  Snapshot snapshot{PyRef::Borrow(container), PyRef(), {}};
+  if (changing_key != nullptr) {
+    snapshot.changing_key = PyRef::Borrow(changing_key);
+  }
   if (PyDict_Check(container)) {
     PyObject *key, *value;
     Py_ssize_t place = 0;
     while (PyDict_Next(container, &place, &key, &value)) {
+      if (Equal(key, snapshot.changing_key)) continue;
       snapshot.held.push_back(PyRef::Borrow(key));
       snapshot.held.push_back(PyRef::Borrow(value));
     }
@@ -27,6 +37,11 @@ bool StateGuard::Add(PyObject* container) {
     for (Py_ssize_t i = 0; i < n; ++i) {
       snapshot.held.push_back(
           PyRef::Borrow(PySequence_Fast_GET_ITEM(container, i)));
+    }
+  } else if (PyAnySet_Check(container)) {
+    PyRef items = PyRef::Steal(PySequence_List(container));
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(items.get()); ++i) {
+      snapshot.held.push_back(PyRef::Borrow(PyList_GET_ITEM(items.get(), i)));
     }
   } else {
     return false;
@@ -44,15 +59,26 @@ bool StateGuard::Holds(const Snapshot& snapshot) {
   PyObject* container = snapshot.container.get();
   const auto& held = snapshot.held;
   if (PyDict_Check(container)) {
-    if (static_cast<size_t>(PyDict_GET_SIZE(container)) * 2 != held.size()) {
-      return false;
-    }
     PyObject *key, *value;
     Py_ssize_t place = 0;
-    for (size_t i = 0; PyDict_Next(container, &place, &key, &value); i += 2) {
-      if (held[i].get() != key || held[i + 1].get() != value) return false;
+    size_t i = 0;
+    while (PyDict_Next(container, &place, &key, &value)) {
+      if (Equal(key, snapshot.changing_key)) continue;
+      if (i == held.size() || held[i].get() != key ||
+          held[i + 1].get() != value) {
+        return false;
+      }
+      i += 2;
     }
-    return true;
+    return i == held.size();
+  }
+  if (PyAnySet_Check(container)) {
+    bool holds = static_cast<size_t>(PySet_GET_SIZE(container)) == held.size();
+    for (size_t i = 0; holds && i < held.size(); ++i) {
+      holds = PySet_Contains(container, held[i].get()) == 1;
+    }
+    PyErr_Clear();
+    return holds;
   }
   const size_t n = PySequence_Fast_GET_SIZE(container);
   if (n != held.size()) return false;

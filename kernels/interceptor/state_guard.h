@@ -16,8 +16,9 @@ namespace terra {
 
 class StateGuard {
  public:
-  // A dict, a list or a tuple as it is now. False for anything else.
-  bool Add(PyObject* container);
+  // A dict, a list, a tuple or a set as it is now, but for an item of a dict
+  // that may change (null: none). False for anything else.
+  bool Add(PyObject* container, PyObject* changing_key);
   // A type, whose methods may be replaced.
   void AddType(PyTypeObject* type);
   bool IsUnchanged() const;
@@ -25,6 +26,7 @@ class StateGuard {
  private:
   struct Snapshot {
     PyRef container;
+    PyRef changing_key;       // or null
     std::vector<PyRef> held;  // of a dict: key, value, key, value...
   };
   struct TypeVersion {

@@ -103,7 +103,10 @@ PyObject* Gradient(PyObject* original, PyObject* args, PyObject* kwargs) {
       "GradientTape.gradient", original, args, kwargs, {}, true, false};
   call.given = {Argument(args, 1), Argument(args, 2), Argument(args, 3),
                 Argument(args, 5)};
-  return session->OnLibraryCall(call);
+  ++CurrentThread().num_gradients;
+  PyObject* gradients = session->OnLibraryCall(call);
+  --CurrentThread().num_gradients;
+  return gradients;
 }
 
 using Hook = PyObject* (*)(PyObject*, PyObject*, PyObject*);
@@ -119,8 +122,27 @@ PyMethodDef Method(const char* name, Hook hook) {
 void NoteVariableAccessed(PyObject* variable) {
   Session* session = CurrentSession();
   if (session == nullptr || !TapeIsActive()) return;
+  session->LogEvent(PureKind::kAccess, variable);
   PyRef handle = HandleOfVariable(variable);
   session->NoteTapeEvent(TapeEvent::kVariableAccessed, nullptr, handle.get());
+}
+
+void AccessVariable(PyObject* variable) {
+  NoteVariableAccessed(variable);
+  TFE_Py_TapeVariableAccessed(variable);
+}
+
+void StopTapes(bool stop) {
+  Session* session = CurrentSession();
+  if (session != nullptr) {
+    session->NoteTapeEvent(stop ? TapeEvent::kStop : TapeEvent::kRestart,
+                           nullptr, nullptr);
+  }
+  if (stop) {
+    TFE_Py_TapeSetStopOnThread();
+  } else {
+    TFE_Py_TapeSetRestartOnThread();
+  }
 }
 
 PyRef WrapTapeFunction(const std::string& name, PyObject* original) {

@@ -16,6 +16,11 @@ PyRef WrapTapeFunction(const std::string& name, PyObject* original);
 // A trainable variable is about to be read on this thread.
 void NoteVariableAccessed(PyObject* variable);
 
+// Notes it, and tells the tapes.
+void AccessVariable(PyObject* variable);
+// Notes that this thread's tapes stop recording, or go on, and lets them.
+void StopTapes(bool stop);
+
 }  // namespace terra
 
 #endif  // TERRA_KERNELS_INTERCEPTOR_TAPE_HOOKS_H_

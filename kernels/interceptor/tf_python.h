@@ -59,6 +59,12 @@ struct EagerRuntime {
   PyObject* resource_variable_type = nullptr;  // BaseResourceVariable
   ptrdiff_t tensor_id_offset = 0;           // where an EagerTensor keeps its id
   PyObject* indexed_slices_type = nullptr;  // IndexedSlices
+  PyObject* variable_type = nullptr;        // ResourceVariable
+  PyObject* unread_variable_type = nullptr;  // _UnreadVariable
+  PyObject* dtype_type = nullptr;            // DType
+  PyObject* numpy_scalar_type = nullptr;     // numpy.generic
+  PyObject* keras_state = nullptr;           // its GLOBAL_STATE_TRACKER
+  PyObject* next_id = nullptr;               // Python: of tensors
   PyObject* canonical_attributes =
       nullptr;  // Python: see Plan::AttributesMatch
 };

@@ -64,10 +64,6 @@ class BuiltGraph:
         nodes = (node for node in self.trace_graph.nodes if node.is_imperative)
         return dict(collections.Counter(node.record.op_type for node in nodes))
 
-    def calls_not_replayed(self) -> dict[str, int]:
-        """Returns "library function: why" -> how often it was not replayed."""
-        return {f"{name}: {why}": times for name, why, times in self.plan.not_replayed}
-
 
 def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
     """Generates the function and the plan.

@@ -209,6 +209,7 @@ class Entry:
             )
             self._give_up(Reason.GRAPH_BUILD_FAILED)
             return
+        self.stats.share_call_counts(self.built.plan)
         self._num_traces_since_build = self._steps_with_graph = 0
         self.stats.graph_builds += 1
         num_ops = len(self.trace_graph.nodes)

@@ -12,12 +12,15 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from terra_tf import _native
 from terra_tf._tf_internals import (
     BaseResourceVariable,
     EagerTensor,
+    ResourceVariable,
+    UnreadVariable,
     backprop,
     context,
     pywrap_tfe,
@@ -25,6 +28,7 @@ from terra_tf._tf_internals import (
 )
 from terra_tf.config import config
 from terra_tf.runtime import user_gradients
+from terra_tf.runtime.api_hooks import ApiHooks, functions_of_tensorflow
 from terra_tf.runtime.keras_hooks import KerasHooks
 from terra_tf.trace.attributes import canonical_attributes
 from terra_tf.trace.markers import GradientMarkers, gradient_function_wrapper, marked_caller
@@ -90,7 +94,8 @@ def apply_knobs() -> None:
     """Hands the knobs that native code reads over, if they have changed. Called at each step."""
     global _applied_knobs
     if originals:
-        _keras.install(_native.load().module)
+        _keras.install(_native.load().module, config.replay_calls)
+        _api.sync(_native.load().module, config.replay_calls)
     stall_warning_s = config.stall_warning_s or float("inf")
     knobs = (config.wait_slice_s, stall_warning_s, config.replay_calls, config.inject_delays)
     if knobs == _applied_knobs:
@@ -116,6 +121,7 @@ def uninstall() -> None:
     _native.load().module.uninstall_buffer_reader()
     originals.clear()
     _keras.forget()
+    _api.remove()
 
 
 def _save_originals() -> None:
@@ -134,6 +140,11 @@ def _runtime_objects() -> dict[str, Any]:
         "variable_watcher": pywrap_tfe.TFE_Py_VariableWatcherVariableAccessed,
         "resource_variable_type": BaseResourceVariable,
         "indexed_slices_type": tf.IndexedSlices,
+        "variable_type": ResourceVariable,
+        "dtype_type": tf.DType,
+        "numpy_scalar_type": np.generic,
+        "unread_variable_type": UnreadVariable,
+        "next_id": pywrap_tfe.TFE_Py_UID,
         "canonical_attributes": canonical_attributes,
         "tensors": [tf.constant([float(number)]) for number in range(5)],
     }
@@ -147,6 +158,7 @@ def _replace(owner: Any, name: str, replacement: Any) -> Any:
 
 
 _keras = KerasHooks(_replace)
+_api = ApiHooks(functions_of_tensorflow)
 
 
 def _install_hooks(native: Any) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from terra_tf.runtime.api_hooks import ApiHooks
+
 _OPTIMIZERS = "keras.src.optimizers.base_optimizer"
+_GLOBAL_STATE = "keras.src.backend.common.global_state"
 
 
 class KerasHooks:
@@ -18,19 +22,35 @@ class KerasHooks:
 
     def __init__(self, replace: Callable[[Any, str, Any], Any]) -> None:
         self._replace = replace
+        self._methods = ApiHooks(_methods)
         self._is_done = False
 
-    def install(self, native: Any) -> None:
+    def install(self, native: Any, wanted: bool) -> None:
         """Hooks Keras if it has been imported by now. Called at each step."""
-        if self._is_done or _OPTIMIZERS not in sys.modules:
+        keras = sys.modules.get("keras")
+        if keras is None or not hasattr(keras, "Model"):  # or it is being imported
             return
-        optimizer = getattr(sys.modules[_OPTIMIZERS], "BaseOptimizer", None)
-        if optimizer is None:  # it is being imported
+        self._methods.sync(native, wanted)
+        if self._is_done:
             return
         self._is_done = True
+        native.set_keras_state(sys.modules[_GLOBAL_STATE].GLOBAL_STATE_TRACKER)
+        optimizer = sys.modules[_OPTIMIZERS].BaseOptimizer
         hook = native.replayable("Optimizer.apply", optimizer.__dict__["apply"])
         self._replace(optimizer, "apply", hook)
 
     def forget(self) -> None:
-        """Everything has been put back."""
+        """Everything is put back."""
+        self._methods.remove()
         self._is_done = False
+
+
+def _methods() -> Iterator[tuple[str, types.FunctionType, bool]]:
+    keras = sys.modules["keras"]
+    yield "Layer.__call__", vars(keras.Layer)["__call__"], True
+    yield "Loss.__call__", vars(keras.Loss)["__call__"], True
+    for name, metric in vars(keras.metrics).items():
+        if isinstance(metric, type) and issubclass(metric, keras.Metric):
+            for method in ("update_state", "result"):
+                if isinstance(function := vars(metric).get(method), types.FunctionType):
+                    yield f"{name}.{method}", function, True

@@ -2,7 +2,7 @@
 
 A call on such an object is replayed only while everything that it can depend on is as it was. The
 walk goes through the attributes of Keras' objects, the variables, lists and dictionaries among
-them, and refuses what it cannot see into: objects and functions of the user's, sets, tensors.
+them, and refuses what it cannot see into: objects and functions of the user's, tensors.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ _ATOMS = (
 )  # fmt: skip
 # How objects are saved, tracked and drawn: no call depends on it.
 _BOOKKEEPING = frozenset(
-    {"_tracker", "_tracked", "_auto_config", "_inbound_nodes", "_outbound_nodes"}
+    {"_tracker", "tracker", "_tracked", "_auto_config", "_inbound_nodes", "_outbound_nodes"}
 )
+_CONTAINERS = (list, tuple, dict, set, frozenset)
 _KERAS_GLOBALS = "keras.src.backend.common.global_state"
 
 
@@ -78,6 +79,9 @@ class _Walk:
             raise UnseenStateError(f"{path} is a {type(value).__name__}")
 
     def _visit_container(self, value: Any, path: str) -> None:
+        if not issubclass(type(value), _CONTAINERS):  # a proxy, as TensorFlow's tracking makes
+            self.visit(getattr(value, "__wrapped__", object()), path)
+            return
         self.guard.add(value)
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
@@ -100,14 +104,15 @@ class _Walk:
         """Scopes that the calling thread is in: of Keras, and of distribution strategies."""
         keras_globals = sys.modules.get(_KERAS_GLOBALS)
         if keras_globals is not None:
-            self.guard.add(vars(keras_globals.GLOBAL_STATE_TRACKER))
+            # What the context of nested layers' calls holds is part of a call's key.
+            self.guard.add(vars(keras_globals.GLOBAL_STATE_TRACKER), "current_call_ctx")
         self.guard.add(ops.get_default_graph()._distribution_strategy_stack)
 
 
 def _is_container(value: Any) -> bool:
-    if not isinstance(value, (list, tuple, dict)):
+    if not isinstance(value, _CONTAINERS):
         return False
-    return type(value) in (list, tuple, dict) or _is_librarys(type(value).__module__)
+    return type(value).__module__ in ("builtins", "collections") or _is_librarys(type(value).__module__)
 
 
 def _is_librarys(module: str | None) -> bool:

@@ -34,8 +34,8 @@ class Stats:
       num_fetches: Tensors that Python gets in a step.
       num_switch_cases: Switch-Cases of the current graph.
       num_loops: Loops of the current graph.
-      calls_replayed: Library calls that were replayed without their Python.
-      calls_not_replayed: "function: why" -> how often it was not, with the current graph.
+      calls_replayed: Library function -> how often it was replayed without its Python.
+      calls_not_replayed: "function: why" -> how often it was not.
       python_stall_s: Time in which Python waited for the graph.
       graph_stall_s: Time in which some feed of the graph waited for Python.
     """
@@ -53,7 +53,7 @@ class Stats:
     num_fetches: int
     num_switch_cases: int
     num_loops: int
-    calls_replayed: int
+    calls_replayed: dict[str, int]
     calls_not_replayed: dict[str, int]
     python_stall_s: float
     graph_stall_s: float
@@ -81,11 +81,11 @@ class Counters:
         self.co_executed_steps = 0
         self.graph_builds = 0
         self.transitions = 0
-        self.calls_replayed = 0
         self.python_stall_s = 0.0
         self.graph_stall_s = 0.0
         self.fallbacks: collections.Counter[str] = collections.Counter()
         self.events: collections.deque[Event] = collections.deque(maxlen=self.MAX_EVENTS)
+        self._call_counts: Any = None  # native, from the first plan
         self.phase = "tracing"
         self.waits = Waits()
 
@@ -113,11 +113,24 @@ class Counters:
         logs.emit(category, "%s: step %d: %s", self.name, self.steps, text)
 
     def add_session(self, session: Any) -> None:
-        """Adds the waiting and the replayed calls of one co-executed step."""
+        """Adds the waiting of one co-executed step."""
         if session.plan_is_set:
-            self.calls_replayed += session.num_replayed
             self.python_stall_s += session.python_stall_s
             self.graph_stall_s += session.graph_stall_s
+
+    def share_call_counts(self, plan: Any) -> None:
+        """Lets a new plan count library calls where this function's others do."""
+        self._call_counts = self._call_counts or plan.counts
+        plan.counts = self._call_counts
+
+    def _calls_replayed(self) -> dict[str, int]:
+        counts = self._call_counts
+        return {} if counts is None else {name: times for name, times in counts.replayed if times}
+
+    def _calls_not_replayed(self) -> dict[str, int]:
+        if self._call_counts is None:
+            return {}
+        return {f"{name}: {why}": times for name, why, times in self._call_counts.not_replayed}
 
     def snapshot(self, built: BuiltGraph | None) -> Stats:
         """Returns the counters, with the sizes of the graph in use."""
@@ -135,8 +148,8 @@ class Counters:
             num_fetches=0 if built is None else len(built.generated.fetch_channels),
             num_switch_cases=0 if built is None else built.generated.cases.num_switch_cases,
             num_loops=0,
-            calls_replayed=self.calls_replayed,
-            calls_not_replayed={} if built is None else built.calls_not_replayed(),
+            calls_replayed=self._calls_replayed(),
+            calls_not_replayed=self._calls_not_replayed(),
             python_stall_s=self.python_stall_s,
             graph_stall_s=self.graph_stall_s,
         )

@@ -6,7 +6,7 @@ import dataclasses
 
 from terra_tf.trace.case_assignment import CaseAssignment, assign_cases
 from terra_tf.trace.joins import Join, Joins, Rule, resolve_joins
-from terra_tf.trace.location_tree import Location, place_in_code, turns_user_loop
+from terra_tf.trace.location_tree import Location, place_in_user_loop, turns_user_loop
 from terra_tf.trace.trace_graph import END, START, Output, Path, TraceGraph
 
 
@@ -56,11 +56,11 @@ def cuts_of(graph: TraceGraph) -> set[int]:
     """Returns the nodes at which a block has to begin, though the edges may not say so.
 
     These are loop turns, and what is at the same place in the code as a node that begins a block
-    in another trip: where a loop was left, or skipped an op, in its third trip, it may do so in its
-    fifth.
+    in another trip of a loop of the user's: where it was left, or skipped an op, in its third trip,
+    it may do so in its fifth.
     """
     turns = loop_turns(graph)
-    places = [place_in_code(node.key.location) for node in graph.nodes]
+    places = [place_in_user_loop(node.key.location) for node in graph.nodes]
     begun = {places[node] for node in _heads(graph)} - {None}
     return turns | {node for node, place in enumerate(places) if place in begun}
 

@@ -30,6 +30,10 @@ def run(make, num_steps=NUM_STEPS, **kwargs):
     return [f for f in functions if hasattr(f, "stats")][-1].stats()
 
 
+def num_gradients(stats):
+    return stats.calls_replayed.get("GradientTape.gradient", 0)
+
+
 def test_gradient_of_a_straight_step_is_replayed_in_every_co_executed_step_but_the_first():
     def make(wrap):
         weight, draw = make_weight(), draw_inputs()
@@ -37,7 +41,7 @@ def test_gradient_of_a_straight_step_is_replayed_in_every_co_executed_step_but_t
         return lambda: (train(draw(), weight), weight)
 
     stats = run(make)
-    assert stats.calls_replayed == stats.co_executed_steps - 1
+    assert num_gradients(stats) == stats.co_executed_steps - 1
     assert stats.calls_not_replayed == {}
 
 
@@ -48,7 +52,7 @@ def test_knob_turns_replay_off():
         for _ in range(6):
             train(draw(), weight)
     assert_co_executing(train)
-    assert train.stats().calls_replayed == 0
+    assert not train.stats().calls_replayed
 
 
 def test_what_is_watched_decides_and_not_only_what_is_computed():
@@ -71,7 +75,7 @@ def test_what_is_watched_decides_and_not_only_what_is_computed():
 
         return step
 
-    assert run(make, 24).calls_replayed > 0
+    assert num_gradients(run(make, 24)) > 0
 
 
 def test_one_tensor_given_twice_is_another_call():
@@ -91,7 +95,7 @@ def test_one_tensor_given_twice_is_another_call():
 
         return step
 
-    assert run(make, 24).calls_replayed > 0
+    assert num_gradients(run(make, 24)) > 0
 
 
 def test_equal_constants_of_which_one_is_watched():
@@ -127,7 +131,7 @@ def test_trainable_flag_of_a_variable_that_changes_between_steps():
 
         return step
 
-    assert run(make, 24).calls_replayed > 0
+    assert num_gradients(run(make, 24)) > 0
 
 
 def test_output_gradients_that_were_a_constant_and_change():
@@ -155,7 +159,7 @@ def test_output_gradients_that_were_a_constant_and_change():
 
         return step
 
-    assert run(make, 24).calls_replayed > 0
+    assert num_gradients(run(make, 24)) > 0
 
 
 def test_output_gradient_is_returned_as_it_is():
@@ -168,7 +172,7 @@ def test_output_gradient_is_returned_as_it_is():
     for _ in range(6):
         gradient, seed, _ = differentiate(tf.ones([2]), tf.constant([3.0, 4.0]))
         np.testing.assert_array_equal(gradient, seed)
-    assert differentiate.stats().calls_replayed > 0
+    assert num_gradients(differentiate.stats()) > 0
 
 
 def test_persistent_tape_and_several_gradients_of_one_step():
@@ -187,7 +191,7 @@ def test_persistent_tape_and_several_gradients_of_one_step():
 
         return lambda: differentiate(draw(), count.advance() % 2 == 0)
 
-    assert run(make, 24).calls_replayed > 0
+    assert num_gradients(run(make, 24)) > 0
 
 
 def test_recording_that_is_stopped_at_times():
@@ -228,7 +232,7 @@ def test_unconnected_gradients(unconnected):
 
         return step
 
-    assert run(make, 24).calls_replayed > 0
+    assert num_gradients(run(make, 24)) > 0
 
 
 def test_gradient_of_a_gather_is_slices():
@@ -269,7 +273,7 @@ def test_second_order_gradients_and_tapes_within_tapes():
         return lambda: differentiate(draw())
 
     stats = run(make)
-    assert stats.calls_replayed == stats.co_executed_steps - 1  # the outer one
+    assert num_gradients(stats) == stats.co_executed_steps - 1  # the outer one
     assert "GradientTape.gradient: a tape was recording it" in stats.calls_not_replayed
 
 
@@ -288,7 +292,7 @@ def test_two_tapes_at_once_that_are_used_in_either_order():
 
         return lambda: differentiate(draw(), draw(), count.advance() % 2 == 0)
 
-    assert run(make, 24).calls_replayed > 0
+    assert num_gradients(run(make, 24)) > 0
 
 
 def test_tape_that_was_made_outside_of_the_step():
@@ -309,7 +313,7 @@ def test_tape_that_was_made_outside_of_the_step():
         return step
 
     stats = run(make)
-    assert stats.calls_replayed == 0
+    assert num_gradients(stats) == 0
 
 
 def test_gradient_functions_of_the_user_always_run():
@@ -334,7 +338,7 @@ def test_gradient_functions_of_the_user_always_run():
         return lambda: (differentiate(draw()), list(seen))
 
     stats = run(make)
-    assert stats.calls_replayed == 0
+    assert num_gradients(stats) == 0
     assert "GradientTape.gradient: it runs a gradient of the user's" in stats.calls_not_replayed
 
 
@@ -372,7 +376,7 @@ def test_step_that_leaves_the_graph_after_a_replayed_gradient():
 
         return lambda: (train(draw(), count.advance() % 7 == 6), weight)
 
-    assert run(make, 24).calls_replayed > 0
+    assert num_gradients(run(make, 24)) > 0
 
 
 def test_gradients_of_many_paths():
@@ -395,7 +399,7 @@ def test_gradients_of_many_paths():
 
         return lambda: train(draw(), [bool(b) for b in rng.integers(0, 2, [4])])
 
-    assert run(make, 60).calls_replayed > 5
+    assert num_gradients(run(make, 60)) > 5
 
 
 def test_lengths_that_vary():
@@ -436,7 +440,7 @@ def test_gradients_that_outlive_their_step():
 
         return step
 
-    assert run(make).calls_replayed > 0
+    assert num_gradients(run(make)) > 0
 
 
 def test_error_of_an_op_inside_a_replayed_call():

@@ -65,7 +65,8 @@ def train(make_optimizer, change=lambda optimizer, variables, n: None, num_steps
 def test_optimizer_is_replayed(name):
     stats = train(OPTIMIZERS[name])
     gradients = stats.co_executed_steps - 1
-    assert stats.calls_replayed >= 2 * gradients - 2, stats
+    assert stats.calls_replayed["GradientTape.gradient"] >= gradients - 1, stats
+    assert stats.calls_replayed["Optimizer.apply"] >= gradients - 1, stats
 
 
 CHANGES = {
@@ -94,7 +95,7 @@ def test_change_of_an_optimizer_is_seen(what):
             CHANGES[what](optimizer, n)
 
     stats = train(OPTIMIZERS["momentum"], change, 20)
-    assert stats.calls_replayed > 0
+    assert stats.calls_replayed["Optimizer.apply"] > 0
 
 
 def test_change_of_the_class_is_seen():
@@ -110,7 +111,8 @@ def test_change_of_the_class_is_seen():
             )
 
     try:
-        assert train(OPTIMIZERS["momentum"], change, 16).calls_replayed > 0
+        stats = train(OPTIMIZERS["momentum"], change, 16)
+        assert stats.calls_replayed["Optimizer.apply"] > 0
     finally:
         keras.optimizers.SGD.update_step = original
 

@@ -1,0 +1,203 @@
+// Keys of pure calls: everything that the Python of a library function sees.
+#include <cstring>
+
+#include "kernels/interceptor/hooks.h"
+#include "kernels/interceptor/pure_call.h"
+#include "kernels/interceptor/session.h"
+#include "kernels/interceptor/tf_python.h"
+
+namespace terra {
+namespace {
+
+constexpr int kMaxDepth = 8;  // of lists in lists
+
+// Compared by identity, as they are never changed in place and never die.
+bool IsEternal(PyObject* value) {
+  return value == Py_None || PyBool_Check(value) || value == Py_Ellipsis ||
+         PyType_Check(value) ||
+         reinterpret_cast<PyObject*>(Py_TYPE(value)) == Runtime().dtype_type;
+}
+
+}  // namespace
+
+bool HasAttributes(PyObject* tensor) {
+  PyObject** attributes = _PyObject_GetDictPtr(tensor);
+  return attributes != nullptr && *attributes != nullptr &&
+         PyDict_Size(*attributes) > 0;
+}
+
+uint64_t PureKey::HashOfKerasContext() {
+  static PyObject* name = PyUnicode_InternFromString("current_call_ctx");
+  Hash hash(0);
+  if (Runtime().keras_state == nullptr) return 0;
+  PyRef context = PyRef::Steal(PyObject_GetAttr(Runtime().keras_state, name));
+  if (!context || context.get() == Py_None) {
+    PyErr_Clear();
+    return 0;
+  }
+  PyRef attributes =
+      PyRef::Steal(PyObject_GetAttrString(context.get(), "__dict__"));
+  PyObject *key, *value;
+  Py_ssize_t place = 0;
+  while (attributes && PyDict_Next(attributes.get(), &place, &key, &value)) {
+    hash.Mix(reinterpret_cast<uintptr_t>(key));
+    hash.Mix(reinterpret_cast<uintptr_t>(value));
+  }
+  PyErr_Clear();
+  return hash.value();
+}
+
+const char* PureKey::Add(const PureCall& call) {
+  if (takes_objects_) hash_.Mix(HashOfKerasContext());
+  const char* problem = MixItems(call.args, 0);
+  if (problem != nullptr || call.kwargs == nullptr) return problem;
+  PyObject *name, *value;
+  Py_ssize_t place = 0;
+  while (PyDict_Next(call.kwargs, &place, &name, &value)) {
+    problem = Mix(name, 0);
+    if (problem == nullptr) problem = Mix(value, 0);
+    if (problem != nullptr) return problem;
+  }
+  return nullptr;
+}
+
+const char* PureKey::Mix(PyObject* value, int depth) {
+  if (EagerTensor_CheckExact(value)) return MixTensor(value);
+  if (IsEternal(value)) {
+    hash_.Mix(Event::kObject, reinterpret_cast<uintptr_t>(value));
+    return nullptr;
+  }
+  if (PyLong_CheckExact(value) || PyFloat_CheckExact(value)) {
+    return MixNumber(value);
+  }
+  if (PyUnicode_CheckExact(value)) {
+    const Py_hash_t hash = PyObject_Hash(value);
+    hash_.Mix(Event::kText, static_cast<uint64_t>(hash));
+    return nullptr;
+  }
+  if (reinterpret_cast<PyObject*>(Py_TYPE(value)) == Runtime().variable_type) {
+    return MixVariable(value);
+  }
+  const bool is_list = PyList_CheckExact(value);
+  if (is_list || PyTuple_CheckExact(value)) {
+    hash_.Mix(is_list ? Event::kList : Event::kTuple);
+    PyRef items = PyRef::Steal(PySequence_Tuple(value));
+    return MixItems(items.get(), depth);
+  }
+  if (PySlice_Check(value)) {
+    const auto* slice = reinterpret_cast<PySliceObject*>(value);
+    hash_.Mix(Event::kSlices);
+    for (PyObject* end : {slice->start, slice->stop, slice->step}) {
+      const char* problem = Mix(end, depth + 1);
+      if (problem != nullptr) return problem;
+    }
+    return nullptr;
+  }
+  if (PyObject_TypeCheck(value, reinterpret_cast<PyTypeObject*>(
+                                    Runtime().numpy_scalar_type))) {
+    return MixNumPy(value);
+  }
+  if (!takes_objects_) return "an argument of another kind";
+  hash_.Mix(Event::kObject, reinterpret_cast<uintptr_t>(value));
+  objects_.push_back(value);
+  return nullptr;
+}
+
+const char* PureKey::MixItems(PyObject* items, int depth) {
+  if (depth >= kMaxDepth) return "lists nested deeply";
+  const Py_ssize_t n = PyTuple_GET_SIZE(items);
+  hash_.Mix(static_cast<uint64_t>(n));
+  for (Py_ssize_t i = 0; i < n; ++i) {
+    const char* problem = Mix(PyTuple_GET_ITEM(items, i), depth + 1);
+    if (problem != nullptr) return problem;
+  }
+  return nullptr;
+}
+
+void PureKey::MixReal(double number) {
+  uint64_t bits;
+  std::memcpy(&bits, &number, sizeof(bits));
+  hash_.Mix(Event::kReal, bits);
+}
+
+// A scalar of NumPy's: its type, and its value if 64 bits can tell it.
+const char* PureKey::MixNumPy(PyObject* value) {
+  hash_.Mix(Event::kType, reinterpret_cast<uintptr_t>(Py_TYPE(value)));
+  PyRef integer = PyRef::Steal(PyNumber_Index(value));
+  if (integer) return MixNumber(integer.get());
+  PyErr_Clear();
+  static PyObject* size_name = PyUnicode_InternFromString("itemsize");
+  PyRef size = PyRef::Steal(PyObject_GetAttr(value, size_name));
+  const bool is_complex =
+      PyComplex_Check(value) || std::strstr(Py_TYPE(value)->tp_name, "complex");
+  const bool fits = size && PyLong_AsLong(size.get()) <= 8 && !is_complex;
+  const double number = fits ? PyFloat_AsDouble(value) : -1.0;
+  if (!fits || PyErr_Occurred()) {
+    PyErr_Clear();
+    return "an argument of another kind";
+  }
+  MixReal(number);
+  return nullptr;
+}
+
+const char* PureKey::MixNumber(PyObject* value) {
+  if (PyFloat_CheckExact(value)) {
+    MixReal(PyFloat_AS_DOUBLE(value));
+    return nullptr;
+  }
+  int overflow = 0;
+  const long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
+  if (overflow != 0) return "a number of more than 64 bits";
+  hash_.Mix(Event::kNumber, static_cast<uint64_t>(number));
+  return nullptr;
+}
+
+bool PureKey::MixKnown(PyObject* object) {
+  for (size_t i = 0; i < operands_.size(); ++i) {
+    if (operands_[i].object != object) continue;
+    hash_.Mix(Event::kMadeHere, i);
+    return true;
+  }
+  return false;
+}
+
+const char* PureKey::MixTensor(PyObject* tensor) {
+  if (MixKnown(tensor)) return nullptr;
+  if (HasAttributes(tensor)) return "a tensor with attributes";
+  tensorflow::TensorHandle* handle = HandleOf(tensor);
+  hash_.Mix(Event::kType, static_cast<uint64_t>(handle->DataType()));
+  operands_.push_back({tensor, PyRef()});
+  if (handle->DataType() == tensorflow::DT_RESOURCE) {
+    hash_.Mix(static_cast<uint64_t>(IdOf(tensor)));
+    return nullptr;
+  }
+  const int32_t index = session_.FindMade(handle);
+  if (index >= 0) {
+    if (!session_.ShapeIsKnown(index)) return "a tensor of unknown shape";
+  } else if (!EnsureReadable(tensor, Reading::kShape)) {
+    PyErr_Clear();
+    return "a tensor that could not be read";
+  }
+  tensorflow::PartialTensorShape shape;
+  if (!handle->Shape(&shape).ok()) return "a tensor of unknown shape";
+  hash_.MixShape(shape);
+  return nullptr;
+}
+
+const char* PureKey::MixVariable(PyObject* variable) {
+  if (MixKnown(variable)) return nullptr;
+  static PyObject* handle_name = PyUnicode_InternFromString("_handle");
+  static PyObject* trainable_name = PyUnicode_InternFromString("_trainable");
+  PyRef handle = PyRef::Steal(PyObject_GetAttr(variable, handle_name));
+  PyRef trainable = PyRef::Steal(PyObject_GetAttr(variable, trainable_name));
+  if (!handle || !trainable || !EagerTensor_CheckExact(handle.get())) {
+    PyErr_Clear();
+    return "a variable of another kind";
+  }
+  hash_.Mix(Event::kFixed, static_cast<uint64_t>(IdOf(handle.get())));
+  hash_.Mix(reinterpret_cast<uintptr_t>(trainable.get()));
+  operands_.push_back({variable, std::move(handle)});
+  return nullptr;
+}
+
+}  // namespace terra

@@ -1,0 +1,163 @@
+// Session: calls of functions without a state of their own (docs/design/0009).
+#include "kernels/interceptor/hooks.h"
+#include "kernels/interceptor/python_scopes.h"
+#include "kernels/interceptor/session.h"
+#include "kernels/interceptor/state_guard.h"
+#include "kernels/interceptor/tape_hooks.h"
+#include "kernels/interceptor/tf_python.h"
+#include "kernels/interceptor/waiting.h"
+
+namespace terra {
+namespace {
+
+// Functions that build graphs are called by Python that is not eager.
+bool IsEager() {
+  static PyObject* local_name =
+      PyUnicode_InternFromString("_thread_local_data");
+  static PyObject* eager_name = PyUnicode_InternFromString("is_eager");
+  PyRef local =
+      PyRef::Steal(PyObject_GetAttr(Runtime().py_context, local_name));
+  PyRef eager =
+      local ? PyRef::Steal(PyObject_GetAttr(local.get(), eager_name)) : PyRef();
+  PyErr_Clear();
+  return eager.get() == Py_True;
+}
+
+}  // namespace
+
+// Whether what follows the last node is a matter of the location.
+bool Session::IsAtFork() const {
+  if (at_ < 0) return plan_->starts_with_fork || plan_->first_nodes.size() != 1;
+  const PlanNode& last = plan_->nodes[at_];
+  return last.next < 0 && (last.is_fork || last.successors.size() != 1);
+}
+
+const char* Session::KeyOfPure(const PureCall& call, PureKey* key) const {
+  Hash& hash = key->hash();
+  hash.Mix(reinterpret_cast<uintptr_t>(call.function));
+  hash.Mix(static_cast<uint64_t>(at_));
+  hash.Mix(static_cast<uint64_t>(TapeIsActive()));
+  if (IsAtFork()) hash.Mix(HashOfStack(stop_frame_));
+  return key->Add(call);
+}
+
+PyObject* Session::OnPureCall(const PureCall& call) {
+  auto run = [&] {
+    return PyObject_Call(call.function, call.args, call.kwargs);
+  };
+  if (!AwaitSeizure()) return nullptr;
+  const ThreadState& thread = CurrentThread();
+  if (mode_ != Mode::kCoExecution || bound_for_ >= 0 || plan_->check_devices ||
+      !Knobs().replays_calls.load() || thread.num_gradients > 0 ||
+      thread.num_watchers > 0 || !IsEager()) {
+    return run();
+  }
+  PureKey key(*this, call.takes_objects);
+  const char* problem = KeyOfPure(call, &key);
+  if (mode_ != Mode::kCoExecution) return run();
+  if (problem != nullptr) {
+    ++plan_->counts->not_replayed[{call.name, problem}];
+    return run();
+  }
+  const auto known = plan_->pure_calls.find(key.value());
+  if (known == plan_->pure_calls.end()) return LearnPureCall(call, key);
+  const std::shared_ptr<const PureRecord> record = known->second;
+  if (!record->refusal.empty()) {
+    ++*record->num_refused;
+    return record->tries_left > 0 ? LearnPureCall(call, key) : run();
+  }
+  if (!ResumeEpoch()) return nullptr;
+  const bool fits =
+      mode_ == Mode::kCoExecution && PureFits(*record, key.operands());
+  if (PyErr_Occurred()) return nullptr;
+  if (mode_ != Mode::kCoExecution) return run();
+  if (!fits) return LearnPureCall(call, key);
+  return ReplayPure(*record, key.operands());
+}
+
+bool Session::PureFits(const PureRecord& record,
+                       const std::vector<Operand>& operands) {
+  using Kind = TensorRef::Kind;
+  if (record.guard && !GuardOf(record.guard.get())->IsUnchanged()) return false;
+  std::string detail;
+  bool is_first = true;
+  for (const PureStep& step : record.steps) {
+    if (step.kind != PureKind::kOp) continue;
+    const PlanNode& node = plan_->nodes[step.node];
+    if (is_first && !IsLegal(step.node)) return false;
+    is_first = false;
+    if (plan_->levels[node.level].epoch != epoch_) return false;
+    for (size_t i = 0; i < step.inputs.size(); ++i) {
+      const TensorRef& ref = step.inputs[i];
+      const InputRef& expected = node.inputs[i];
+      if (ref.kind == Kind::kMade || ref.is_verified) continue;
+      if (expected.kind == InputKind::kVariable &&
+          slot_written_[plan_->variables[expected.a].variable] == kInPlace) {
+        return false;
+      }
+      PyObject* tensor = ref.kind == Kind::kObject
+                             ? ref.object.get()
+                             : operands[ref.number].tensor();
+      if (VerifyInput(expected, tensor, &detail) != nullptr ||
+          mode_ != Mode::kCoExecution) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+PyObject* Session::ReplayPure(const PureRecord& record,
+                              const std::vector<Operand>& operands) {
+  using Kind = TensorRef::Kind;
+  GcPause no_python_in_between;
+  std::vector<PyRef> made;
+  for (const PureStep& step : record.steps) {
+    if (step.kind == PureKind::kAccess) {
+      AccessVariable(step.operand >= 0 ? operands[step.operand].object
+                                       : step.variable.get());
+      continue;
+    }
+    if (step.kind != PureKind::kOp) {
+      StopTapes(step.kind == PureKind::kStop);
+      continue;
+    }
+    Call call;
+    call.info = step.info;
+    call.py_name = step.info->py_name.get();
+    call.route = step.route;
+    call.counts = step.counts;
+    call.attrs = step.attrs;
+    call.inputs.reserve(step.inputs.size());
+    for (const TensorRef& ref : step.inputs) {
+      call.inputs.push_back(ref.kind == Kind::kObject ? ref.object
+                            : ref.kind == Kind::kMade
+                                ? made[ref.number]
+                                : PyRef::Borrow(operands[ref.number].tensor()));
+    }
+    PyRef result;
+    if (mode_ == Mode::kCoExecution) {
+      Decide(step.node);
+      bound_for_ = step.node;
+      result = PyRef::Steal(Delegate(call, step.node));
+    } else {  // something that was destroyed has ended it
+      result = PyRef::Steal(OnCall(call));
+    }
+    if (!result) return nullptr;
+    PyRef outputs = OutputList(result.get());
+    if (step.record_attrs) {
+      PyRef inputs = call.InputTuple();
+      PyRef recorded = PyRef::Steal(TFE_Py_RecordGradient(
+          call.py_name, inputs.get(), step.record_attrs.get(), outputs.get(),
+          Py_None));
+      if (!recorded) return nullptr;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(outputs.get()); ++i) {
+      made.push_back(PyRef::Borrow(PyList_GET_ITEM(outputs.get(), i)));
+    }
+  }
+  ++*record.num_replayed;
+  return MakeResult(record.result, made, operands).release();
+}
+
+}  // namespace terra

@@ -1,0 +1,152 @@
+"""Hooks in TensorFlow's Python functions, so that calls of them can be replayed.
+
+A function keeps its identity, attributes and signature: only its code is swapped, for one that
+hands the call to native code. So whoever holds a reference is hooked, too.
+
+    tf.matmul(a, b) -> the swapped code -> native `pure_function` -> a copy with the original code
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from terra_tf._tf_internals import BaseResourceVariable
+
+_PUBLIC_MODULES = (
+    tf, tf.math, tf.nn, tf.linalg, tf.image, tf.signal, tf.bitwise, tf.random, tf.strings,
+    tf.quantization,
+)  # fmt: skip
+# Where TensorFlow defines functions that run ops and have no state. The others among the public
+# ones build graphs, call functions that they are given, or look around.
+_OP_MODULES = frozenset(
+    f"tensorflow.python.ops.{name}"
+    for name in (
+        "array_ops", "array_ops_stack", "bincount_ops", "bitwise_ops", "clip_ops",
+        "confusion_matrix",
+        "embedding_ops", "histogram_ops", "image_ops_impl", "linalg_ops", "math_ops", "nn_impl",
+        "nn_ops", "rnn", "shape_util", "sort_ops", "special_math_ops", "stateless_random_ops",
+        "string_ops", "weak_tensor_math_ops", "weak_tensor_nn_ops", "weak_tensor_array_ops",
+        "weak_tensor_image_ops", "weak_tensor_linalg_ops", "weak_tensor_special_math_ops",
+        "linalg.linalg_impl", "linalg.linear_operator_util", "signal.fft_ops", "signal.dct_ops",
+        "signal.mfcc_ops", "signal.shape_ops", "signal.spectral_ops", "signal.window_ops",
+    )
+)  # fmt: skip
+_OPERATORS = tuple(
+    f"__{name}__"
+    for name in (
+        "abs", "add", "radd", "and", "rand", "div", "rdiv", "eq", "floordiv", "rfloordiv", "ge",
+        "getitem", "gt", "invert", "le", "lt", "matmul", "rmatmul", "mod", "rmod", "mul", "rmul",
+        "ne", "neg", "or", "ror", "pow", "rpow", "sub", "rsub", "truediv", "rtruediv", "xor",
+        "rxor",
+    )
+)  # fmt: skip
+_VARIABLE_METHODS = ("assign", "assign_add", "assign_sub", "read_value", "value")
+_PLACEHOLDER = "terra_tf: the native function is put here"
+
+
+class ApiHooks:
+    """Swaps the code of functions, and swaps it back.
+
+    Args:
+      functions: Yields what is hooked: a name for people, the function, and whether it depends
+        on objects among its arguments.
+    """
+
+    def __init__(
+        self, functions: Callable[[], Iterable[tuple[str, types.FunctionType, bool]]]
+    ) -> None:
+        self._functions = functions
+        self._swapped: dict[int, _Swapped] = {}
+
+    def sync(self, native: Any, wanted: bool) -> None:
+        """Puts the hooks in place, or takes them away. Called at each step."""
+        if wanted and not self._swapped:
+            for name, function, takes_objects in self._functions():
+                if id(function) not in self._swapped:
+                    swapped = _Swapped(native, name, function, takes_objects)
+                    self._swapped[id(function)] = swapped
+        elif not wanted and self._swapped:
+            self.remove()
+
+    def remove(self) -> None:
+        """Puts all code back."""
+        for swapped in self._swapped.values():
+            swapped.restore()
+        self._swapped.clear()
+
+
+class _Swapped:
+    def __init__(
+        self, native: Any, name: str, function: types.FunctionType, takes_objects: bool
+    ) -> None:
+        self._function = function
+        self._code = function.__code__
+        signature = None if hasattr(function, "__wrapped__") else inspect.signature(function)
+        original = types.FunctionType(
+            self._code, function.__globals__, function.__name__, function.__defaults__,
+            function.__closure__,
+        )  # fmt: skip
+        original.__kwdefaults__ = function.__kwdefaults__
+        original.__module__, original.__qualname__ = function.__module__, function.__qualname__
+        target = native.pure_function(name, original, takes_objects)
+        self._has_signature = signature is not None
+        if signature is not None:  # the swapped code's would be (*args, **kwargs)
+            function.__signature__ = signature  # type: ignore[attr-defined]
+        function.__code__ = _code_that_calls(target, self._code)
+
+    def restore(self) -> None:
+        self._function.__code__ = self._code
+        if self._has_signature:
+            del self._function.__signature__  # type: ignore[attr-defined]
+
+
+def _code_that_calls(target: Any, original: types.CodeType) -> types.CodeType:
+    """Returns code `(*args, **kwargs)` that calls target(args, kwargs), and looks like another."""
+    names = original.co_freevars
+    cells = "; ".join(f"{name} = None" for name in names) or "pass"
+    uses = f"        if False: {', '.join(names)}\n" if names else ""
+    source = (
+        f"def make():\n    {cells}\n    def call(*args, **kwargs):\n{uses}"
+        f"        target = {_PLACEHOLDER!r}\n        return target(args, kwargs)\n    return call\n"
+    )
+    namespace: dict[str, Any] = {}
+    exec(compile(source, original.co_filename, "exec"), namespace)
+    code: types.CodeType = namespace["make"]().__code__
+    constants = tuple(target if value == _PLACEHOLDER else value for value in code.co_consts)
+    return code.replace(co_consts=constants, co_firstlineno=original.co_firstlineno)
+
+
+def functions_of_tensorflow() -> Iterator[tuple[str, types.FunctionType, bool]]:
+    """Yields TensorFlow's functions, operators and methods that run ops and have no state."""
+    for name, value in _candidates():
+        if isinstance(value, types.FunctionType):
+            yield name, value, False
+
+
+def _candidates() -> Iterator[tuple[str, Any]]:
+    for module in _PUBLIC_MODULES:
+        prefix = "tf" if module is tf else f"tf.{module.__name__.split('.')[-1]}"
+        for name, value in vars(module).items():
+            if _is_op_function(value):
+                yield f"{prefix}.{name}", value
+    for name in _OPERATORS:
+        yield f"Tensor.{name}", vars(tf.Tensor).get(name)
+    for name in (*_OPERATORS, *_VARIABLE_METHODS):
+        yield f"Variable.{name}", _attribute_of_variables(name)
+
+
+def _is_op_function(value: Any) -> bool:
+    module = getattr(value, "__module__", None) or ""
+    return module in _OP_MODULES or module.startswith("tensorflow.python.ops.gen_")
+
+
+def _attribute_of_variables(name: str) -> Any:
+    for owner in BaseResourceVariable.__mro__:
+        if name in vars(owner) and owner is not object:
+            return vars(owner)[name]
+    return None
