@@ -4,18 +4,22 @@ A function keeps its identity, attributes and signature: only its code is swappe
 hands the call to native code. So whoever holds a reference is hooked, too.
 
     tf.matmul(a, b) -> the swapped code -> native `pure_function` -> a copy with the original code
+
+A function that the program dispatches to its own for types of its own runs: arguments of such
+types have no place in a call's key.
 """
 
 from __future__ import annotations
 
-import inspect
+import functools
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
-from terra_tf._tf_internals import BaseResourceVariable
+from terra_tf._tf_internals import ResourceVariable
+from terra_tf.runtime.swapped_code import SwappedCode
 
 _PUBLIC_MODULES = (
     tf, tf.math, tf.nn, tf.linalg, tf.image, tf.signal, tf.bitwise, tf.random, tf.strings,
@@ -46,7 +50,6 @@ _OPERATORS = tuple(
     )
 )  # fmt: skip
 _VARIABLE_METHODS = ("assign", "assign_add", "assign_sub", "read_value", "value")
-_PLACEHOLDER = "terra_tf: the native function is put here"
 
 
 class ApiHooks:
@@ -61,15 +64,17 @@ class ApiHooks:
         self, functions: Callable[[], Iterable[tuple[str, types.FunctionType, bool]]]
     ) -> None:
         self._functions = functions
-        self._swapped: dict[int, _Swapped] = {}
+        self._swapped: dict[int, SwappedCode] = {}
 
     def sync(self, native: Any, wanted: bool) -> None:
         """Puts the hooks in place, or takes them away. Called at each step."""
         if wanted and not self._swapped:
             for name, function, takes_objects in self._functions():
                 if id(function) not in self._swapped:
-                    swapped = _Swapped(native, name, function, takes_objects)
-                    self._swapped[id(function)] = swapped
+                    make_target = functools.partial(
+                        _pure_function, native, name, takes_objects
+                    )
+                    self._swapped[id(function)] = SwappedCode(function, make_target)
         elif not wanted and self._swapped:
             self.remove()
 
@@ -78,47 +83,6 @@ class ApiHooks:
         for swapped in self._swapped.values():
             swapped.restore()
         self._swapped.clear()
-
-
-class _Swapped:
-    def __init__(
-        self, native: Any, name: str, function: types.FunctionType, takes_objects: bool
-    ) -> None:
-        self._function = function
-        self._code = function.__code__
-        signature = None if hasattr(function, "__wrapped__") else inspect.signature(function)
-        original = types.FunctionType(
-            self._code, function.__globals__, function.__name__, function.__defaults__,
-            function.__closure__,
-        )  # fmt: skip
-        original.__kwdefaults__ = function.__kwdefaults__
-        original.__module__, original.__qualname__ = function.__module__, function.__qualname__
-        target = native.pure_function(name, original, takes_objects)
-        self._has_signature = signature is not None
-        if signature is not None:  # the swapped code's would be (*args, **kwargs)
-            function.__signature__ = signature  # type: ignore[attr-defined]
-        function.__code__ = _code_that_calls(target, self._code)
-
-    def restore(self) -> None:
-        self._function.__code__ = self._code
-        if self._has_signature:
-            del self._function.__signature__  # type: ignore[attr-defined]
-
-
-def _code_that_calls(target: Any, original: types.CodeType) -> types.CodeType:
-    """Returns code `(*args, **kwargs)` that calls target(args, kwargs), and looks like another."""
-    names = original.co_freevars
-    cells = "; ".join(f"{name} = None" for name in names) or "pass"
-    uses = f"        if False: {', '.join(names)}\n" if names else ""
-    source = (
-        f"def make():\n    {cells}\n    def call(*args, **kwargs):\n{uses}"
-        f"        target = {_PLACEHOLDER!r}\n        return target(args, kwargs)\n    return call\n"
-    )
-    namespace: dict[str, Any] = {}
-    exec(compile(source, original.co_filename, "exec"), namespace)
-    code: types.CodeType = namespace["make"]().__code__
-    constants = tuple(target if value == _PLACEHOLDER else value for value in code.co_consts)
-    return code.replace(co_consts=constants, co_firstlineno=original.co_firstlineno)
 
 
 def functions_of_tensorflow() -> Iterator[tuple[str, types.FunctionType, bool]]:
@@ -136,8 +100,9 @@ def _candidates() -> Iterator[tuple[str, Any]]:
                 yield f"{prefix}.{name}", value
     for name in _OPERATORS:
         yield f"Tensor.{name}", vars(tf.Tensor).get(name)
-    for name in (*_OPERATORS, *_VARIABLE_METHODS):
-        yield f"Variable.{name}", _attribute_of_variables(name)
+    for owner in ResourceVariable.__mro__[:-1]:  # without `object`
+        for name in (*_OPERATORS, *_VARIABLE_METHODS):
+            yield f"Variable.{name}", vars(owner).get(name)
 
 
 def _is_op_function(value: Any) -> bool:
@@ -145,8 +110,7 @@ def _is_op_function(value: Any) -> bool:
     return module in _OP_MODULES or module.startswith("tensorflow.python.ops.gen_")
 
 
-def _attribute_of_variables(name: str) -> Any:
-    for owner in BaseResourceVariable.__mro__:
-        if name in vars(owner) and owner is not object:
-            return vars(owner)[name]
-    return None
+def _pure_function(
+    native: Any, name: str, takes_objects: bool, original: types.FunctionType
+) -> Any:
+    return native.pure_function(name, original, takes_objects)

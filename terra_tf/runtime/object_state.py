@@ -112,7 +112,8 @@ class _Walk:
 def _is_container(value: Any) -> bool:
     if not isinstance(value, _CONTAINERS):
         return False
-    return type(value).__module__ in ("builtins", "collections") or _is_librarys(type(value).__module__)
+    module = type(value).__module__
+    return module in ("builtins", "collections") or _is_librarys(module)
 
 
 def _is_librarys(module: str | None) -> bool:

@@ -1,0 +1,68 @@
+"""A function whose code is swapped for other code, so that it stays the same object to everybody.
+
+    tf.matmul(a, b) -> the swapped code -> target((a, b), {}) -> a copy with the original code
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any
+
+_PLACEHOLDER = "terra_tf: the target is put here"
+
+
+class SwappedCode:
+    """Lets a function call `target(args, kwargs)` from now on.
+
+    Identity, attributes, defaults, signature and pickling stay as they are.
+
+    Args:
+      function: Whose code is swapped.
+      make_target: Gets a copy of the function that works as before; returns the target.
+    """
+
+    def __init__(
+        self, function: types.FunctionType, make_target: Callable[[types.FunctionType], Any]
+    ) -> None:
+        self._function = function
+        self._code = function.__code__
+        signature = None if hasattr(function, "__wrapped__") else inspect.signature(function)
+        target = make_target(_copy_of(function))
+        self._has_signature = signature is not None
+        if signature is not None:  # the swapped code's would be (*args, **kwargs)
+            function.__signature__ = signature  # type: ignore[attr-defined]
+        function.__code__ = _code_that_calls(target, self._code)
+
+    def restore(self) -> None:
+        """Puts the original code back."""
+        self._function.__code__ = self._code
+        if self._has_signature:
+            del self._function.__signature__  # type: ignore[attr-defined]
+
+
+def _copy_of(function: types.FunctionType) -> types.FunctionType:
+    copy = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__,
+        function.__closure__,
+    )  # fmt: skip
+    copy.__kwdefaults__ = function.__kwdefaults__
+    copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
+    return copy
+
+
+def _code_that_calls(target: Any, original: types.CodeType) -> types.CodeType:
+    """Returns code `(*args, **kwargs)` that calls target(args, kwargs), and looks like another."""
+    names = original.co_freevars
+    cells = "; ".join(f"{name} = None" for name in names) or "pass"
+    uses = f"        if False: {', '.join(names)}\n" if names else ""
+    source = (
+        f"def make():\n    {cells}\n    def call(*args, **kwargs):\n{uses}"
+        f"        target = {_PLACEHOLDER!r}\n        return target(args, kwargs)\n    return call\n"
+    )
+    namespace: dict[str, Any] = {}
+    exec(compile(source, original.co_filename, "exec"), namespace)
+    code: types.CodeType = namespace["make"]().__code__
+    constants = tuple(target if value == _PLACEHOLDER else value for value in code.co_consts)
+    return code.replace(co_consts=constants, co_firstlineno=original.co_firstlineno)

@@ -1,0 +1,355 @@
+"""TensorFlow's functions and operators, replayed: what they can depend on, and how they look."""
+
+import inspect
+import pickle
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hazards import NUM_STEPS, Counter, draw_inputs, make_weight
+
+import terra_tf
+from terra_tf.runtime import interception
+from terra_tf.testing import assert_matches_eager
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def run(make, num_steps=NUM_STEPS, **kwargs):
+    """Compare with eager; return the counters."""
+    functions = []
+
+    def make_and_keep(wrap):
+        def keep(function):
+            functions.append(wrap(function))
+            return functions[-1]
+
+        return make(keep)
+
+    assert_matches_eager(make_and_keep, num_steps, **kwargs)
+    return [f for f in functions if hasattr(f, "stats")][-1].stats()
+
+
+# ------------------------------------------------------------------- counters
+
+
+def test_every_call_of_a_straight_step_is_replayed():
+    def make(wrap):
+        weight, draw = make_weight(), draw_inputs()
+
+        @wrap
+        def step(x):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.nn.relu(tf.matmul(x, weight) + 1.0)[:, 1:] ** 2)
+            weight.assign_sub(0.1 * tape.gradient(loss, weight))
+            return loss
+
+        return lambda: (step(draw()), weight)
+
+    stats = run(make)
+    replayed = stats.co_executed_steps - 1  # the first one is followed op by op
+    assert set(stats.calls_replayed) == {
+        "tf.matmul", "Tensor.__add__", "tf.nn.relu", "Tensor.__getitem__", "Tensor.__pow__",
+        "tf.reduce_mean", "GradientTape.gradient", "Tensor.__rmul__", "Variable.assign_sub",
+    }  # fmt: skip
+    assert set(stats.calls_replayed.values()) == {replayed}
+    assert stats.calls_not_replayed == {}
+
+
+def test_replays_on_random_paths():
+    """The place in the graph is part of what a call is known by, not the path to it."""
+
+    def make(wrap):
+        rng, draw, weight = np.random.default_rng(3), draw_inputs(), make_weight()
+
+        @wrap
+        def step(x, choices):
+            for choice in choices:
+                x = tf.nn.relu(x) if choice else tf.tanh(x + 1.0)
+            return tf.reduce_sum(x @ weight)
+
+        return lambda: step(draw(), [bool(b) for b in rng.integers(0, 2, [5])])
+
+    stats = run(make, 60)
+    assert stats.calls_replayed["tf.reduce_sum"] > 20
+    assert stats.calls_replayed["tf.nn.relu"] > 30
+
+
+# ------------------------------------------------------------------- arguments
+
+ARGUMENTS = {
+    "an int and a float": (lambda x, v: tf.multiply(x, v), [2, 2.0, 3, True]),
+    "True and 1": (lambda x, v: tf.reduce_sum(x, axis=0, keepdims=v), [True, False, 1]),
+    "0.0 and -0.0": (lambda x, v: 1.0 / (x * 0.0 + v), [0.0, -0.0]),
+    "-1 and -2": (lambda x, v: x * v, [-1, -2, np.float32(-1), np.float64(-2), np.int32(-1)]),
+    "NumPy's types": (lambda x, v: tf.cast(x, v), [np.float32, np.float64, tf.float64, "float32"]),
+    "a list that changes": (lambda x, v: tf.reshape(x, v), [[2, -1], [-1], [4, 2], (8, 1)]),
+    "slices": (
+        lambda x, v: x[v],
+        [slice(0, 1), slice(None), 0, (slice(None), 1), (..., None), (0, slice(None, None, 2))],
+    ),
+    "names": (lambda x, v: tf.add(x, 1.0, name=v), ["a", "b", None]),
+    "no tensor at all": (lambda x, v: x + tf.zeros(v), [[4], [2, 4], [1]]),
+}
+
+
+@pytest.mark.parametrize("what", ARGUMENTS)
+def test_argument_that_changes(what):
+    function, values = ARGUMENTS[what]
+
+    def make(wrap):
+        count, x = Counter(), tf.reshape(tf.range(8.0), [2, 4])
+        step = wrap(lambda x, v: function(x + 1.0, v))
+        return lambda: step(x, values[count.advance() // 3 % len(values)])
+
+    run(make, 9 * len(values))
+
+
+def test_list_that_is_changed_in_place():
+    def make(wrap):
+        shape, count = [2, 4], Counter()
+        step = wrap(lambda x: tf.reshape(x * 2.0, shape))
+
+        def call():
+            shape[:] = [2, 4] if count.advance() % 4 else [4, 2]
+            return step(tf.range(8.0))
+
+        return call
+
+    run(make, 20)
+
+
+def test_same_tensor_twice_is_another_call():
+    def make(wrap):
+        draw, count = draw_inputs(), Counter()
+
+        @wrap
+        def step(x, y, same):
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch([x, y])
+                z = tf.multiply(x, x if same else y)
+            return z, tape.gradient(z, x), tape.gradient(z, y)
+
+        return lambda: step(draw(), draw(), count.advance() % 3 == 0)
+
+    run(make, 24)
+
+
+def test_value_that_the_function_itself_reads():
+    def make(wrap):
+        count = Counter()
+        step = wrap(lambda x, n: tf.reduce_sum(tf.one_hot(tf.argmax(x), n) * float(n)))
+        return lambda: step(tf.range(3.0), 3 + count.advance() // 4 % 2)
+
+    run(make, 24)
+
+
+def test_tensor_that_says_a_shape():
+    def make(wrap):
+        shapes, count = [tf.constant([2, 4]), tf.constant([4, 2])], Counter()
+        step = wrap(lambda x, shape: tf.reshape(x, shape) + 1.0)
+        return lambda: step(tf.range(8.0), shapes[count.advance() // 3 % 2])
+
+    run(make, 18)
+
+
+# ---------------------------------------------------------------- tapes, state
+
+
+def test_what_tapes_watch():
+    def make(wrap):
+        a, b, draw, count = make_weight(), make_weight(), draw_inputs(), Counter()
+
+        @wrap
+        def step(x, stop, watch):
+            with tf.GradientTape(watch_accessed_variables=watch) as outer:
+                outer.watch(x)
+                with tf.GradientTape() as inner:
+                    y = tf.matmul(x, a)
+                    if stop:
+                        with inner.stop_recording():
+                            y = y + tf.matmul(x, b)
+                    y = tf.reduce_sum(tf.stop_gradient(y) * tf.sin(y))
+                seen = [v is a for v in inner.watched_variables()]
+                slope = inner.gradient(y, a)
+            return y, slope, outer.gradient(slope, x), seen, len(outer.watched_variables())
+
+        return lambda: step(draw(), count.advance() % 3 == 0, count.value % 5 < 3)
+
+    run(make, 30)
+
+
+def test_variable_that_becomes_trainable():
+    def make(wrap):
+        weight, draw, count = make_weight(), draw_inputs(), Counter()
+
+        @wrap
+        def step(x):
+            with tf.GradientTape() as tape:
+                y = tf.reduce_sum(tf.matmul(x, weight))
+            return y, len(tape.watched_variables()), tape.gradient(y, weight) is None
+
+        def call():
+            weight._trainable = count.advance() % 4 < 2
+            return step(draw())
+
+        return call
+
+    run(make, 24)
+
+
+def test_custom_gradients_inside_and_outside_of_functions():
+    def make(wrap):
+        draw, calls = draw_inputs(), []
+
+        @tf.custom_gradient
+        def clipped(x):
+            calls.append("forward")
+
+            def gradient(dy):
+                calls.append("backward")
+                return tf.clip_by_value(dy, -0.1, 0.1)
+
+            return tf.identity(x), gradient
+
+        @wrap
+        def step(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = tf.reduce_sum(tf.nn.silu(clipped(x) * 3.0))
+            return y, tape.gradient(y, x), len(calls)
+
+        return lambda: step(draw())
+
+    run(make)
+
+
+def test_what_an_assignment_returns_is_the_variable_read_later():
+    def make(wrap):
+        weight, draw = make_weight(), draw_inputs()
+
+        @wrap
+        def step(x):
+            after = weight.assign_add(tf.ones_like(weight))
+            weight.assign_add(tf.ones_like(weight))
+            return tf.reduce_sum(after + 1.0), after.trainable, type(after).__name__, after.shape
+
+        return lambda: (step(draw()), weight)
+
+    run(make)
+
+
+def test_python_state_on_a_tensor():
+    def make(wrap):
+        draw, count = draw_inputs(), Counter()
+
+        @wrap
+        def step(x, mark):
+            y = tf.nn.relu(x)
+            if mark:
+                y.mark = mark
+            z = tf.identity(y) + 1.0
+            return z, getattr(y, "mark", None), hasattr(z, "mark")
+
+        return lambda: step(draw(), count.advance() % 3)
+
+    run(make, 18)
+
+
+# ------------------------------------------------------------------- functions
+
+
+def test_functions_that_build_graphs_within_a_step():
+    def make(wrap):
+        draw, weight = draw_inputs(), make_weight()
+
+        @wrap
+        def step(x):
+            inner = tf.function(lambda y: tf.nn.relu(tf.matmul(y, weight)) + 1.0)
+            rows = tf.map_fn(lambda row: tf.tanh(row) * 2.0, x)
+            return inner(tf.nn.relu(x)), tf.nn.relu(rows)
+
+        return lambda: step(draw())
+
+    run(make, 12)
+
+
+def test_errors_that_functions_raise_are_eagers():
+    def make(wrap):
+        draw, count = draw_inputs(), Counter()
+
+        @wrap
+        def step(x, bad):
+            try:
+                return tf.matmul(x, tf.nn.relu(x) if bad else tf.transpose(x))
+            except (ValueError, tf.errors.InvalidArgumentError) as error:
+                return type(error).__name__
+
+        return lambda: step(draw(), count.advance() % 4 == 3)
+
+    run(make, 16)
+
+
+class Masked(tf.experimental.ExtensionType):
+    values: tf.Tensor
+
+
+def test_functions_that_the_program_dispatches_to_its_own_run():
+    seen = []
+
+    @tf.experimental.dispatch_for_api(tf.math.cumsum, {"x": Masked})
+    def own(x, axis=0, exclusive=False, reverse=False, name=None):
+        seen.append(1)
+        return x.values * 10.0
+
+    step = terra_tf.function(lambda x: tf.math.cumsum(Masked(x)) + tf.math.cumsum(x))
+    try:
+        for _ in range(6):
+            assert step(tf.ones([3])).numpy().tolist() == [11.0, 12.0, 13.0]
+        assert len(seen) == 6
+    finally:
+        tf.experimental.unregister_dispatch_for(own)
+    why = "argument of another kind"
+    assert any("cumsum" in call and why in call for call in step.stats().calls_not_replayed)
+
+
+# ------------------------------------------------------------------ appearance
+
+HOOKED = [tf.matmul, tf.nn.relu, tf.reduce_sum, tf.Tensor.__add__, tf.reshape]
+HOOKED.append(type(tf.Variable(0.0)).assign)
+
+
+@pytest.mark.parametrize("function", HOOKED, ids=lambda f: f.__qualname__)
+def test_hooked_function_looks_as_before(function):
+    terra_tf.function(lambda: tf.zeros([]))()
+    with terra_tf.config.override(replay_calls=False):
+        terra_tf.function(lambda: tf.zeros([]))()
+        code, signature = function.__code__, inspect.signature(function)
+        looks = [function.__name__, function.__doc__, function.__module__, function.__defaults__]
+        attributes = dict(vars(function))
+    terra_tf.function(lambda: tf.zeros([]))()
+    assert function.__code__ is not code
+    assert inspect.signature(function) == signature
+    assert looks == [
+        function.__name__, function.__doc__, function.__module__, function.__defaults__
+    ]  # fmt: skip
+    assert set(vars(function)) - {"__signature__"} == set(attributes) - {"__signature__"}
+    if "." not in function.__qualname__:
+        assert pickle.loads(pickle.dumps(function)) is function
+
+
+def test_uninstalling_puts_every_code_back():
+    terra_tf.function(lambda: tf.zeros([]))()
+    codes = {name: f.__code__ for name, f, _ in interception.functions_of_tensorflow()}
+    interception.uninstall()
+    try:
+        changed = [
+            name
+            for name, f, _ in interception.functions_of_tensorflow()
+            if f.__code__ is not codes[name]
+        ]
+        assert len(changed) == len(codes) > 400
+        assert tf.matmul(tf.eye(2), tf.eye(2)).numpy().tolist() == [[1, 0], [0, 1]]
+        assert "__signature__" not in vars(tf.nn.relu)
+    finally:
+        interception.install()
