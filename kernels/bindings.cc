@@ -303,8 +303,9 @@ void BindFunctions(py::module_& m) {
     return ObjectOf(hook);
   });
   m.def("pure_function", [](const std::string& name, const py::object& function,
-                            bool takes_objects) {
-    PyRef hook = MakePureFunction(name, function.ptr(), takes_objects);
+                            bool takes_objects, bool is_declared) {
+    PyRef hook =
+        MakePureFunction(name, function.ptr(), takes_objects, is_declared);
     if (!hook) throw py::error_already_set();
     return ObjectOf(hook);
   });
@@ -329,12 +330,13 @@ void BindFunctions(py::module_& m) {
              guard.AddType(reinterpret_cast<PyTypeObject*>(type.ptr()));
            })
       .def_property_readonly("is_unchanged", &StateGuard::IsUnchanged);
-  m.def("set_knobs",
-        [](double slice_s, double stall_warning_s, bool replays_calls) {
-          Knobs().slice_s = slice_s;
-          Knobs().stall_warning_s = stall_warning_s;
-          Knobs().replays_calls = replays_calls;
-        });
+  m.def("set_knobs", [](double slice_s, double stall_warning_s,
+                        bool replays_calls, bool checks_pure) {
+    Knobs().slice_s = slice_s;
+    Knobs().stall_warning_s = stall_warning_s;
+    Knobs().replays_calls = replays_calls;
+    Knobs().checks_pure = checks_pure;
+  });
   m.def("set_delays", [](int64_t graph_us, int64_t python_us) {
     Delays().graph_us = graph_us;
     Delays().python_us = python_us;

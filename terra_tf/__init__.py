@@ -12,6 +12,7 @@ from terra_tf.errors import (
     ConfigError,
     DivergenceError,
     ImperativeReason,
+    ImpureError,
     InternalError,
     MissingProgramError,
     NotCallableError,
@@ -25,6 +26,7 @@ from terra_tf.errors import (
 )
 from terra_tf.function import Function, function, synchronize
 from terra_tf.profiling import profile
+from terra_tf.pure import pure
 from terra_tf.runtime import process_ends
 from terra_tf.runtime.explanation import Explanation
 from terra_tf.runtime.stance import set_stance
@@ -40,6 +42,7 @@ __all__ = [
     "Explanation",
     "Function",
     "ImperativeReason",
+    "ImpureError",
     "InternalError",
     "MissingProgramError",
     "NotCallableError",
@@ -54,6 +57,7 @@ __all__ = [
     "config",
     "function",
     "profile",
+    "pure",
     "set_stance",
     "synchronize",
     "tensorboard",

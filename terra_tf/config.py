@@ -226,6 +226,12 @@ KNOBS: Mapping[str, Knob] = {
             "whether library calls that a step has made before are replayed without their Python.",
         ),
         _knob(
+            "check_pure",
+            False,
+            "whether functions declared by `terra_tf.pure` run in every call, so that one that does"
+            " something else than before raises `ImpureError`.",
+        ),
+        _knob(
             "inject_delays",
             "",
             "for tests: which runners are held up at random at every op: graph, python, or both"

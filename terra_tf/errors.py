@@ -114,6 +114,10 @@ class DivergenceError(TerraError, RuntimeError):
     """A step left the graph under the stance `fail_on_divergence`."""
 
 
+class ImpureError(TerraError, RuntimeError):
+    """A function declared by `terra_tf.pure` depends on more than its arguments and variables."""
+
+
 class PendingTensorError(TerraError, RuntimeError):
     """A tensor's value can no longer be had, for its step ended elsewhere (as by a fork)."""
 

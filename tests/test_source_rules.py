@@ -19,7 +19,7 @@ ROOMS = (
     ("trace",),
     ("graph", "viz"),
     ("runtime",),
-    ("function",),
+    ("function", "pure"),
     ("profiling",),
     ("tensorboard",),
     ("inspection",),

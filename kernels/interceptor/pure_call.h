@@ -32,6 +32,7 @@ struct PureCall {
   PyObject* args;      // a tuple
   PyObject* kwargs;    // or null
   bool takes_objects;  // of which Python can see a change
+  bool is_declared;    // by the user: terra_tf.pure
 };
 
 // A tensor or a variable among a call's arguments.
@@ -85,6 +86,9 @@ struct PureRecord {
   ResultPattern result;
   PyRef guard;  // a StateGuard; null: the call depends on no object
 };
+
+// Null, or how two records of the same call differ.
+const char* DifferenceOf(const PureRecord& a, const PureRecord& b);
 
 // What has happened in a call that is being learned. Outputs are known by
 // their node and not held, so that what nobody else holds is free.

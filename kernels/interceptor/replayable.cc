@@ -82,7 +82,7 @@ PyTypeObject* ReplayableType() {
   return type;
 }
 
-// self: (original, name, whether it takes objects)
+// self: (original, name, whether it takes objects, whether it is declared)
 PyObject* CallPureFunction(PyObject* self, PyObject* const* values,
                            Py_ssize_t n) {
   if (n != 2 || !PyTuple_Check(values[0]) || !PyDict_Check(values[1])) {
@@ -97,7 +97,8 @@ PyObject* CallPureFunction(PyObject* self, PyObject* const* values,
   }
   return session->OnPureCall({PyUnicode_AsUTF8(PyTuple_GET_ITEM(self, 1)),
                               original, values[0], values[1],
-                              PyTuple_GET_ITEM(self, 2) == Py_True});
+                              PyTuple_GET_ITEM(self, 2) == Py_True,
+                              PyTuple_GET_ITEM(self, 3) == Py_True});
 }
 
 PyMethodDef pure_function = {
@@ -109,10 +110,11 @@ PyMethodDef pure_function = {
 }  // namespace
 
 PyRef MakePureFunction(const std::string& name, PyObject* original,
-                       bool takes_objects) {
+                       bool takes_objects, bool is_declared) {
   PyRef text = PyRef::Steal(PyUnicode_FromString(name.c_str()));
-  PyRef self = PyRef::Steal(PyTuple_Pack(3, original, text.get(),
-                                         takes_objects ? Py_True : Py_False));
+  PyRef self = PyRef::Steal(PyTuple_Pack(4, original, text.get(),
+                                         takes_objects ? Py_True : Py_False,
+                                         is_declared ? Py_True : Py_False));
   return PyRef::Steal(PyCFunction_New(&pure_function, self.get()));
 }
 

@@ -16,7 +16,7 @@ PyRef MakeReplayable(const std::string& name, PyObject* original);
 // A callable (args, kwargs) that calls the Python function `original`, or does
 // without it: a PureCall. Null with an exception set.
 PyRef MakePureFunction(const std::string& name, PyObject* original,
-                       bool takes_objects);
+                       bool takes_objects, bool is_declared);
 
 }  // namespace terra
 

@@ -291,6 +291,9 @@ class Session {
   bool PureFits(const PureRecord& record, const std::vector<Operand>& operands);
   PyObject* ReplayPure(const PureRecord& record,
                        const std::vector<Operand>& operands);
+  // Runs it, and compares.
+  PyObject* CheckPure(const PureCall& call, const PureKey& key,
+                      const std::shared_ptr<const PureRecord>& known);
   PyObject* LearnPureCall(const PureCall& call, const PureKey& key);
   void KeepPure(const char* name, uint64_t key,
                 const std::shared_ptr<PureRecord>& record);

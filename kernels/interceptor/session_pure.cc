@@ -1,4 +1,5 @@
 // Session: calls of functions without a state of their own (docs/design/0009).
+#include "kernels/interceptor/controller.h"
 #include "kernels/interceptor/hooks.h"
 #include "kernels/interceptor/python_scopes.h"
 #include "kernels/interceptor/session.h"
@@ -10,17 +11,24 @@
 namespace terra {
 namespace {
 
-// Functions that build graphs are called by Python that is not eager.
-bool IsEager() {
+PyRef ThreadLocal(PyObject* name) {
   static PyObject* local_name =
       PyUnicode_InternFromString("_thread_local_data");
-  static PyObject* eager_name = PyUnicode_InternFromString("is_eager");
   PyRef local =
       PyRef::Steal(PyObject_GetAttr(Runtime().py_context, local_name));
-  PyRef eager =
-      local ? PyRef::Steal(PyObject_GetAttr(local.get(), eager_name)) : PyRef();
+  return local ? PyRef::Steal(PyObject_GetAttr(local.get(), name)) : PyRef();
+}
+
+// Functions that build graphs are called by Python that is not eager; callbacks
+// of the program's see every op that Python runs.
+bool IsPlainlyEager() {
+  static PyObject* eager_name = PyUnicode_InternFromString("is_eager");
+  static PyObject* callbacks_name = PyUnicode_InternFromString("op_callbacks");
+  PyRef eager = ThreadLocal(eager_name);
+  PyRef callbacks = ThreadLocal(callbacks_name);
   PyErr_Clear();
-  return eager.get() == Py_True;
+  return eager.get() == Py_True && callbacks &&
+         PyObject_Size(callbacks.get()) == 0;
 }
 
 }  // namespace
@@ -49,7 +57,7 @@ PyObject* Session::OnPureCall(const PureCall& call) {
   const ThreadState& thread = CurrentThread();
   if (mode_ != Mode::kCoExecution || bound_for_ >= 0 || plan_->check_devices ||
       !Knobs().replays_calls.load() || thread.num_gradients > 0 ||
-      thread.num_watchers > 0 || !IsEager()) {
+      thread.num_watchers > 0 || !IsPlainlyEager()) {
     return run();
   }
   PureKey key(*this, call.takes_objects);
@@ -72,6 +80,9 @@ PyObject* Session::OnPureCall(const PureCall& call) {
   if (PyErr_Occurred()) return nullptr;
   if (mode_ != Mode::kCoExecution) return run();
   if (!fits) return LearnPureCall(call, key);
+  if (call.is_declared && Knobs().checks_pure.load()) {
+    return CheckPure(call, key, record);
+  }
   return ReplayPure(*record, key.operands());
 }
 
@@ -105,6 +116,22 @@ bool Session::PureFits(const PureRecord& record,
     }
   }
   return true;
+}
+
+PyObject* Session::CheckPure(const PureCall& call, const PureKey& key,
+                             const std::shared_ptr<const PureRecord>& known) {
+  PyRef keep_alive = PyRef::Borrow(controller_);
+  PyRef result = PyRef::Steal(LearnPureCall(call, key));
+  if (!result) return nullptr;
+  const char* difference = "it ran other ops";
+  if (mode_ == Mode::kCoExecution) {
+    difference = DifferenceOf(*known, *plan_->pure_calls[key.value()]);
+  }
+  if (difference != nullptr && !CallController(controller_, "on_impure", "(ss)",
+                                               call.name, difference)) {
+    return nullptr;
+  }
+  return result.release();
 }
 
 PyObject* Session::ReplayPure(const PureRecord& record,

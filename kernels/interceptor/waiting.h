@@ -16,6 +16,7 @@ struct NativeKnobs {
   std::atomic<double> slice_s{0.05};
   std::atomic<double> stall_warning_s{10.0};
   std::atomic<bool> replays_calls{true};
+  std::atomic<bool> checks_pure{false};
 };
 NativeKnobs& Knobs();
 

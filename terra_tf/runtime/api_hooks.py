@@ -113,4 +113,4 @@ def _is_op_function(value: Any) -> bool:
 def _pure_function(
     native: Any, name: str, takes_objects: bool, original: types.FunctionType
 ) -> Any:
-    return native.pure_function(name, original, takes_objects)
+    return native.pure_function(name, original, takes_objects, False)

@@ -97,11 +97,17 @@ def apply_knobs() -> None:
         _keras.install(_native.load().module, config.replay_calls)
         _api.sync(_native.load().module, config.replay_calls)
     stall_warning_s = config.stall_warning_s or float("inf")
-    knobs = (config.wait_slice_s, stall_warning_s, config.replay_calls, config.inject_delays)
+    knobs = (
+        config.wait_slice_s,
+        stall_warning_s,
+        config.replay_calls,
+        config.check_pure,
+        config.inject_delays,
+    )
     if knobs == _applied_knobs:
         return
     native = _native.load().module
-    native.set_knobs(*knobs[:3])
+    native.set_knobs(*knobs[:4])
     delayed = {name.strip() for name in config.inject_delays.split(",")}
     native.set_delays(
         _GRAPH_DELAY_US if "graph" in delayed else 0,

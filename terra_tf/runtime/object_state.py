@@ -45,6 +45,8 @@ def guard_of(objects: Iterable[Any]) -> Any:
       UnseenStateError: If a change of something in them could not be seen.
     """
     walk = _Walk(_native.load().module.StateGuard())
+    objects = tuple(objects)
+    walk.guard.add(objects)  # so that none of their addresses is used again
     for item in objects:
         walk.visit(item, type(item).__name__)
     walk.add_globals()

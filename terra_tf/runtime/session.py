@@ -29,6 +29,7 @@ from terra_tf.config import config
 from terra_tf.errors import (
     DivergenceError,
     ImperativeReason,
+    ImpureError,
     InternalError,
     Reason,
     format_message,
@@ -434,6 +435,22 @@ class StepSession:
             return object_state.guard_of(objects)
         except object_state.UnseenStateError as error:
             return f"changes would go unseen: {error}"
+
+    def on_impure(self, name: str, difference: str) -> None:
+        """A function declared pure has done something else than in a call that looked the same.
+
+        Raises:
+          ImpureError: Always.
+        """
+        raise ImpureError(
+            format_message(
+                f"{name}, declared by terra_tf.pure, does not do the same again: {difference}",
+                "TERRA-IMPURE",
+                where=source_lines.current_user_line(),
+                why="A pure function depends on nothing but its arguments and variables.",
+                suggestions=("hand what it depends on over as an argument", "no terra_tf.pure"),
+            )
+        )
 
     # ---------------------------------------------------------------- forks
 

@@ -32,6 +32,7 @@ def test_defaults_are_those_of_the_table(config):
         "max_trace_ops": 200_000,
         "grappler_arithmetic": False,
         "replay_calls": True,
+        "check_pure": False,
         "inject_delays": "",
         "log": "",
     }

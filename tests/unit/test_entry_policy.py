@@ -4,6 +4,7 @@ Graphs are stand-ins: what is built is not looked at here, but for which paths i
 """
 
 import logging
+import types
 
 import pytest
 
@@ -22,6 +23,7 @@ class Built:
     def __init__(self, trace_graph):
         self.trace_graph = trace_graph.snapshot()
         self.lacks = ()
+        self.plan = types.SimpleNamespace(counts=None)
 
     def has_way(self, path):
         return path not in self.lacks
