@@ -41,7 +41,7 @@ _CONTROL_FLOW = {
     "rnn": functools.partial(control_flow.dynamic_rnn, training=False),
     "rnn_training": functools.partial(control_flow.dynamic_rnn, training=True),
 }
-_NAMES = [*_OP_COSTS, *_TRAINING_STEPS, "overlap", *_CONTROL_FLOW]
+_NAMES = [*_OP_COSTS, *_TRAINING_STEPS, "batch_preparation", "overlap", *_CONTROL_FLOW]
 
 _ONLY = flags.DEFINE_list("only", _NAMES, "The sections to run.")
 _STEPS = flags.DEFINE_integer(
@@ -66,7 +66,9 @@ def _sections(num_steps: int) -> dict[str, Callable[[], report.Section]]:
         name: functools.partial(run_section, num_steps=num_steps)
         for name, run_section in _CONTROL_FLOW.items()
     }
-    return {**_OP_COSTS, **training_steps, "overlap": overlap, **ways}
+    prepared = functools.partial(step_times.batch_preparation, num_steps=num_steps)
+    others = {"batch_preparation": prepared, "overlap": overlap}
+    return {**_OP_COSTS, **training_steps, **others, **ways}
 
 
 def _run(name: str, run_section: Callable[[], report.Section]) -> report.Section:

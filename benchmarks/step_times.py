@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 import terra_tf as terra
-from benchmarks.programs import PROGRAMS, Program
+from benchmarks.programs import PROGRAMS, Program, mlp
 from benchmarks.report import Section
 from benchmarks.timing import Sampler, compare, interleave, per_step
 
@@ -24,6 +24,7 @@ STEPS_PER_TURN = 10
 _NUM_CHECKED_STEPS = 20
 _NUM_WARMUP_TURNS = 2
 _SLEEP_S = 0.03
+_PREPARATION_S = 0.005
 
 
 def _identity(function: Callable) -> Callable:
@@ -90,6 +91,28 @@ def overlap(*, num_steps: int) -> Section:
         details={"stats": dataclasses.asdict(steps["terra"].stats())},
         failure="; ".join(_complaints(steps["terra"], comparison.agrees)) or None,
     )
+
+
+def batch_preparation(*, num_steps: int) -> Section:
+    """Prepare each batch with NumPy for 5 ms outside of the step, while the graph may compute."""
+    num_shuffles = _shuffles_that_take(_PREPARATION_S)
+    sizes = {"num_shuffles": num_shuffles}
+    section = training_step("batch_preparation", "mlp", sizes, num_steps=num_steps, read_every=10)
+    medians = {name: timing.median_s for name, timing in section.timings.items()}
+    if not {"terra", "tf_function"} <= set(medians):
+        return section
+    ratio = medians["terra"] / medians["tf_function"]
+    return dataclasses.replace(section, findings={"terra_over_tf_function": ratio})
+
+
+def _shuffles_that_take(duration_s: float) -> int:
+    examples = np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32)
+    durations = []
+    for _ in range(9):
+        start_s = time.perf_counter()
+        mlp.prepared(examples, 4, 0)
+        durations.append((time.perf_counter() - start_s) / 4)
+    return max(1, round(duration_s / sorted(durations)[4]))
 
 
 def _check(

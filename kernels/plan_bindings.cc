@@ -215,6 +215,8 @@ void BindPlan(py::module_& m) {
            [](Plan& plan, const py::object& tensor) {
              ConstantSlot slot;
              slot.tensor = RefOf(tensor);
+             plan.constant_of[HandleOf(tensor.ptr())] =
+                 static_cast<int>(plan.constants.size());
              slot.value = tensorflow::tensor::DeepCopy(ValueOf(tensor));
              plan.constants.push_back(std::move(slot));
            })

@@ -42,6 +42,15 @@ class _Layer:
         return tf.nn.batch_normalization(h, *moments, self.bias, self.gain, 1e-3)
 
 
+def prepared(examples: np.ndarray, num_shuffles: int, seed: int) -> tf.Tensor:
+    """Return a batch that NumPy has shuffled and scaled `num_shuffles` times, on the host."""
+    rng = np.random.default_rng(seed)
+    for _ in range(num_shuffles):
+        examples = rng.permuted(examples, axis=0)
+        examples = (examples - examples.mean()) / examples.std()
+    return tf.constant(examples)
+
+
 def make(
     wrap: Callable,
     *,
@@ -53,9 +62,13 @@ def make(
     batch_norm: bool = False,
     learning_rate: float = 0.01,
     num_batches: int = 4,
+    num_shuffles: int = 0,
     seed: int = 0,
 ) -> Program:
-    """Build the program: `depth` layers float32[width, width] on float32[batch, width]."""
+    """Build the program: `depth` layers float32[width, width] on float32[batch, width].
+
+    With `num_shuffles`, NumPy prepares each batch before its step.
+    """
     tf.random.set_seed(seed)
     rng = np.random.default_rng(seed)
     layers = [_Layer(rng, width, batch_norm, dropout) for _ in range(depth)]
@@ -74,8 +87,12 @@ def make(
         update(tape.gradient(loss, trainable))
         return loss
 
+    def step(i):
+        x = batches[i % num_batches]
+        return train_step(prepared(x.numpy(), num_shuffles, i) if num_shuffles else x)
+
     return Program(
-        step=lambda i: train_step(batches[i % num_batches]),
+        step=step,
         variables=trainable + moving + state,
         function=train_step,
     )

@@ -170,6 +170,8 @@ struct Plan {
   bool check_devices = false;
   // Handles that are the same in every step -> a number.
   std::unordered_map<const void*, int> fixed;
+  // Handles of constants -> their numbers.
+  std::unordered_map<const void*, int> constant_of;
   // Library calls by (history, function, arguments), for replay.
   std::unordered_map<uint64_t, std::shared_ptr<const CallRecord>> calls;
   // Pure calls by (function, place, arguments).

@@ -33,6 +33,7 @@ struct PureCall {
   PyObject* kwargs;    // or null
   bool takes_objects;  // of which Python can see a change
   bool is_declared;    // by the user: terra_tf.pure
+  PyObject* marker;    // of a gradient function: names its forward op; or null
 };
 
 // A tensor or a variable among a call's arguments.

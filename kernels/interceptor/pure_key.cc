@@ -73,7 +73,8 @@ const char* PureKey::Mix(PyObject* value, int depth) {
   if (PyLong_CheckExact(value) || PyFloat_CheckExact(value)) {
     return MixNumber(value);
   }
-  if (PyUnicode_CheckExact(value)) {
+  if (PyUnicode_CheckExact(value) || PyBytes_CheckExact(value)) {
+    hash_.Mix(reinterpret_cast<uintptr_t>(Py_TYPE(value)));
     const Py_hash_t hash = PyObject_Hash(value);
     hash_.Mix(Event::kText, static_cast<uint64_t>(hash));
     return nullptr;
@@ -170,6 +171,12 @@ const char* PureKey::MixTensor(PyObject* tensor) {
   tensorflow::TensorHandle* handle = HandleOf(tensor);
   hash_.Mix(Event::kType, static_cast<uint64_t>(handle->DataType()));
   operands_.push_back({tensor, PyRef()});
+  // Of a constant of the plan the value is known: Python may read it.
+  const auto& constants = session_.plan()->constant_of;
+  const auto constant = constants.find(handle);
+  if (constant != constants.end()) {
+    hash_.Mix(Event::kFixed, static_cast<uint64_t>(constant->second));
+  }
   if (handle->DataType() == tensorflow::DT_RESOURCE) {
     hash_.Mix(static_cast<uint64_t>(IdOf(tensor)));
     return nullptr;

@@ -85,8 +85,8 @@ PyTypeObject* ReplayableType() {
 // self: (original, name, whether it takes objects, whether it is declared)
 PyObject* CallPureFunction(PyObject* self, PyObject* const* values,
                            Py_ssize_t n) {
-  if (n != 2 || !PyTuple_Check(values[0]) || !PyDict_Check(values[1])) {
-    PyErr_SetString(PyExc_TypeError, "expected a tuple and a dict");
+  if (n < 2 || n > 3 || !PyTuple_Check(values[0]) || !PyDict_Check(values[1])) {
+    PyErr_SetString(PyExc_TypeError, "expected a tuple, a dict and a marker");
     return nullptr;
   }
   PyObject* original = PyTuple_GET_ITEM(self, 0);
@@ -95,10 +95,10 @@ PyObject* CallPureFunction(PyObject* self, PyObject* const* values,
   if (session == nullptr || session->mode() != Mode::kCoExecution) {
     return PyObject_Call(original, values[0], values[1]);
   }
-  return session->OnPureCall({PyUnicode_AsUTF8(PyTuple_GET_ITEM(self, 1)),
-                              original, values[0], values[1],
-                              PyTuple_GET_ITEM(self, 2) == Py_True,
-                              PyTuple_GET_ITEM(self, 3) == Py_True});
+  return session->OnPureCall(
+      {PyUnicode_AsUTF8(PyTuple_GET_ITEM(self, 1)), original, values[0],
+       values[1], PyTuple_GET_ITEM(self, 2) == Py_True,
+       PyTuple_GET_ITEM(self, 3) == Py_True, n == 3 ? values[2] : nullptr});
 }
 
 PyMethodDef pure_function = {

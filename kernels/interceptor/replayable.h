@@ -13,8 +13,8 @@ namespace terra {
 // Null with an exception set.
 PyRef MakeReplayable(const std::string& name, PyObject* original);
 
-// A callable (args, kwargs) that calls the Python function `original`, or does
-// without it: a PureCall. Null with an exception set.
+// A callable (args, kwargs[, marker]) that calls the Python function
+// `original`, or does without it: a PureCall. Null with an exception set.
 PyRef MakePureFunction(const std::string& name, PyObject* original,
                        bool takes_objects, bool is_declared);
 

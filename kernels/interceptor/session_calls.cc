@@ -197,7 +197,8 @@ void Session::NoteFlags(PyObject* flags) {
 void Session::NoteRead(PyObject* tensor, bool shape_only) {
   if (num_learning_ == 0 || !EagerTensor_CheckExact(tensor)) return;
   const int32_t index = FindMade(HandleOf(tensor));
-  if (index < 0 && !shape_only) {
+  if (index < 0 && !shape_only &&
+      plan_->constant_of.count(HandleOf(tensor)) == 0) {
     for (PureLearning* learning : pure_learnings_) {
       if (IdOf(tensor) >= learning->first_id) continue;  // made in it
       learning->obstacle = "its Python reads a tensor from outside";

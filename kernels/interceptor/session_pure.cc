@@ -46,6 +46,12 @@ const char* Session::KeyOfPure(const PureCall& call, PureKey* key) const {
   hash.Mix(static_cast<uint64_t>(at_));
   hash.Mix(static_cast<uint64_t>(TapeIsActive()));
   if (IsAtFork()) hash.Mix(HashOfStack(stop_frame_));
+  if (call.marker != nullptr) {
+    const Py_hash_t marker_hash = PyObject_Hash(call.marker);
+    PyErr_Clear();
+    if (marker_hash == -1) return "a forward op without a name";
+    hash.Mix(static_cast<uint64_t>(marker_hash));
+  }
   return key->Add(call);
 }
 
@@ -56,7 +62,8 @@ PyObject* Session::OnPureCall(const PureCall& call) {
   if (!AwaitSeizure()) return nullptr;
   const ThreadState& thread = CurrentThread();
   if (mode_ != Mode::kCoExecution || bound_for_ >= 0 || plan_->check_devices ||
-      !Knobs().replays_calls.load() || thread.num_gradients > 0 ||
+      !Knobs().replays_calls.load() ||
+      (thread.num_gradients > 0 && call.marker == nullptr) ||
       thread.num_watchers > 0 || !IsPlainlyEager()) {
     return run();
   }

@@ -150,6 +150,13 @@ void Session::KeepPure(const char* name, uint64_t key,
 
 namespace {
 
+// A function without an op may be there for what it does to Python.
+bool HasTensor(const ResultPattern& result) {
+  return result.kind == ResultPattern::Kind::kOperand ||
+         result.kind == ResultPattern::Kind::kFolded ||
+         std::any_of(result.items.begin(), result.items.end(), HasTensor);
+}
+
 bool IsSame(const TensorRef& a, const TensorRef& b) {
   return a.kind == b.kind && a.number == b.number &&
          (!a.object || HandleOf(a.object.get()) == HandleOf(b.object.get()));
@@ -218,10 +225,8 @@ std::string PureLearner::Learn(const std::vector<LoggedStep>& steps,
   }
   if (at != path.size()) return "it has ops that run in Python";
   const std::string problem = LearnResult(result, &record->result);
-  const bool returns_something =
-      record->result.kind == ResultPattern::Kind::kOperand ||
-      record->result.kind == ResultPattern::Kind::kFolded;
-  if (at == learning_.path_begin && (takes_objects_ || !returns_something)) {
+  if (at == learning_.path_begin &&
+      (takes_objects_ || !HasTensor(record->result))) {
     return "it runs no op";
   }
   return problem.empty() && !learning_.is_taped ? LearnKept() : problem;

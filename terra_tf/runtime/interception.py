@@ -50,8 +50,21 @@ def thread_markers() -> GradientMarkers:
 
 
 _call_marked = marked_caller(thread_markers)
+_run_natively: dict[Any, Any] = {}  # function -> what replays calls of it
+
+
+def _run_gradient_function(original: Any, marker: Any, op_type: Any, *args: Any) -> Any:
+    if not user_gradients.note(op_type) or marker is None:
+        return original(op_type, *args)
+    return _run_natively[original]((op_type, *args), {}, marker)
+
+
+def _run_sum(original: Any, marker: Any, gradients: Any) -> Any:
+    return _run_natively[original]((gradients,), {}, marker)
+
+
 _gradient_wrapper = gradient_function_wrapper(
-    backprop._gradient_function, _call_marked, user_gradients.note
+    backprop._gradient_function, _call_marked, _run_gradient_function
 )
 GRADIENT_WRAPPER_CODE = _call_marked.__code__
 
@@ -173,6 +186,11 @@ def _install_hooks(native: Any) -> None:
     _replace(pywrap_tfe, "TFE_Py_Execute", execute)
     _replace(pywrap_tfe, "TFE_Py_ExecuteCancelable", execute)
     _replace(pywrap_tfe, "TFE_Py_RecordGradient", native.hook_function(2))
+    for name, function in (
+        ("a gradient function", backprop._gradient_function),
+        ("a sum of gradients", backprop._default_vspace.aggregate_fn),
+    ):
+        _run_natively[function] = native.pure_function(name, function, False, False)
     pywrap_tfe.TFE_Py_RegisterGradientFunction(_gradient_wrapper)
     pywrap_tfe.TFE_Py_RegisterVSpace(_marked_vector_space(native))
 
@@ -191,7 +209,7 @@ def _marked_vector_space(native: Any) -> Any:
             marker = controller.tape_names.name_sum(gradients)
         if marker is None:
             return space.aggregate_fn(gradients)
-        return _call_marked(marker, space.aggregate_fn, gradients)
+        return _call_marked(marker, _run_sum, space.aggregate_fn, marker, gradients)
 
     def marked_zeros(zeros: Callable[..., Any]) -> Callable[..., Any]:
         def make_zeros(*args: Any) -> Any:

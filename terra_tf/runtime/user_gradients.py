@@ -10,12 +10,18 @@ from terra_tf._tf_internals import ops
 _is_own: dict[Any, bool] = {}
 
 
-def note(op_type: Any) -> None:
-    """Tells the step on this thread that the gradient function of an op is about to run."""
-    if not _is_known(op_type):
-        controller = _native.load().module.current_controller()
-        if controller is not None:
-            controller.native.note_user_gradient()
+def note(op_type: Any) -> bool:
+    """Tells the step on this thread that the gradient function of an op is about to run.
+
+    Returns:
+      Whether it is TensorFlow's own.
+    """
+    if _is_known(op_type):
+        return True
+    controller = _native.load().module.current_controller()
+    if controller is not None:
+        controller.native.note_user_gradient()
+    return False
 
 
 def _is_known(op_type: Any) -> bool:

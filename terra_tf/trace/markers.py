@@ -70,22 +70,21 @@ def marked_caller(markers_of_thread: Callable) -> Callable:
 
 
 def gradient_function_wrapper(
-    original: Callable, call_marked: Callable, note: Callable[[Any], None]
+    original: Callable, call_marked: Callable, run: Callable[..., Any]
 ) -> Callable:
     """Wraps TensorFlow's gradient dispatcher so that ops know their forward op.
 
     Args:
       original: The dispatcher.
       call_marked: What `marked_caller` returned.
-      note: Is told the type of each op whose gradient function runs.
+      run: `run(original, marker, op_type, ...)` calls it, or does without.
     """
 
     def call_gradient_function(op_name: str, attr_tuple: tuple, *args: Any) -> Any:
-        note(op_name)
         marker = marker_of(attr_tuple)
         if marker is None:
-            return original(op_name, attr_tuple, *args)
-        return call_marked(marker, original, op_name, attr_tuple[:-2], *args)
+            return run(original, None, op_name, attr_tuple, *args)
+        return call_marked(marker, run, original, marker, op_name, attr_tuple[:-2], *args)
 
     return call_gradient_function
 

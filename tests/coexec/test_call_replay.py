@@ -42,7 +42,10 @@ def test_gradient_of_a_straight_step_is_replayed_in_every_co_executed_step_but_t
 
     stats = run(make)
     assert num_gradients(stats) == stats.co_executed_steps - 1
-    assert stats.calls_not_replayed == {}
+    # In the step that is followed, the tape holds axes that Python made: the gradient reads them.
+    assert set(stats.calls_not_replayed) <= {
+        "a gradient function: its Python reads a tensor from outside"
+    }
 
 
 def test_knob_turns_replay_off():
