@@ -4,7 +4,14 @@ Set before TensorFlow is imported, which reads both once; a run that wants a GPU
 TensorFlow's log sets them itself. The time limit of each test is in pyproject.toml.
 """
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+
+def pytest_collection_finish():
+    """What was imported by now is not looked at again by every garbage collection."""
+    gc.collect()
+    gc.freeze()

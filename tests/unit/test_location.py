@@ -142,13 +142,17 @@ def test_code_compiled_anew_is_not_kept_alive(tracker):
 
 def test_new_code_is_not_taken_for_dead_code_at_its_address(tracker):
     addresses = []
-    for line in [*range(1, 30), *range(1, 30)]:      # code is let go once its equal is known
-        step = define("#\n" * line + "def step(op): op()", "reused.py")["step"]
-        addresses.append(id(step.__code__))
-        (location,) = locate_ops(tracker, step)
-        assert location.user_frame().lineno == line + 1
-        del step
-        gc.collect()
+    gc.freeze()                                      # what was there before is not looked at
+    try:
+        for line in [*range(1, 30), *range(1, 30)]:  # code is let go once its equal is known
+            step = define("#\n" * line + "def step(op): op()", "reused.py")["step"]
+            addresses.append(id(step.__code__))
+            (location,) = locate_ops(tracker, step)
+            assert location.user_frame().lineno == line + 1
+            del step
+            gc.collect()
+    finally:
+        gc.unfreeze()
     assert len(set(addresses)) < len(addresses)
 
 
