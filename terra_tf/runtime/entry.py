@@ -18,10 +18,12 @@ steps makes up for it.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from terra_tf import _native
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason, Reason
+from terra_tf.runtime import object_state
 from terra_tf.runtime.built_graph import BuiltGraph, build_graph
 from terra_tf.runtime.stats import Counters
 from terra_tf.trace.merging import merge
@@ -34,6 +36,7 @@ _STEPS_PER_POINT = 4
 _STEPS_THAT_PAY = 8  # co-executed with one graph: then the next is built without waiting
 # More values to fetch: the graph learns, and the set is finite.
 _POINTS = {Reason.UNPLANNED_MATERIALIZATION: 0.5, Reason.LIVE_TENSOR_NOT_FETCHED: 0.5}
+_MAX_GUARDED_OBJECTS = 2000
 _MAX_TRACES = 16  # since the last build: then one is built of what is known, covered or not
 
 
@@ -62,6 +65,7 @@ class Entry:
         self.trace_graph: TraceGraph | None = None
         self.built: BuiltGraph | None = None
         self._last_built: BuiltGraph | None = None
+        self._guarded_ids: set[int] = set()  # of objects whose calls may be replayed
         self._num_traces = 0
         self._num_traces_since_build = 0
         self._steps_with_graph = 0
@@ -141,6 +145,16 @@ class Entry:
         """Says whether a built graph's nodes have the TraceGraph's numbers."""
         graph = self.trace_graph
         return graph is not None and graph.generation == built.trace_graph.generation
+
+    def guard_of(self, objects: list) -> Any:
+        """Returns a native guard of the objects' state, or why there can be none."""
+        self._guarded_ids.update(map(id, objects))  # a guard keeps its objects alive
+        if len(self._guarded_ids) > _MAX_GUARDED_OBJECTS:
+            return "too many different objects have been given to it"
+        try:
+            return object_state.guard_of(objects)
+        except object_state.UnseenStateError as error:
+            return f"changes would go unseen: {error}"
 
     def drop_graph(self, built: BuiltGraph) -> None:
         """The graph must be built anew."""

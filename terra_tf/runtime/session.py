@@ -34,7 +34,7 @@ from terra_tf.errors import (
     Reason,
     format_message,
 )
-from terra_tf.runtime import in_flight, interception, interrupts, object_state, source_lines, stance
+from terra_tf.runtime import in_flight, interception, interrupts, source_lines, stance
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.prefix import prefix_trace
 from terra_tf.runtime.replay import Replay, ReplayError
@@ -431,10 +431,7 @@ class StepSession:
 
     def guard(self, objects: list) -> Any:
         """Returns a guard of the objects' state, or why there can be none."""
-        try:
-            return object_state.guard_of(objects)
-        except object_state.UnseenStateError as error:
-            return f"changes would go unseen: {error}"
+        return self.entry.guard_of(objects)
 
     def on_impure(self, name: str, difference: str) -> None:
         """A function declared pure has done something else than in a call that looked the same.

@@ -1,11 +1,16 @@
 """Keras' layers, losses and metrics, replayed: every way to change one, and what cannot be."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from hazards import Counter
 
+import terra_tf
+from terra_tf.runtime import entry
 from terra_tf.testing import assert_matches_eager
 
 pytestmark = pytest.mark.timeout(120)
@@ -292,3 +297,19 @@ def test_training_flag_that_alternates():
         return run
 
     assert_matches_eager(make, 24)
+
+
+def test_layers_that_are_kept_alive_are_bounded(monkeypatch):
+    monkeypatch.setattr(entry, "_MAX_GUARDED_OBJECTS", 4)
+    layers = []
+    step = terra_tf.function(lambda layer, x: tf.reduce_sum(layer(x)))
+    for _ in range(16):
+        layer = keras.layers.Dense(3)
+        layer.build([None, 4])
+        layers.append(weakref.ref(layer))
+        for _ in range(2):
+            step(layer, tf.ones([2, 4])).numpy()
+    del layer
+    gc.collect()
+    assert sum(layer() is not None for layer in layers) <= 5
+    assert any("too many" in call for call in step.stats().calls_not_replayed)
