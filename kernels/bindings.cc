@@ -197,6 +197,12 @@ void BindSession(py::module_& m) {
              s.set_stop_frame(frame.ptr());
            })
       .def_property_readonly("path", &Session::path)
+      .def("path_from",
+           [](Session& s, size_t begin) {
+             const std::vector<int>& path = s.path();
+             const size_t first = std::min(begin, path.size());
+             return std::vector<int>(path.begin() + first, path.end());
+           })
       .def("waiting_channels",
            [](Session& s) { return s.step()->mailbox().Waiting(); })
       .def("skip_to_end", &Session::SkipToEnd)

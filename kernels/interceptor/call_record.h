@@ -54,6 +54,7 @@ struct ResultPattern {
   };
   Kind kind = Kind::kObject;
   int number = -1;
+  bool is_zeros = false;  // a tensor with TensorFlow's mark for zeros
   PyRef object;
   std::vector<ResultPattern> items;
 };

@@ -122,8 +122,15 @@ struct PureLearning {
   const char* obstacle = nullptr;  // why it cannot be replayed
 };
 
-// Whether somebody has set attributes of the tensor (Keras sets masks).
-bool HasAttributes(PyObject* tensor);
+// What somebody has set of a tensor's attributes.
+enum class Attributes {
+  kNone,
+  kZeros,  // TensorFlow's mark that all its items are zero, nothing else
+  kOther,  // Keras sets masks
+};
+Attributes AttributesOf(PyObject* tensor);
+// TensorFlow's mark; false with an error set if it cannot be.
+bool MarkAsZeros(PyObject* tensor);
 
 // Turns what was logged of a call into a record (session_pure_learning.cc).
 class PureLearner {

@@ -21,12 +21,26 @@ bool IsEternal(PyObject* value) {
          reinterpret_cast<PyObject*>(Py_TYPE(value)) == Runtime().dtype_type;
 }
 
+// Gradient functions of convolutions and losses look for it.
+PyObject* ZerosMark() {
+  static PyObject* mark = PyUnicode_InternFromString("_is_zeros_tensor");
+  return mark;
+}
+
 }  // namespace
 
-bool HasAttributes(PyObject* tensor) {
+Attributes AttributesOf(PyObject* tensor) {
   PyObject** attributes = _PyObject_GetDictPtr(tensor);
-  return attributes != nullptr && *attributes != nullptr &&
-         PyDict_Size(*attributes) > 0;
+  if (attributes == nullptr || *attributes == nullptr) return Attributes::kNone;
+  const Py_ssize_t n = PyDict_Size(*attributes);
+  if (n == 0) return Attributes::kNone;
+  const bool is_marked =
+      n == 1 && PyDict_GetItem(*attributes, ZerosMark()) == Py_True;
+  return is_marked ? Attributes::kZeros : Attributes::kOther;
+}
+
+bool MarkAsZeros(PyObject* tensor) {
+  return PyObject_SetAttr(tensor, ZerosMark(), Py_True) == 0;
 }
 
 uint64_t PureKey::HashOfKerasContext() {
@@ -167,9 +181,11 @@ bool PureKey::MixKnown(PyObject* object) {
 
 const char* PureKey::MixTensor(PyObject* tensor) {
   if (MixKnown(tensor)) return nullptr;
-  if (HasAttributes(tensor)) return "a tensor with attributes";
+  const Attributes attributes = AttributesOf(tensor);
+  if (attributes == Attributes::kOther) return "a tensor with attributes";
   tensorflow::TensorHandle* handle = HandleOf(tensor);
   hash_.Mix(Event::kType, static_cast<uint64_t>(handle->DataType()));
+  hash_.Mix(static_cast<uint64_t>(attributes));
   operands_.push_back({tensor, PyRef()});
   // Of a constant of the plan the value is known: Python may read it.
   const auto& constants = session_.plan()->constant_of;

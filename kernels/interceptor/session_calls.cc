@@ -357,9 +357,15 @@ PyRef Session::MakeResult(const ResultPattern& pattern,
     case Kind::kObject:
       return pattern.object;
     case Kind::kMade:
-      return made[pattern.number];
-    case Kind::kFolded:
-      return SameValueNewObject(pattern.object.get());
+    case Kind::kFolded: {
+      PyRef tensor = pattern.kind == Kind::kMade
+                         ? made[pattern.number]
+                         : SameValueNewObject(pattern.object.get());
+      if (tensor && pattern.is_zeros && !MarkAsZeros(tensor.get())) {
+        return PyRef();
+      }
+      return tensor;
+    }
     case Kind::kUnread:
       return MakeUnreadVariable(pattern.object.get());
     case Kind::kOperand:

@@ -19,16 +19,36 @@ PyRef ThreadLocal(PyObject* name) {
   return local ? PyRef::Steal(PyObject_GetAttr(local.get(), name)) : PyRef();
 }
 
-// Functions that build graphs are called by Python that is not eager; callbacks
-// of the program's see every op that Python runs.
-bool IsPlainlyEager() {
+// How many gradient functions of the library run on this thread.
+thread_local int num_marked_calls = 0;
+
+class MarkedCall {
+ public:
+  explicit MarkedCall(const PureCall& call)
+      : is_marked_(call.marker != nullptr) {
+    num_marked_calls += is_marked_;
+  }
+  ~MarkedCall() { num_marked_calls -= is_marked_; }
+
+ private:
+  const int is_marked_;
+};
+
+// Null, or why a thread is where no pure call is replayed.
+const char* WhyNotOnThread(const ThreadState& thread, const PureCall& call) {
   static PyObject* eager_name = PyUnicode_InternFromString("is_eager");
   static PyObject* callbacks_name = PyUnicode_InternFromString("op_callbacks");
+  if (thread.num_gradients > 0 && call.marker == nullptr) {
+    return "a part of a gradient function";
+  }
+  if (thread.num_watchers > 0)
+    return "somebody watches which variables it uses";
   PyRef eager = ThreadLocal(eager_name);
   PyRef callbacks = ThreadLocal(callbacks_name);
   PyErr_Clear();
-  return eager.get() == Py_True && callbacks &&
-         PyObject_Size(callbacks.get()) == 0;
+  if (eager.get() != Py_True) return "a part of a graph that is being built";
+  const bool is_seen = !callbacks || PyObject_Size(callbacks.get()) != 0;
+  return is_seen ? "an op callback sees every op" : nullptr;
 }
 
 }  // namespace
@@ -61,17 +81,21 @@ PyObject* Session::OnPureCall(const PureCall& call) {
   };
   if (!AwaitSeizure()) return nullptr;
   const ThreadState& thread = CurrentThread();
-  if (mode_ != Mode::kCoExecution || bound_for_ >= 0 || plan_->check_devices ||
-      !Knobs().replays_calls.load() ||
-      (thread.num_gradients > 0 && call.marker == nullptr) ||
-      thread.num_watchers > 0 || !IsPlainlyEager()) {
+  if (mode_ != Mode::kCoExecution || bound_for_ >= 0 ||
+      !Knobs().replays_calls.load()) {
     return run();
   }
+  MarkedCall in_this_call(call);
   PureKey key(*this, call.takes_objects);
-  const char* problem = KeyOfPure(call, &key);
+  const char* problem = plan_->check_devices ? "the program has device scopes"
+                                             : WhyNotOnThread(thread, call);
+  if (problem == nullptr) problem = KeyOfPure(call, &key);
   if (mode_ != Mode::kCoExecution) return run();
   if (problem != nullptr) {
-    ++plan_->counts->not_replayed[{call.name, problem}];
+    // Of a gradient function it is said why it is not replayed, not of its
+    // parts.
+    const bool is_part = num_marked_calls > (call.marker != nullptr);
+    if (!is_part) ++plan_->counts->not_replayed[{call.name, problem}];
     return run();
   }
   const auto known = plan_->pure_calls.find(key.value());
@@ -181,6 +205,8 @@ PyObject* Session::ReplayPure(const PureRecord& record,
     PyRef outputs = OutputList(result.get());
     if (step.record_attrs) {
       PyRef inputs = call.InputTuple();
+      // For a call around this one that is being learned.
+      LogRecord(call.py_name, inputs.get(), step.record_attrs.get());
       PyRef recorded = PyRef::Steal(TFE_Py_RecordGradient(
           call.py_name, inputs.get(), step.record_attrs.get(), outputs.get(),
           Py_None));

@@ -176,7 +176,7 @@ bool IsSame(const PureStep& a, const PureStep& b) {
 
 bool IsSame(const ResultPattern& a, const ResultPattern& b) {
   using Kind = ResultPattern::Kind;
-  if (a.kind != b.kind || a.number != b.number ||
+  if (a.kind != b.kind || a.number != b.number || a.is_zeros != b.is_zeros ||
       a.items.size() != b.items.size() ||
       (a.kind == Kind::kObject && a.object.get() != b.object.get())) {
     return false;
@@ -244,7 +244,7 @@ std::string PureLearner::LearnEvent(const LoggedStep& logged) {
     return "";
   }
   step.operand = FindOperand(operands_, logged.variable.get());
-  step.variable = logged.variable;
+  if (step.operand < 0) step.variable = logged.variable;
   const bool is_its_own = step.operand < 0 && !takes_objects_;
   record_->steps.push_back(std::move(step));
   return is_its_own ? "it uses a variable that it was not given" : "";
@@ -320,6 +320,12 @@ std::string PureLearner::LearnInput(const LoggedInput& logged,
     ref->object = logged.outside;
     return "";
   }
+  // No op has made it, nor was it there before: it is of numbers in the key.
+  if (!takes_objects_ && expected.kind == InputKind::kFeed &&
+      IdOf(logged.outside.get()) >= learning_.first_id) {
+    ref->object = logged.outside;
+    return "";
+  }
   return "it uses a tensor that it was not given";
 }
 
@@ -388,7 +394,11 @@ std::string PureLearner::LearnResult(PyObject* value, ResultPattern* pattern) {
 }
 
 std::string PureLearner::LearnTensor(PyObject* tensor, ResultPattern* pattern) {
-  if (HasAttributes(tensor)) return "it returns a tensor with attributes";
+  const Attributes attributes = AttributesOf(tensor);
+  if (attributes == Attributes::kOther) {
+    return "it returns a tensor with attributes";
+  }
+  pattern->is_zeros = attributes == Attributes::kZeros;
   pattern->kind = ResultPattern::Kind::kMade;
   const int32_t index = session_.FindMade(HandleOf(tensor));
   if (index >= 0) {

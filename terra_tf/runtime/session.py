@@ -38,10 +38,10 @@ from terra_tf.runtime import in_flight, interception, interrupts, source_lines, 
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.prefix import prefix_trace
 from terra_tf.runtime.replay import Replay, ReplayError
+from terra_tf.runtime.step_locations import ForkLocator, tracker_after
 from terra_tf.runtime.tape_names import TapeNames
 from terra_tf.trace.location import LocationTracker
 from terra_tf.trace.recorder import Recorder
-from terra_tf.trace.records import OpRecord
 
 if TYPE_CHECKING:
     from terra_tf import _terra_native
@@ -78,6 +78,7 @@ class StepSession:
         self.tape_names = TapeNames(self.native)
         self._epoch_start = 0  # how many ops were matched before it
         self._deferred_error: BaseException | None = None
+        self._forks: ForkLocator | None = None
         self._owner = threading.get_ident()
         self._seizer: int | None = None
         self._has_begun = False
@@ -150,7 +151,7 @@ class StepSession:
     def leave(self) -> None:
         """Leaves the step's thread; releases what is not in flight."""
         self.native.leave()
-        self._stop_frame = None
+        self._stop_frame = self._forks = None
         self._recorder = None
         if not self.native.committed:
             self.release()
@@ -207,9 +208,7 @@ class StepSession:
     # ----------------------------------------------------------- recording
 
     def _new_recorder(self) -> Recorder:
-        tracker = LocationTracker(gradient_wrapper_code=interception.GRADIENT_WRAPPER_CODE)
-        tracker.begin(self._stop_frame)
-        return self._recorder_with(tracker)
+        return self._recorder_with(tracker_after(self._stop_frame, ()))
 
     def _recorder_with(self, tracker: LocationTracker) -> Recorder:
         return Recorder(
@@ -317,7 +316,7 @@ class StepSession:
         return None
 
     def _go_on_recording(self, trace: Any) -> None:
-        tracker = self._tracker_after(trace.ops)
+        tracker = tracker_after(self._stop_frame, trace.ops)
         self._recorder = self._recorder_with(tracker)
         self._recorder.adopt(trace)
         self.native.renumber()
@@ -457,18 +456,10 @@ class StepSession:
 
     def on_fork(self) -> tuple[list[int], list[int]]:
         """CO_EXECUTION: which nodes are known where Python is now, and in other trips of a loop?"""
-        nodes = self.built.trace_graph.nodes
-        tracker = self._tracker_after([nodes[number].record for number in self.native.path])
-        *outer, marker = interception.thread_markers().stack or [None]
-        location = tracker.look(sys._getframe(1), marker, outer)
+        if self._forks is None:
+            self._forks = ForkLocator(self.built, self.native, self._stop_frame)
+        location = self._forks.look(sys._getframe(1))
         return self.built.nodes_at.get(location, []), self.built.nodes_near(location)
-
-    def _tracker_after(self, ops: list[OpRecord]) -> LocationTracker:
-        tracker = LocationTracker(gradient_wrapper_code=interception.GRADIENT_WRAPPER_CODE)
-        tracker.begin(self._stop_frame, earlier=[op.location for op in ops if op.location])
-        if ops:
-            tracker.note_op(ops[-1].op_type)
-        return tracker
 
     def on_forward_accumulator(self) -> None:
         """A forward-mode accumulator is being entered on this thread."""

@@ -105,19 +105,23 @@ class LocationTracker:
         self._stop_frame: FrameType | None = None
         self._chain = LocationChain()
 
-    def begin(self, stop_frame: FrameType | None, earlier: Iterable[Location] = ()) -> None:
+    def begin(self, stop_frame: FrameType | None) -> None:
         """Start a step.
 
         Args:
           stop_frame: the frame whose callees locations start with. It is kept
             alive until `end`.
-          earlier: the locations of the ops that have run, in order, to go on
-            in the middle of a step.
         """
         self.end()
         self._stop_frame = stop_frame
-        for location in earlier:
-            self._chain.arrive(location)
+
+    def go_on(self, ops: Iterable[tuple[Location | None, str]]) -> None:
+        """Go on in the middle of a step: where ops that have run since ran, and which they were."""
+        for location, op_type in ops:
+            if location is None:
+                self._chain.note_op(op_type)
+            else:
+                self._chain.arrive(location, op_type)
 
     def end(self) -> None:
         """End the step and let go of its frame."""

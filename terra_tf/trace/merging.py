@@ -13,9 +13,12 @@ unknown, inputs that are joined, fetches.
 from __future__ import annotations
 
 import functools
+from collections.abc import Hashable
 
+from terra_tf._tf_internals import dtypes
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
+from terra_tf.trace.location_tree import Location
 from terra_tf.trace.placing import Placement, key_of, place, variant_of
 from terra_tf.trace.records import (
     ExternalRef,
@@ -104,6 +107,7 @@ class _Merger:
         self._ref_of_group: dict[int, int] = {}  # group -> the external that keeps its number
         self._new_groups: dict[tuple[int, int], int] = {}  # (group, external) -> split off
         self._group_of_ref: dict[int, int] = {}  # external -> a group for new uses
+        self._varied: set[Hashable] = set()  # places where a constant has turned out to vary
 
     def merge_nodes(self) -> list[str]:
         self._merge_variables()
@@ -112,6 +116,7 @@ class _Merger:
         for number, record, _ in placed:
             if number < placement.num_known:  # first: new uses can join the groups of known ones
                 self._merge_node(number, record)
+        self._feed_what_varies_alike()
         for number, record, trip_slot in placed:
             if number >= placement.num_known:
                 slot = None if trip_slot is None else placement.slots.get(trip_slot)
@@ -136,9 +141,12 @@ class _Merger:
     def _merge_node(self, number: int, record: OpRecord) -> None:
         node = self._graph.nodes[number]
         inputs = tuple(map(self._merge_input, node.inputs, record.inputs))
-        for old, new in () if node.is_imperative else zip(node.inputs, inputs):
+        pairs = () if node.is_imperative else zip(node.inputs, inputs)
+        for index, (old, new) in enumerate(pairs):
             if type(old) is not type(new) and not isinstance(new, Joined):
                 self._note(f"{type(old).__name__} of", number, record, "changed")
+                if isinstance(old, Constant) and isinstance(new, Feed) and _is_number(new):
+                    self._varied.add((_place_of(record), index))
             if isinstance(new, Feed) and isinstance(old, Feed) and new.spec != old.spec:
                 self._note("a feed's shape of", number, record, "changed")
             if isinstance(new, Joined) and not self._can_feed(old, new):
@@ -154,6 +162,36 @@ class _Merger:
             self._note("", number, record, "has raised before")
         node.inputs, node.outputs, node.record = inputs, outputs, record
         node.hits += 1
+
+    def _feed_what_varies_alike(self) -> None:
+        """Feeds the constants of all nodes at places where one has turned out to vary.
+
+        Another trip, or another depth of a recursion, runs the same code with numbers of its
+        own. They would vary one after the other, and each cost a divergence.
+        """
+        graph = self._graph
+        new = {(place, index) for place, index in self._varied if place} - graph.varying
+        graph.varying |= new
+        for number, node in enumerate(graph.nodes) if new else ():
+            if node.is_imperative:
+                continue
+            inputs = self._fed_where_varying(node.record, node.inputs)
+            if any(fed is not known for fed, known in zip(inputs, node.inputs)):
+                node.inputs = inputs
+                self._note("a constant of", number, node.record, "may change, as others do")
+
+    def _fed_where_varying(
+        self, record: OpRecord, inputs: tuple[NodeInput, ...]
+    ) -> tuple[NodeInput, ...]:
+        """Each gets a feed of its own: TensorFlow makes one tensor of all equal numbers."""
+        graph = self._graph
+        place = _place_of(record) if graph.varying else None
+        fed = list(inputs)
+        for index, source in enumerate(inputs):
+            varies = (place, index) in graph.varying
+            if varies and isinstance(source, Constant) and _is_number(source):
+                fed[index] = Feed(source.spec, graph.new_group())
+        return tuple(fed)
 
     def _can_feed(self, old: NodeInput, new: Joined) -> bool:
         """Says whether the join of an input could take what came from outside, if anything did.
@@ -216,12 +254,13 @@ class _Merger:
 
     def _add_node(self, record: OpRecord, trip_slot: int | None) -> None:
         raised = record.location in self._graph.raised_locations
+        inputs = tuple(map(self._first_input, record.inputs))
         self._graph.nodes.append(
             Node(
                 key_of(record),
                 variant_of(record, self._trace),
                 record,
-                tuple(map(self._first_input, record.inputs)),
+                self._fed_where_varying(record, inputs),
                 record.outputs,
                 ImperativeReason.RAISED_BEFORE if raised else None,
                 trip_slot=trip_slot,
@@ -259,6 +298,20 @@ class _Merger:
         self._graph.add_fetches(new)
         self._graph.shape_reads |= {(nodes[n], o) for n, o in self._trace.shape_reads()}
         return [f"a new fetch of op {min(new)[0]}"] if new else []
+
+
+def _place_of(record: OpRecord) -> Hashable:
+    """Where in the user's code an op is, whichever trip or depth it is in; None if nowhere."""
+    if not isinstance(record.location, Location):
+        return None
+    points = [location.point for location in record.location.path]
+    users = [depth for depth, point in enumerate(points) if point.is_user]
+    return (record.op_type, *points[users[-1] :]) if users else None
+
+
+def _is_number(source: Constant | Feed) -> bool:
+    """Whether it is floating-point: integers are axes, shapes and indices, too."""
+    return dtypes.as_dtype(source.spec.dtype).is_floating
 
 
 def _join_output(old: NodeInput, source: Output) -> NodeInput:

@@ -187,6 +187,7 @@ class TraceGraph:
       fetches: (node, output) whose values Python needs.
       shape_reads: (node, output) whose shapes Python asks for.
       raised_locations: Where an op has raised.
+      varying: (place, input) whose floating-point constants are fed, since one has varied.
       paths: The distinct ways of the latest traces -> when each was last taken.
       has_unknown_dimensions: Whether dimensions of the arguments vary (a relaxed entry's graph).
     """
@@ -205,6 +206,7 @@ class TraceGraph:
         self.fetches: set[tuple[int, int]] = set()
         self.shape_reads: set[tuple[int, int]] = set()
         self.raised_locations: set[Any] = set()
+        self.varying: set[Any] = set()
         self.paths: dict[Path, int] = {}
         self.last_path = Path((), ())
         self.num_traces = 0
@@ -320,6 +322,7 @@ class TraceGraph:
         copy.fetches = set(self.fetches)
         copy.shape_reads = set(self.shape_reads)
         copy.raised_locations = set(self.raised_locations)
+        copy.varying = set(self.varying)
         copy.paths = dict(self.paths)
         copy.num_traces = self.num_traces
         copy.generation = self.generation

@@ -378,6 +378,32 @@ def test_python_scalar_that_changes_costs_one_divergence():
     assert stats.fallbacks == {"constant_changed": 1}
 
 
+@pytest.mark.parametrize("kind", ["trips", "depths"])
+def test_numbers_of_one_line_that_change_one_by_one_cost_one_divergence(kind):
+    """Once one trip's number has changed, those of other trips may, too."""
+
+    def in_a_loop(x, rates):
+        for rate in rates:
+            x = tf.tanh(x) * rate
+        return x
+
+    def in_a_recursion(x, rates):
+        return in_a_recursion(tf.tanh(x) * rates[0], rates[1:]) if rates else x
+
+    def make(wrap):
+        inputs, count = draw_inputs(), Counter()
+        scale = wrap(in_a_loop if kind == "trips" else in_a_recursion)
+
+        def step():
+            num_changed = max(0, count.advance() - 3)
+            return scale(inputs(), [0.1 if i < num_changed else 0.5 for i in range(6)])
+
+        return step
+
+    (scale,) = assert_matches_eager(make, 14)
+    assert scale.stats().fallbacks == {"constant_changed": 1}, scale.explain()
+
+
 def test_steady_state_survives_garbage_collection_of_everything_else():
     weight, inputs = make_weight(), draw_inputs()
     train = terra.function(lambda x: train_once(x, weight))

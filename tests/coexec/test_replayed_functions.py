@@ -379,6 +379,65 @@ def test_functions_that_the_program_dispatches_to_its_own_run():
     assert any("cumsum" in call and why in call for call in step.stats().calls_not_replayed)
 
 
+# ------------------------------------------- marks of zeros, numbers in lists
+
+
+def test_zeros_keep_their_mark():
+    """Gradient functions of losses look for TensorFlow's mark of tensors that are all zero."""
+
+    def make(wrap):
+        draw, weight = draw_inputs(), make_weight()
+
+        @wrap
+        def step(x):
+            zeros = tf.zeros_like(x)
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(tf.tanh(x @ weight) * zeros + x @ weight)
+            weight.assign_sub(0.1 * tape.gradient(loss, weight))
+            return zeros, zeros._is_zeros_tensor, tf.zeros_like(zeros)
+
+        return lambda: (step(draw()), weight)
+
+    stats = run(make)
+    assert stats.calls_replayed["tf.zeros_like"] >= 2 * (stats.co_executed_steps - 2)
+    assert not any("attributes" in call for call in stats.calls_not_replayed)
+
+
+def test_other_attributes_of_tensors_are_not_lost():
+    def make(wrap):
+        draw = draw_inputs()
+
+        @wrap
+        def step(x):
+            x.owner = "user"
+            return tf.nn.relu(x), x.owner
+
+        return lambda: step(draw())
+
+    stats = run(make)
+    assert stats.calls_not_replayed["tf.nn.relu: a tensor with attributes"] > 4
+
+
+def test_numbers_in_lists_are_part_of_the_key():
+    """The words are tensors that are made inside of the call, and others in every call."""
+
+    def make(wrap):
+        rng, table = np.random.default_rng(5), make_weight()
+
+        @wrap
+        def step(words):
+            with tf.GradientTape() as tape:
+                loss = sum(tf.reduce_sum(tf.nn.embedding_lookup(table, [w])) for w in words)
+            gradient = tf.convert_to_tensor(tape.gradient(loss, table))
+            table.assign_sub(0.1 * gradient)
+            return loss, gradient
+
+        return lambda: (step([int(word) for word in rng.integers(0, 4, [3])]), table)
+
+    stats = run(make, 40)
+    assert stats.calls_replayed["tf.nn.embedding_lookup"] > 40
+
+
 # ------------------------------------------------------------------ appearance
 
 HOOKED = [tf.matmul, tf.nn.relu, tf.reduce_sum, tf.Tensor.__add__, tf.reshape]

@@ -132,6 +132,38 @@ def test_change_of_a_model_is_seen(what):
     assert stats.calls_replayed.get("Layer.__call__", 0) > 0
 
 
+def test_what_is_learned_of_replayed_parts_is_on_the_tape():
+    """The model is learned again when it has changed, while its layers are replayed."""
+
+    def make(wrap):
+        rng = np.random.default_rng(0)
+        model, count = small_model(), Counter()
+
+        @wrap
+        def step(x):
+            variables = model.trainable_variables
+            with tf.GradientTape():  # so that the gradient's Python runs, and asks the inner tape
+                with tf.GradientTape() as tape:
+                    loss = tf.reduce_mean(model(x, training=True) ** 2)
+                gradients = tape.gradient(loss, variables)
+            for variable, gradient in zip(variables, gradients):
+                variable.assign(variable - 0.1 * gradient)
+            return gradients
+
+        def run():
+            n = count.advance()
+            model.note = n // 4  # nobody reads it
+            return step(tf.constant(rng.normal(size=[3, 4]).astype("f")))
+
+        functions.append(step)
+        return run
+
+    functions = []
+    assert_matches_eager(make, 20)
+    replayed = functions[-1].stats().calls_replayed
+    assert replayed["Layer.__call__"] > 15 and "GradientTape.gradient" not in replayed
+
+
 def test_change_of_a_layers_class_is_seen():
     original = keras.layers.Dense.call
 

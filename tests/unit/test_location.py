@@ -239,7 +239,8 @@ def test_step_can_go_on_in_the_middle(tracker):
     def step(op):
         for i in range(4):
             if i == 2 and resume:
-                tracker.begin(sys._getframe(1), earlier=whole[:2])
+                tracker.begin(sys._getframe(1))
+                tracker.go_on((location, "") for location in whole[:2])
             op()
 
     resume = False
