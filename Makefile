@@ -17,6 +17,9 @@ FUZZ_FIRST ?= 0
 FUZZ_COUNT ?= 1500
 FUZZ_ARGS ?=
 PYTEST_ARGS ?=
+# Processes that share the Python tests of `make test`; one that is done takes over half of what
+# the other has left.
+PYTEST_JOBS ?= 2
 
 export TERRA_TF_PACKAGE
 export TERRA_STRICT
@@ -54,7 +57,9 @@ build: $(VENV)/.installed
 # ---- Tests: pytest comes last, so that its summary ends the output ----------------------
 test: build
 	@$(MAKE) --no-print-directory native-test
-	$(PY) -m pytest tests -q -m "not slow" $(PYTEST_ARGS)
+	$(PY) -m pytest tests/coexec -q -m "timed and not slow" $(PYTEST_ARGS)
+	$(PY) -m pytest tests -q -m "not slow and not timed" -n $(PYTEST_JOBS) --dist worksteal \
+	  $(PYTEST_ARGS)
 
 test-fast: build
 	$(PY) -m pytest tests -m "not slow" -x -q $(PYTEST_ARGS)

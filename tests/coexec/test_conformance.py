@@ -45,9 +45,9 @@ def run_suite(output_dir, *cases, timeout_s):
 
 
 @needs_suite
-@pytest.mark.timeout(330)
+@pytest.mark.timeout(630)
 def test_chosen_cases_are_right(tmp_path):
-    run_suite(tmp_path, *FAST_CASES, timeout_s=300)
+    run_suite(tmp_path, *FAST_CASES, timeout_s=600)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import terra_tf as terra
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timed, pytest.mark.timeout(90)]
 
 PYTHON_S = 0.030
 WIDTH = 384
