@@ -30,10 +30,16 @@ bool HasAttributes(PyObject* tensor) {
 }
 
 uint64_t PureKey::HashOfKerasContext() {
+  static PyObject* tracker_name =
+      PyUnicode_InternFromString("GLOBAL_STATE_TRACKER");
   static PyObject* name = PyUnicode_InternFromString("current_call_ctx");
   Hash hash(0);
   if (Runtime().keras_state == nullptr) return 0;
-  PyRef context = PyRef::Steal(PyObject_GetAttr(Runtime().keras_state, name));
+  // `clear_session` puts another tracker there.
+  PyRef tracker =
+      PyRef::Steal(PyObject_GetAttr(Runtime().keras_state, tracker_name));
+  PyRef context;
+  if (tracker) context = PyRef::Steal(PyObject_GetAttr(tracker.get(), name));
   if (!context || context.get() == Py_None) {
     PyErr_Clear();
     return 0;

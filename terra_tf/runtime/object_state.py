@@ -32,6 +32,7 @@ _BOOKKEEPING = frozenset(
 )
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _KERAS_GLOBALS = "keras.src.backend.common.global_state"
+_KERAS_CONFIG = "keras.src.backend.config"
 
 
 class UnseenStateError(Exception):
@@ -103,9 +104,11 @@ class _Walk:
                 self.visit(item, f"{path}.{name}")
 
     def add_globals(self) -> None:
-        """Scopes that the calling thread is in: of Keras, and of distribution strategies."""
+        """Keras' settings; scopes that the thread is in: of Keras, and of strategies."""
         keras_globals = sys.modules.get(_KERAS_GLOBALS)
         if keras_globals is not None:
+            self.guard.add(vars(keras_globals))  # `clear_session` replaces the trackers
+            self.guard.add(vars(sys.modules[_KERAS_CONFIG]))
             # What the context of nested layers' calls holds is part of a call's key.
             self.guard.add(vars(keras_globals.GLOBAL_STATE_TRACKER), "current_call_ctx")
         self.guard.add(ops.get_default_graph()._distribution_strategy_stack)
