@@ -124,6 +124,7 @@ const char* Session::KeyOf(const LibraryCall& call, uint64_t* key) {
     hash.Mix(Event::kTape, static_cast<uint64_t>(tapes_.at(tape)));
   }
   takes_objects_ = call.takes_objects;
+  if (takes_objects_) hash.Mix(PureKey::HashOfKerasContext());
   objects_.clear();
   for (PyObject* value : call.given) {
     const char* problem = MixArgument(value, &hash, 0);

@@ -69,9 +69,11 @@ class _Walk:
         elif isinstance(value, BaseResourceVariable):
             self.guard.add_type(type(value))
             self.guard.add(vars(value))
-        elif isinstance(value, (types.FunctionType, types.MethodType)):
-            if not _is_librarys(getattr(value, "__module__", None)):
-                raise UnseenStateError(f"{path} is a function of the user's")
+        elif isinstance(value, types.MethodType):
+            self.visit(value.__func__, path)
+            self.visit(value.__self__, f"{path}.__self__")
+        elif isinstance(value, types.FunctionType):
+            self._visit_function(value, path)
         elif type(value).__name__ == "_DefaultDistributionStrategy":
             return
         elif _is_container(value):
@@ -80,6 +82,15 @@ class _Walk:
             self._visit_object(value, path)
         else:
             raise UnseenStateError(f"{path} is a {type(value).__name__}")
+
+    def _visit_function(self, value: types.FunctionType, path: str) -> None:
+        # `__module__` does not say whose it is: `functools.wraps` copies it.
+        if not _is_librarys(value.__globals__.get("__name__")):
+            raise UnseenStateError(f"{path} is a function of the user's")
+        for cell in value.__closure__ or ():
+            item = cell.cell_contents
+            if isinstance(item, (types.FunctionType, types.MethodType)):
+                self.visit(item, f"what {path} calls")
 
     def _visit_container(self, value: Any, path: str) -> None:
         if not issubclass(type(value), _CONTAINERS):  # a proxy, as TensorFlow's tracking makes
