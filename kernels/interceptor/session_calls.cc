@@ -47,6 +47,9 @@ const char* Session::MixTensor(PyObject* tensor, Hash* key) {
 }
 
 const char* Session::MixArgument(PyObject* value, Hash* key, int depth) {
+  if (value == Py_None && takes_objects_ && depth > 0) {
+    return "a gradient is None, of which Keras warns";
+  }
   if (value == Py_None || PyBool_Check(value)) {
     key->Mix(Event::kObject, reinterpret_cast<uintptr_t>(value));
     return nullptr;

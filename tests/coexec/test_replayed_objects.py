@@ -4,6 +4,7 @@ import functools
 import inspect
 import pickle
 import threading
+import warnings
 
 import keras
 import numpy as np
@@ -260,6 +261,28 @@ def test_scopes_of_keras_belong_to_threads():
         return run
 
     assert_matches_eager(make, 16)
+
+
+def test_keras_warns_of_missing_gradients_in_each_step():
+    def make(wrap):
+        layer, optimizer = keras.layers.Dense(4), keras.optimizers.SGD(0.1)
+        layer.build([None, 4])
+        layer.kernel.assign(tf.ones([4, 4]))
+        optimizer.build(layer.trainable_variables)
+
+        @wrap
+        def step(x):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(x @ layer.kernel)
+            variables = layer.trainable_variables
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                optimizer.apply(tape.gradient(loss, variables), variables)
+            return loss, len(found)
+
+        return lambda: step(tf.ones([3, 4]))
+
+    assert_matches_eager(make, 12)
 
 
 def test_what_is_hooked_looks_as_before():

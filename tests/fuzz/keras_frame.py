@@ -7,6 +7,7 @@ find layers under names of their own and in `net`, `blocks` and `named`, which p
 from tests.fuzz.frame import FRAME
 
 _IMPORTS = "import numpy as np\nimport tensorflow as tf\n"
+_ALL_IMPORTS = f"import warnings\n\nimport keras\n{_IMPORTS}\nimport terra_tf as terra\n"
 _MAKE = "def make(wrap):\n"
 _OBJECTS = "    <<helpers>>\n"
 _RUN = "        outcome = run(tf.constant(data[i]), i)\n"
@@ -19,6 +20,36 @@ def user_act(h):
     """An activation of the user's, which reads globals and has an effect."""
     SETTINGS["seen"].append(len(SETTINGS["rows"]))
     return tf.tanh(h * SETTINGS["scale"] + SETTINGS["rows"][-1])
+
+
+@functools.wraps(tf.nn.relu)
+def noted_relu(h, name=None):
+    """A function of the user's that says it is TensorFlow's."""
+    SETTINGS["seen"].append("relu")
+    return tf.nn.relu(h)
+
+
+def in_thread(layer, h):
+    """A call of a layer on another thread, in a scope of that thread."""
+    results = []
+
+    def work():
+        zeros = [(v, tf.zeros_like(v.value)) for v in layer.trainable_variables]
+        with keras.StatelessScope(zeros):
+            results.append(layer(h))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def apply_all(optimizer, pairs, log):
+    """Training with gradients that may be missing, of which Keras warns."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        optimizer.apply_gradients(pairs)
+    log.append(len(found))
 
 
 def capped(value):
@@ -220,7 +251,7 @@ _STEP = """        try:
 """
 
 KERAS_FRAME = (
-    FRAME.replace(_IMPORTS, f"import keras\n{_IMPORTS}\nimport terra_tf as terra\n")
+    FRAME.replace(_IMPORTS, _ALL_IMPORTS)
     .replace(_MAKE, _CLASSES + _MAKE)
     .replace(_OBJECTS, _POOL)
     .replace(_RUN, _STEP)

@@ -157,6 +157,7 @@ class KerasWriter(generator.Writer):
             [
                 f"{optimizer}.apply_gradients({pairs})",
                 f"{optimizer}.apply_gradients({pairs})",
+                f"apply_all({optimizer}, list(zip({gs}, {vs})), log)",
                 f"{optimizer}.apply([g for g, v in {pairs}], [v for g, v in {pairs}])",
                 f"[v.assign_sub(0.05 * tf.tanh(g)) for g, v in {pairs}]",
             ]
@@ -217,9 +218,11 @@ class KerasWriter(generator.Writer):
 
     def stopped(self, body, h, loss):
         tape = self.fresh("tape_")
-        body = [*body[:1], Node(f"with {tape}.stop_recording():", self.call_layer()), *body[1:]]
+        body = [*body, Node(f"with {tape}.stop_recording():", self.call_layer())]
         if self.rnd.random() < 0.3:
             body.insert(1, Node(f"{tape}.reset()"))
+        if self.rnd.random() < 0.5:
+            body.append(Node(f"{loss} = {loss} + {self.fill('{C}({M}, {M})', 0)}"))
         return [
             Node(f"with tf.GradientTape() as {tape}:", body),
             Node(f"log.append(len({tape}.watched_variables()))"),

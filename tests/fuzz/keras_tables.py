@@ -37,7 +37,7 @@ WEIGHTED = {
         1 K SpectralNormalization(keras.layers.Dense(4))
         1 X Dense(4, kernel_constraint=keras.constraints.MaxNorm(0.9), bias_constraint=capped)
         1 K EinsumDense("ab,bc->ac", output_shape=4)
-        2 J Conv1D(2, 3, padding="same", activation={a})
+        2 J Conv1D(2, 3, padding="same", activation="relu")
         1 J SeparableConv1D(2, 3, padding="same")
         1 J GRU(2, return_sequences=True)
         2 E Embedding(3, 4)
@@ -109,6 +109,7 @@ WEIGHTED = {
         1 stateless({X}, {M})
         1 keras.ops.cond({S} > 0.0, lambda: {K}({M}), lambda: {M})
         1 graphed({M})
+        1 in_thread({K}, {M})
     """,
     "S": """
         4 {C}({M}, {M})
@@ -131,6 +132,8 @@ WEIGHTED = {
         1 keras.activations.elu
         2 user_act
         1 lambda h: h * box.rate
+        1 noted_relu
+        1 pool[0].call
         1 None
     """,
     "t": """
