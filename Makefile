@@ -15,6 +15,7 @@ CONFORMANCE ?= $(firstword $(wildcard tests/conformance conformance ../shared/co
 BENCH_ARGS ?=
 FUZZ_FIRST ?= 0
 FUZZ_COUNT ?= 1500
+FUZZ_KERAS_COUNT ?= 500
 FUZZ_ARGS ?=
 PYTEST_ARGS ?=
 # Processes that share the Python tests of `make test`; one that is done takes over half of what
@@ -68,9 +69,10 @@ test-fast: build
 test-slow: build
 	$(PY) -m pytest tests -q -m slow $(PYTEST_ARGS)
 
-# Random programs, eager and under Terra: a second each.
+# Random programs, eager and under Terra: a second each, with Keras two and more.
 fuzz: build
 	$(PY) -m tests.fuzz --first=$(FUZZ_FIRST) --count=$(FUZZ_COUNT) $(FUZZ_ARGS)
+	$(PY) -m tests.fuzz --profile=keras --first=$(FUZZ_FIRST) --count=$(FUZZ_KERAS_COUNT) $(FUZZ_ARGS)
 
 conformance: build
 	@test -n "$(CONFORMANCE)" || { echo "no conformance cases found;" \

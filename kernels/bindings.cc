@@ -315,8 +315,8 @@ void BindFunctions(py::module_& m) {
     if (!hook) throw py::error_already_set();
     return ObjectOf(hook);
   });
-  m.def("set_keras_state", [](const py::object& state) {
-    Runtime().keras_state = RefOf(state).release();
+  m.def("set_keras_state", [](const py::object& module) {
+    Runtime().keras_state = RefOf(module).release();
   });
   py::class_<StateGuard>(m, "StateGuard")
       .def(py::init<>())

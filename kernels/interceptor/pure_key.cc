@@ -44,16 +44,31 @@ bool MarkAsZeros(PyObject* tensor) {
 }
 
 uint64_t PureKey::HashOfKerasContext() {
+  static PyObject* tracker_name =
+      PyUnicode_InternFromString("GLOBAL_STATE_TRACKER");
+  static PyObject* dict_name = PyUnicode_InternFromString("__dict__");
   static PyObject* name = PyUnicode_InternFromString("current_call_ctx");
   Hash hash(0);
   if (Runtime().keras_state == nullptr) return 0;
-  PyRef context = PyRef::Steal(PyObject_GetAttr(Runtime().keras_state, name));
-  if (!context || context.get() == Py_None) {
+  // `clear_session` puts another tracker there, and each thread has its own
+  // attributes of it. Guards hold them, so that their address stays theirs.
+  PyRef tracker =
+      PyRef::Steal(PyObject_GetAttr(Runtime().keras_state, tracker_name));
+  PyRef of_thread;
+  if (tracker) {
+    of_thread = PyRef::Steal(PyObject_GetAttr(tracker.get(), dict_name));
+  }
+  if (!of_thread || !PyDict_Check(of_thread.get())) {
     PyErr_Clear();
     return 0;
   }
-  PyRef attributes =
-      PyRef::Steal(PyObject_GetAttrString(context.get(), "__dict__"));
+  hash.Mix(reinterpret_cast<uintptr_t>(of_thread.get()));
+  PyObject* context = PyDict_GetItemWithError(of_thread.get(), name);
+  if (context == nullptr || context == Py_None) {
+    PyErr_Clear();
+    return hash.value();
+  }
+  PyRef attributes = PyRef::Steal(PyObject_GetAttr(context, dict_name));
   PyObject *key, *value;
   Py_ssize_t place = 0;
   while (attributes && PyDict_Next(attributes.get(), &place, &key, &value)) {

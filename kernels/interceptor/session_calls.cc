@@ -47,6 +47,9 @@ const char* Session::MixTensor(PyObject* tensor, Hash* key) {
 }
 
 const char* Session::MixArgument(PyObject* value, Hash* key, int depth) {
+  if (value == Py_None && takes_objects_ && depth > 0) {
+    return "a gradient is None, of which Keras warns";
+  }
   if (value == Py_None || PyBool_Check(value)) {
     key->Mix(Event::kObject, reinterpret_cast<uintptr_t>(value));
     return nullptr;
@@ -124,6 +127,7 @@ const char* Session::KeyOf(const LibraryCall& call, uint64_t* key) {
     hash.Mix(Event::kTape, static_cast<uint64_t>(tapes_.at(tape)));
   }
   takes_objects_ = call.takes_objects;
+  if (takes_objects_) hash.Mix(PureKey::HashOfKerasContext());
   objects_.clear();
   for (PyObject* value : call.given) {
     const char* problem = MixArgument(value, &hash, 0);

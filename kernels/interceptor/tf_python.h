@@ -63,7 +63,7 @@ struct EagerRuntime {
   PyObject* unread_variable_type = nullptr;  // _UnreadVariable
   PyObject* dtype_type = nullptr;            // DType
   PyObject* numpy_scalar_type = nullptr;     // numpy.generic
-  PyObject* keras_state = nullptr;           // its GLOBAL_STATE_TRACKER
+  PyObject* keras_state = nullptr;           // Keras' module of global state
   PyObject* next_id = nullptr;               // Python: of tensors
   PyObject* canonical_attributes =
       nullptr;  // Python: see Plan::AttributesMatch

@@ -34,7 +34,7 @@ class KerasHooks:
         if self._is_done:
             return
         self._is_done = True
-        native.set_keras_state(sys.modules[_GLOBAL_STATE].GLOBAL_STATE_TRACKER)
+        native.set_keras_state(sys.modules[_GLOBAL_STATE])
         optimizer = sys.modules[_OPTIMIZERS].BaseOptimizer
         hook = native.replayable("Optimizer.apply", optimizer.__dict__["apply"])
         self._replace(optimizer, "apply", hook)

@@ -32,6 +32,7 @@ _BOOKKEEPING = frozenset(
 )
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _KERAS_GLOBALS = "keras.src.backend.common.global_state"
+_KERAS_CONFIG = "keras.src.backend.config"
 
 
 class UnseenStateError(Exception):
@@ -68,9 +69,11 @@ class _Walk:
         elif isinstance(value, BaseResourceVariable):
             self.guard.add_type(type(value))
             self.guard.add(vars(value))
-        elif isinstance(value, (types.FunctionType, types.MethodType)):
-            if not _is_librarys(getattr(value, "__module__", None)):
-                raise UnseenStateError(f"{path} is a function of the user's")
+        elif isinstance(value, types.MethodType):
+            self.visit(value.__func__, path)
+            self.visit(value.__self__, f"{path}.__self__")
+        elif isinstance(value, types.FunctionType):
+            self._visit_function(value, path)
         elif type(value).__name__ == "_DefaultDistributionStrategy":
             return
         elif _is_container(value):
@@ -79,6 +82,15 @@ class _Walk:
             self._visit_object(value, path)
         else:
             raise UnseenStateError(f"{path} is a {type(value).__name__}")
+
+    def _visit_function(self, value: types.FunctionType, path: str) -> None:
+        # `__module__` does not say whose it is: `functools.wraps` copies it.
+        if not _is_librarys(value.__globals__.get("__name__")):
+            raise UnseenStateError(f"{path} is a function of the user's")
+        for cell in value.__closure__ or ():
+            item = cell.cell_contents
+            if isinstance(item, (types.FunctionType, types.MethodType)):
+                self.visit(item, f"what {path} calls")
 
     def _visit_container(self, value: Any, path: str) -> None:
         if not issubclass(type(value), _CONTAINERS):  # a proxy, as TensorFlow's tracking makes
@@ -103,9 +115,11 @@ class _Walk:
                 self.visit(item, f"{path}.{name}")
 
     def add_globals(self) -> None:
-        """Scopes that the calling thread is in: of Keras, and of distribution strategies."""
+        """Keras' settings; scopes that the thread is in: of Keras, and of strategies."""
         keras_globals = sys.modules.get(_KERAS_GLOBALS)
         if keras_globals is not None:
+            self.guard.add(vars(keras_globals))  # `clear_session` replaces the trackers
+            self.guard.add(vars(sys.modules[_KERAS_CONFIG]))
             # What the context of nested layers' calls holds is part of a call's key.
             self.guard.add(vars(keras_globals.GLOBAL_STATE_TRACKER), "current_call_ctx")
         self.guard.add(ops.get_default_graph()._distribution_strategy_stack)

@@ -9,11 +9,13 @@ import pytest
 import tensorflow as tf
 
 import terra_tf as terra
-from tests.fuzz import generator, harness, shrink
+from tests.fuzz import generator, harness, profiles, shrink
 
 SMALL = (2, 3, 5)
 NUM_SEEDS = 100
 SEEDS_PER_TEST = 10
+SMALL_KERAS = (1, 2)
+NUM_KERAS_SEEDS = 15
 FOUND = (147, 220, 404, 1203)  # once hung
 
 
@@ -32,6 +34,28 @@ def test_random_programs_match_eager(first):
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("first", range(0, NUM_KERAS_SEEDS, 5))
+def test_random_programs_with_keras_match_eager(first):
+    results = {
+        seed: harness.check(profiles.generate(seed, "keras", SMALL_KERAS))
+        for seed in range(first, first + 5)
+    }
+    differences = {seed: found.difference for seed, found in results.items() if found.difference}
+    assert not differences
+    assert not [seed for seed, found in results.items() if found.bad_program]
+    assert sum(found.calls_replayed for found in results.values()) > 0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("seed", (3, 6))
+def test_replay_on_and_off_agree(seed):
+    program = profiles.generate(seed, "keras", SMALL_KERAS)
+    found = harness.check(program, reference="no_replay")
+    assert found.difference is None
+    assert found.calls_replayed > 0
+
+
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("seed", FOUND)
 def test_what_fuzzing_has_found(seed):
     found = harness.check(generator.generate(seed))
@@ -40,9 +64,10 @@ def test_what_fuzzing_has_found(seed):
 
 
 def test_a_seed_gives_the_same_program_each_time():
-    texts = [generator.generate(seed).text() for seed in range(20)]
-    assert texts == [generator.generate(seed).text() for seed in range(20)]
-    assert len(set(texts)) == 20
+    for profile in profiles.PROFILES:
+        texts = [profiles.generate(seed, profile).text() for seed in range(20)]
+        assert texts == [profiles.generate(seed, profile).text() for seed in range(20)]
+        assert len(set(texts)) == 20
 
 
 # ---- The fuzzer can fail: wrappers that are wrong in one way each ---------------------

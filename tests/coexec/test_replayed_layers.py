@@ -345,3 +345,54 @@ def test_layers_that_are_kept_alive_are_bounded(monkeypatch):
     gc.collect()
     assert sum(layer() is not None for layer in layers) <= 5
     assert any("too many" in call for call in step.stats().calls_not_replayed)
+
+
+class Outer(keras.layers.Layer):
+    """A layer of the user's: what is inside inherits `training` from it."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = keras.layers.BatchNormalization()
+
+    def build(self, shape):
+        self.norm.build(shape)
+        self.built = True
+
+    def call(self, x, training=None):
+        return self.norm(x)
+
+
+def test_layers_inherit_training_after_keras_session_was_cleared():
+    terra_tf.function(lambda: tf.zeros([]))()
+
+    def make(wrap):
+        keras.backend.clear_session()
+        rng, count, layer = np.random.default_rng(0), Counter(), Outer()
+        layer.build([None, 4])
+        step = wrap(lambda x, training: layer(x, training=training))
+
+        def run():
+            x = tf.constant(rng.normal(size=[3, 4]).astype("f"))
+            result = step(x, count.advance() < 10)
+            return result, [weight.value for weight in layer.weights]
+
+        return run
+
+    functions = assert_matches_eager(make, 20)
+    assert functions[-1].stats().calls_replayed["Layer.__call__"] > 0
+
+
+def test_change_of_keras_settings_is_seen():
+    def make(wrap):
+        rng, count = np.random.default_rng(0), Counter()
+        loss = keras.losses.MeanAbsolutePercentageError()
+        step = wrap(lambda x: loss(x, x * 0.5))
+
+        def run():
+            n = count.advance()
+            keras.config.set_epsilon(0.5 if n in (9, 10, 13) else 1e-7)
+            return step(tf.constant(rng.normal(size=[3, 4]).astype("f")))
+
+        return run
+
+    assert_matches_eager(make, 20)

@@ -1,7 +1,10 @@
 """Calls of Keras' objects that are replayed, and every way to change such an object."""
 
+import functools
 import inspect
 import pickle
+import threading
+import warnings
 
 import keras
 import numpy as np
@@ -168,6 +171,118 @@ def test_two_optimizers_and_variables_that_are_frozen():
         return run
 
     assert_matches_eager(make, 2 * NUM_STEPS)
+
+
+# ---- functions that objects hold, and threads -----------------------------------------------
+def assert_layer_matches_eager(make_layer, change=lambda held, n: None):
+    """Compare calls of a layer; `make_layer(held)` may keep what `change(held, n)` changes."""
+
+    def make(wrap):
+        rng, count, held = np.random.default_rng(0), Counter(), []
+        layer = make_layer(held)
+        step = wrap(lambda x: layer(x))
+
+        def run():
+            change(held, count.advance())
+            return step(tf.constant(rng.normal(size=[3, 4]).astype("f"))), len(held)
+
+        return run
+
+    assert_matches_eager(make, 16)
+
+
+def test_wrapper_of_the_users_around_a_library_function():
+    """`functools.wraps` makes the library's module its own."""
+
+    def make_layer(held):
+        @functools.wraps(tf.nn.relu)
+        def noted(x):
+            held.append("called")
+            return tf.nn.relu(x)
+
+        return keras.layers.Activation(noted)
+
+    assert_layer_matches_eager(make_layer)
+
+
+def test_function_of_the_users_inside_a_library_function():
+    def make_layer(held):
+        def noted(x):
+            held.append("called")
+            return tf.nn.relu(x)
+
+        return keras.layers.Activation(tf.autograph.experimental.do_not_convert(noted))
+
+    assert_layer_matches_eager(make_layer)
+
+
+@pytest.mark.parametrize("name", ("call", "__call__"))
+def test_bound_method_of_another_object(name):
+    def make_layer(held):
+        held.append(keras.layers.Activation("relu"))
+        return keras.layers.Activation(getattr(held[0], name))
+
+    def change(held, n):
+        if n in (9, 10, 13):
+            held[0].activation = tf.sin if n % 2 else tf.tanh
+
+    assert_layer_matches_eager(make_layer, change)
+
+
+def test_layers_with_functions_of_the_library_are_replayed():
+    layer = keras.layers.Dense(4, activation=keras.layers.Activation(tf.nn.relu).call)
+    layer.build([None, 4])
+    step = terra_tf.function(lambda x: layer(x))
+    for _ in range(8):
+        step(tf.ones([2, 4])).numpy()
+    assert step.stats().calls_replayed["Layer.__call__"] > 0
+
+
+def test_scopes_of_keras_belong_to_threads():
+    def make(wrap):
+        rng, count, layer = np.random.default_rng(0), Counter(), keras.layers.Dense(4)
+        layer.build([None, 4])
+        layer.kernel.assign(tf.ones([4, 4]))
+        step, results = wrap(lambda x: layer(x)), []
+
+        def work(x):
+            with keras.StatelessScope([(layer.kernel, tf.zeros([4, 4]))]):
+                results.append(step(x).numpy())
+
+        def run():
+            x = tf.constant(rng.normal(size=[3, 4]).astype("f"))
+            if count.advance() not in (9, 12):
+                return step(x)
+            thread = threading.Thread(target=work, args=(x,))
+            thread.start()
+            thread.join()
+            return results.pop()
+
+        return run
+
+    assert_matches_eager(make, 16)
+
+
+def test_keras_warns_of_missing_gradients_in_each_step():
+    def make(wrap):
+        layer, optimizer = keras.layers.Dense(4), keras.optimizers.SGD(0.1)
+        layer.build([None, 4])
+        layer.kernel.assign(tf.ones([4, 4]))
+        optimizer.build(layer.trainable_variables)
+
+        @wrap
+        def step(x):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(x @ layer.kernel)
+            variables = layer.trainable_variables
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                optimizer.apply(tape.gradient(loss, variables), variables)
+            return loss, len(found)
+
+        return lambda: step(tf.ones([3, 4]))
+
+    assert_matches_eager(make, 12)
 
 
 def test_what_is_hooked_looks_as_before():

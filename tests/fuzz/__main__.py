@@ -5,6 +5,8 @@ status is 1 if any program behaved in another way under `terra.function` than ea
 
     python -m tests.fuzz --seed=17 --show         the program's text, and its result
     python -m tests.fuzz --seed=17 --shrink       the smallest program that still differs
+    python -m tests.fuzz --profile=keras          programs with layers and optimizers of Keras
+    python -m tests.fuzz --reference=no_replay    compared is call replay with none, not with eager
 """
 
 import argparse
@@ -19,7 +21,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import terra_tf as terra
-from tests.fuzz import batch, generator, harness, shrink
+from tests.fuzz import batch, harness, profiles, shrink
+
+CHILD_OPTIONS = ("inject_delays", "profile", "reference")
 
 
 def parse_arguments():
@@ -31,6 +35,8 @@ def parse_arguments():
     parser.add_argument(
         "--inject_delays", default="", help="who is held up at random: graph, python, graph,python"
     )
+    parser.add_argument("--profile", default="plain", choices=profiles.PROFILES)
+    parser.add_argument("--reference", default="eager", choices=("eager", "no_replay"))
     parser.add_argument("--json", default="", help="also write the JSON to this file")
     parser.add_argument("--seed", type=int, help="run this one program in this process")
     parser.add_argument("--show", action="store_true", help="with --seed: print the program")
@@ -39,30 +45,25 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def check_program(program):
+def check_program(program, reference):
     """Return a row for one program; an error of the harness or of Terra's reading is a finding."""
     try:
-        result = harness.check(program)
+        result = harness.check(program, reference=reference)
     except Exception:
         return {"difference": "the run itself failed\n" + traceback.format_exc()[-3000:]}
     return dataclasses.asdict(result)
 
 
-def check_seed(seed):
-    return check_program(generator.generate(seed))
-
-
-def still_fails(program):
-    row = check_program(program)
-    return bool(row["difference"]) and not row.get("bad_program")
-
-
 def run_one(arguments):
-    program = generator.generate(arguments.seed)
-    row = check_program(program)
+    def still_fails(program):
+        row = check_program(program, arguments.reference)
+        return bool(row["difference"]) and not row.get("bad_program")
+
+    program = profiles.generate(arguments.seed, arguments.profile)
+    row = check_program(program, arguments.reference)
     if arguments.shrink and row["difference"]:
         program, num_checks = shrink.shrink(program, still_fails)
-        row = check_program(program)
+        row = check_program(program, arguments.reference)
         print(f"# {num_checks} programs tried, {program.num_statements()} statements left")
     if arguments.show or arguments.shrink:
         settings = f"synchronous_errors={program.has_synchronous_errors}"
@@ -73,8 +74,8 @@ def run_one(arguments):
 
 def run_many(arguments):
     summary = batch.Summary()
-    delays = [f"--inject_delays={arguments.inject_delays}"]
-    for row in batch.run_batches(arguments.first, arguments.count, arguments.jobs, delays):
+    options = [f"--{name}={getattr(arguments, name)}" for name in CHILD_OPTIONS]
+    for row in batch.run_batches(arguments.first, arguments.count, arguments.jobs, options):
         summary.add(row)
         if row["difference"]:
             print(f"\nseed {row['seed']}: {row['difference']}", flush=True)
@@ -94,7 +95,12 @@ def main():
     terra.config.inject_delays = arguments.inject_delays
     if arguments.child:
         seeds = range(arguments.first, arguments.first + arguments.count)
-        batch.run_here(seeds, check_seed)
+        batch.run_here(
+            seeds,
+            lambda seed: check_program(
+                profiles.generate(seed, arguments.profile), arguments.reference
+            ),
+        )
         return 0
     return run_many(arguments) if arguments.seed is None else run_one(arguments)
 

@@ -196,15 +196,19 @@ class Writer(compound.CompoundWriter):
         (2, "recall"),
     )
 
+    def simple_statements(self):
+        """Return weight and method of each statement without a body that may stand here."""
+        return self.STATEMENTS
+
     def statement(self, depth):
         """Return the nodes of one random statement; `depth` is how deep blocks may still nest."""
         self.budget -= 1
-        rows = self.STATEMENTS
+        simple = rows = self.simple_statements()
         if depth > 0 and self.budget > 0 and not self.is_quiet:
             rows += compound.STATEMENTS + (compound.ENDS if self.in_loop else ())
         name = self.rnd.choices([row[1] for row in rows], [row[0] for row in rows])[0]
         method = getattr(self, name)
-        return method() if any(row[1] == name for row in self.STATEMENTS) else method(depth - 1)
+        return method() if any(row[1] == name for row in simple) else method(depth - 1)
 
     def block(self, depth, sizes=(1, 2, 3), **names):
         """Return a block with a scope of its own, in which `names` (kind=[...]) are defined too."""

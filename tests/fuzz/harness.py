@@ -62,6 +62,7 @@ class Result:
       raised: how many calls ended in an exception.
       is_repeatable: false if eager differs from eager (an op that returns memory nobody wrote, such
         as the Cholesky factor of a matrix that has none): then nothing can be said.
+      calls_replayed: how many library calls were replayed under Terra.
     """
 
     difference: str | None
@@ -71,6 +72,7 @@ class Result:
     is_tolerant: bool
     raised: int
     is_repeatable: bool
+    calls_replayed: int = 0
 
 
 def load(program: Program) -> Callable:
@@ -172,25 +174,37 @@ def _leave_alone(function):
     return function
 
 
-def _is_repeatable(program, eager, num_repeats=2):
-    repeats = (run_program(program, _leave_alone) for _ in range(num_repeats))
+def _run_reference(program, wrap, reference):
+    if reference == "eager":
+        return run_program(program, _leave_alone)
+    with terra.config.override(replay_calls=False):
+        return run_program(program, wrap)
+
+
+def _is_repeatable(program, eager, wrap, reference, num_repeats=2):
+    repeats = (_run_reference(program, wrap, reference) for _ in range(num_repeats))
     return all(compare_runs(program, eager, repeat) is None for repeat in repeats)
 
 
-def check(program: Program, wrap: Callable = terra.function) -> Result:
+def check(
+    program: Program, wrap: Callable = terra.function, reference: str = "eager"
+) -> Result:
     """Run a program both ways and compare.
 
     Args:
-      program: from `generator.generate`, or what a shrinker left of it.
+      program: from `profiles.generate`, or what a shrinker left of it.
       wrap: what decorates the program's functions in the run under test.
+      reference: what it is compared with: "eager", or "no_replay", the same without call replay.
     """
     with terra.config.override(synchronous_errors=program.has_synchronous_errors):
-        eager = run_program(program, _leave_alone)
+        eager = _run_reference(program, wrap, reference)
         outcomes = [call.outcome for call in eager.calls if isinstance(call.outcome, Raised)]
         is_bad = any(outcome.type_name in BAD_PROGRAM for outcome in outcomes)
         other = run_program(program, wrap)
         difference = compare_runs(program, eager, other)
-        is_repeatable = difference is None or _is_repeatable(program, eager)
+        is_repeatable = difference is None or _is_repeatable(
+            program, eager, wrap, reference
+        )
     step = other.functions[-1]
     stats = step.stats() if hasattr(step, "stats") else None
     return Result(
@@ -201,4 +215,5 @@ def check(program: Program, wrap: Callable = terra.function) -> Result:
         is_tolerant=eager.has_long_sum,
         raised=len(outcomes),
         is_repeatable=is_repeatable,
+        calls_replayed=sum(stats.calls_replayed.values()) if stats else 0,
     )

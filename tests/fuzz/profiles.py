@@ -1,0 +1,19 @@
+"""Which programs are written: a profile has a generator and a default size.
+
+A seed gives the same program of a profile each time.
+"""
+
+from collections.abc import Callable, Sequence
+
+from tests.fuzz import generator, keras_generator, tree
+
+PROFILES: dict[str, tuple[Callable, Sequence[int]]] = {
+    "plain": (generator.Writer, generator.SIZES),
+    "keras": (keras_generator.KerasWriter, keras_generator.SIZES),
+}
+
+
+def generate(seed: int, profile: str, sizes: Sequence[int] = ()) -> tree.Program:
+    """Return a profile's program of a seed; `sizes` are as of `generator.Writer`."""
+    writer, default_sizes = PROFILES[profile]
+    return writer(seed, sizes or default_sizes).program()
