@@ -197,9 +197,9 @@ bool Session::RecordAfterwards(const Call& call, int index, PyObject* marker,
   NestedScope recording;
   PyRef inputs = call.InputTuple();
   PyRef counts = call.CountTuple();
-  if (!CallController(controller_, "on_op", "(OiOOO)", call.py_name,
+  if (!CallController(controller_, "on_op", "(OiOOOO)", call.py_name,
                       call.route == Route::kFast ? 1 : 0, call.attrs.get(),
-                      inputs.get(), counts.get())) {
+                      inputs.get(), counts.get(), call.given_name())) {
     return false;
   }
   AddReal(index, marker, outputs);
@@ -314,7 +314,7 @@ PyObject* Session::Trace(const Call& call) {
   {
     NestedScope recording;  // what the recorder reads is no read of the step
     begun = PyRef::Steal(PyObject_CallMethod(
-        controller_, "on_op", "OiOOO", call.py_name,
+        controller_, "on_op", "OiOOOO", call.py_name,
         call.route == Route::kFast ? 1 : 0, call.attrs.get(), inputs.get(),
         counts.get(), call.given_name()));
   }
