@@ -2,8 +2,8 @@
 
 A call does the first of these that applies:
 
-1. inside a step of this thread: just runs the Python function; its ops join the outer step
-2. while TensorFlow builds a graph: does what `tf.function` would do there
+1. while TensorFlow builds a graph: does what `tf.function` would do there
+2. inside a step of this thread: just runs the Python function; its ops join the outer step
 3. stance, an op callback, another thread co-executing, an entry that gave up: imperative
 4. a graph is ready for this entry signature: co-execution
 5. else: tracing
@@ -11,12 +11,14 @@ A call does the first of these that applies:
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import inspect
 import sys
 import threading
 from collections.abc import Callable
+from types import MappingProxyType, MethodType
 from typing import Any
 
 import tensorflow as tf
@@ -35,6 +37,18 @@ from terra_tf.runtime.stats import Counters, Stats
 from terra_tf.trace.trace_graph import TraceGraph
 
 _co_execution = threading.Lock()  # one thread traces or co-executes at a time
+
+_OWN_ATTRIBUTES = frozenset(
+    {
+        "_python_function",
+        "_tf_function_kwargs",
+        "_tf_function",
+        "_is_suspended",
+        "_counters",
+        "_entries",
+        "_last_entry",
+    }
+)
 
 _TF_FUNCTION_KEYWORDS = frozenset(inspect.signature(tf.function).parameters) - {"func"}
 
@@ -97,8 +111,11 @@ class Function:
     """A callable that co-executes; made by `function`.
 
     Safe to call from several threads; one of them co-executes at a time, the others run
-    imperatively meanwhile.
+    imperatively meanwhile. Attributes that a program gives it are the decorated function's, as
+    they would be without the decorator.
     """
+
+    autograph_info__ = MappingProxyType({})  # AutoGraph calls such an object, and converts it not
 
     def __init__(self, python_function: Callable, tf_function_kwargs: dict[str, Any]) -> None:
         self._python_function = python_function
@@ -134,11 +151,11 @@ class Function:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         native = _native.load().module
-        if native.in_step():
-            return self._python_function(*args, **kwargs)
         if not tf.executing_eagerly():
             self._counters.count_fallback(Reason.GRAPH_MODE)
             return self._graph_function()(*args, **kwargs)
+        if native.in_step():
+            return self._python_function(*args, **kwargs)
         self._counters.steps += 1
         reason = self._reason_to_stay_imperative()
         if reason is not None:
@@ -156,13 +173,39 @@ class Function:
             _co_execution.release()
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        if instance is None:
-            return self
-        return functools.partial.__new__(_BoundFunction, self, instance)
+        return self if instance is None else MethodType(self, instance)
+
+    # --------------------------------------------- what Python does with functions
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OWN_ATTRIBUTES or name.startswith("__") or name == "_tf_decorator":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self._python_function, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OWN_ATTRIBUTES or name.startswith("__"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self._python_function, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.__dict__:
+            super().__delattr__(name)
+        else:
+            delattr(self._python_function, name)
+
+    def __copy__(self) -> Function:
+        return self
 
     def __deepcopy__(self, memo: dict) -> Function:
-        del memo  # a function is copied as an atom; what it has learned is not copied
-        return Function(self._python_function, self._tf_function_kwargs)
+        # What it has learned is not copied. A method is bound to the copy of its object.
+        return Function(copy.deepcopy(self._python_function, memo), self._tf_function_kwargs)
+
+    def __reduce__(self) -> Any:
+        name = getattr(self, "__qualname__", "")
+        if _find(self.__module__, name) is self:
+            return name  # as functions are pickled
+        return functools.partial(function, **self._tf_function_kwargs), (self._python_function,)
 
     def _reason_to_stay_imperative(self) -> Reason | None:
         if stance.current() == "imperative":
@@ -247,8 +290,9 @@ class Function:
         return self._graph_function().pretty_printed_concrete_signatures(verbose)
 
 
-class _BoundFunction(functools.partial):
-    """A `Function` as a method: the instance comes first, everything else is the function's."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.func, name)
+def _find(module: str, qualified_name: str) -> Any:
+    """Returns what a name stands for in a module that is imported, or None."""
+    found: Any = sys.modules.get(module)
+    for name in qualified_name.split("."):
+        found = getattr(found, name, None)
+    return found

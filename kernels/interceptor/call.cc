@@ -291,6 +291,19 @@ PyRef Call::CountTuple() const {
   return tuple;
 }
 
+PyObject* Call::given_name() const {
+  static PyObject* none_given = PyUnicode_InternFromString("");
+  if (route != Route::kFast || args == nullptr) return Py_None;
+  for (size_t i = 0; i < info->args.size(); ++i) {
+    if (info->args[i].kind == OpInfo::ArgKind::kSingle &&
+        IsSequence(PyTuple_GET_ITEM(args, kFirstInput + i))) {
+      return Py_None;
+    }
+  }
+  PyObject* name = PyTuple_GET_ITEM(args, 2);
+  return name == Py_None ? none_given : name;
+}
+
 ParseResult ParseFastCall(PyObject* args, Call* call) {
   const Py_ssize_t size = PyTuple_GET_SIZE(args);
   if (size < kFirstInput) return ParseResult::kFallback;

@@ -29,6 +29,11 @@ struct Call {
 
   PyRef InputTuple() const;
   PyRef CountTuple() const;
+
+  // What errors of this op name it: what the caller calls it, or "" if nothing.
+  // None where TensorFlow would take its slow path, which names nothing.
+  // Borrowed.
+  PyObject* given_name() const;
 };
 
 enum class ParseResult {

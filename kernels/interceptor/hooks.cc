@@ -1,6 +1,7 @@
 #include "kernels/interceptor/hooks.h"
 
 #include "kernels/interceptor/call.h"
+#include "kernels/interceptor/controller.h"
 #include "kernels/interceptor/session.h"
 #include "kernels/interceptor/tf_python.h"
 
@@ -111,6 +112,20 @@ bool IsDestroy(PyObject* py_name) {
   return OpInfo::Of(py_name) == destroy;
 }
 
+// Replaces an error to which the op's wrapper would add a name.
+void RaiseUnnamed(const Session* session) {
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyErr_NormalizeException(&type, &value, &traceback);
+  if (CallController(session->controller(), "on_unnamed_error", "(O)", value)) {
+    PyErr_Restore(type, value, traceback);
+    return;
+  }
+  Py_XDECREF(type);
+  Py_XDECREF(value);
+  Py_XDECREF(traceback);
+}
+
 }  // namespace
 
 bool SettleCall(const Call& call, const Session* self) {
@@ -162,7 +177,10 @@ PyObject* FastPathExecuteHook(PyObject*, PyObject* args) {
   }
   // Reading a variable may have ended the session's co-execution, but not the
   // session: it lasts until the decorated function returns.
-  return thread.session->OnCall(call);
+  Session* session = thread.session;
+  PyObject* result = session->OnCall(call);
+  if (result == nullptr && call.given_name() == Py_None) RaiseUnnamed(session);
+  return result;
 }
 
 PyObject* ExecuteHook(PyObject*, PyObject* args) {

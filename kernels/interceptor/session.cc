@@ -1,5 +1,6 @@
 #include "kernels/interceptor/session.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <unordered_map>
 
@@ -401,7 +402,9 @@ void Session::FeedVariable(int slot, PyObject* tensor) {
 
 void Session::BindInputs(const Call& call, const PlanNode& node) {
   using Kind = Binding::Kind;
-  for (size_t i = 0; i < node.inputs.size(); ++i) {
+  // An op that takes what it gets may get fewer inputs than it once had.
+  const size_t num_inputs = std::min(node.inputs.size(), call.inputs.size());
+  for (size_t i = 0; i < num_inputs; ++i) {
     const InputRef& ref = node.inputs[i];
     PyObject* tensor = call.inputs[i].get();
     if (ref.kind == InputKind::kFeed && feeds_[ref.a]) {

@@ -177,8 +177,9 @@ int Session::AwaitInputs(const Call& call) {
     Made& made = made_[index];
     if (!made.ready->load()) {
       if (made.fetch_channel < 0) {
-        return Diverge("unplanned_materialization",
-                       "an input of " + Describe(call))
+        // The next graph fetches it.
+        return CallController(controller_, "on_unplanned", "(iii)", made.node,
+                              made.output, 1)
                    ? 0
                    : -1;
       }
@@ -196,9 +197,9 @@ bool Session::RecordAfterwards(const Call& call, int index, PyObject* marker,
   NestedScope recording;
   PyRef inputs = call.InputTuple();
   PyRef counts = call.CountTuple();
-  if (!CallController(controller_, "on_op", "(OiOOO)", call.py_name,
+  if (!CallController(controller_, "on_op", "(OiOOOO)", call.py_name,
                       call.route == Route::kFast ? 1 : 0, call.attrs.get(),
-                      inputs.get(), counts.get())) {
+                      inputs.get(), counts.get(), call.given_name())) {
     return false;
   }
   AddReal(index, marker, outputs);
@@ -312,10 +313,10 @@ PyObject* Session::Trace(const Call& call) {
   PyRef begun;
   {
     NestedScope recording;  // what the recorder reads is no read of the step
-    begun = PyRef::Steal(
-        PyObject_CallMethod(controller_, "on_op", "OiOOO", call.py_name,
-                            call.route == Route::kFast ? 1 : 0,
-                            call.attrs.get(), inputs.get(), counts.get()));
+    begun = PyRef::Steal(PyObject_CallMethod(
+        controller_, "on_op", "OiOOOO", call.py_name,
+        call.route == Route::kFast ? 1 : 0, call.attrs.get(), inputs.get(),
+        counts.get(), call.given_name()));
   }
   if (!begun) return nullptr;
   const int node =

@@ -1,4 +1,7 @@
 // Session: which way through the TraceGraph Python takes.
+#include <algorithm>
+
+#include "absl/algorithm/container.h"
 #include "kernels/interceptor/controller.h"
 #include "kernels/interceptor/session.h"
 #include "kernels/interceptor/tf_python.h"
@@ -126,7 +129,13 @@ int Session::FindNode(const Call& call, const char** reason,
   const Place* known = PlaceHere();
   if (known == nullptr) return -2;
   if (mode_ != Mode::kCoExecution) return -1;
-  const Place place = *known;  // what is tried may run Python
+  Place place = *known;  // what is tried may run Python
+  // As in merging, what has followed the op before comes first: where Python
+  // runs an op itself, its inputs may not tell apart what fits.
+  std::stable_partition(place.here.begin(), place.here.end(),
+                        [following](int candidate) {
+                          return absl::c_linear_search(*following, candidate);
+                        });
   int number = TryNodes(place.here, call, reason, detail);
   if (number < 0 && mode_ == Mode::kCoExecution) {
     number = TryNodes(place.other_trips, call, reason, detail);

@@ -27,6 +27,7 @@ from terra_tf.trace.trace_graph import (
     Variable,
 )
 
+_ANY_COUNTS = [-2]
 _OUTPUT, _VARIABLE, _CONSTANT, _CAPTURED, _FEED, _ANY, _JOIN, _RESOURCE_OF_ANY = range(8)
 _DELEGATED, _FOLDED, _IMPERATIVE = range(3)
 _RESOURCE = dtypes.resource.as_datatype_enum
@@ -160,7 +161,7 @@ class _PlanMaker:
         self._plan.add_node(
             kind=_IMPERATIVE if imperative else _FOLDED if folded else _DELEGATED,
             name=record.op_type,
-            counts=list(record.counts),
+            counts=_ANY_COUNTS if _takes_anything(node) else list(record.counts),
             inputs=[self._input(index, position, node) for position in range(len(node.inputs))],
             outputs=[self._output(index, node, i) for i in range(len(node.outputs))],
             is_fast=record.is_fast,
@@ -197,8 +198,7 @@ class _PlanMaker:
     def _input(self, index: int, position: int, node: Node) -> tuple[int, int, int]:
         if node.is_imperative:
             source = node.inputs[position]
-            is_known = node.forced is not ImperativeReason.TOO_MANY_SIBLINGS
-            if isinstance(source, Variable) and is_known:
+            if isinstance(source, Variable) and not _takes_anything(node):
                 return (_RESOURCE_OF_ANY, source.slot, 0)
             return (_ANY, 0, 0)
         join = self._generated.joins.of_input.get((index, position))
@@ -269,6 +269,11 @@ class _PlanMaker:
             elif arg.type_attr and types:
                 result += [arg.type_attr, types[0]]
         return tuple(result)
+
+
+def _takes_anything(node: Node) -> bool:
+    """Says whether a node stands for ops with any inputs, any number of them."""
+    return node.forced is ImperativeReason.TOO_MANY_SIBLINGS
 
 
 def _how_it_writes(node: Node) -> int:

@@ -79,6 +79,9 @@ class Replay:
         try:
             self._run_node(index)
         except NotOkStatusException as error:
+            name = self._nodes[index].record.name
+            if name is not None:  # as the op's wrapper does in eager
+                error.message += f" name: {name}"
             self._fail(index, status_to_exception(error))
         except Exception as error:
             self._fail(index, error)

@@ -25,6 +25,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from terra_tf import _native
+from terra_tf._tf_internals import NotOkStatusException, status_to_exception
 from terra_tf.config import config
 from terra_tf.errors import (
     DivergenceError,
@@ -221,14 +222,11 @@ class StepSession:
             self.entry.pattern,
         )
 
-    def on_op(
-        self, op_type: str, is_fast: int, attrs: tuple, inputs: tuple, counts: tuple
-    ) -> tuple[int, Any]:
+    def on_op(self, op_type: str, is_fast: int, *given: Any) -> tuple[int, Any]:
         """TRACING: an op is about to run. Returns its index, and what names it on a tape."""
         assert self._recorder is not None
-        index = self._recorder.begin_op(
-            op_type, bool(is_fast), attrs, inputs, counts, interception.device_scope()
-        )
+        device = interception.device_scope()
+        index = self._recorder.begin_op(op_type, bool(is_fast), *given, device)
         return index, self._recorder.marker(index)
 
     def on_result(self, index: int, outputs: list) -> None:
@@ -240,6 +238,11 @@ class StepSession:
         """TRACING: the op has raised; from now on it runs imperatively at this place."""
         assert self._recorder is not None
         self.entry.note_raised_location(self._recorder.abandon_op(index))
+
+    def on_unnamed_error(self, error: BaseException) -> None:
+        """Raises an op's error as TensorFlow's slow path does: its wrapper adds no name to it."""
+        if isinstance(error, NotOkStatusException):
+            raise status_to_exception(error) from None
 
     def on_materialize(self, node: int, output: int, shape_only: int) -> None:
         """TRACING: Python reads an output of this step."""

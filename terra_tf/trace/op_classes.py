@@ -34,6 +34,9 @@ SAFE_STATEFUL = frozenset(
     {"CheckNumerics", "CheckNumericsV2", "Assert", "StatelessRandomGetAlg", "EnsureShape"}
 )
 
+# An attribute of theirs is a text for people.
+SAYS_A_TEXT = frozenset({"StringFormat", "CheckNumerics", "CheckNumericsV2"})
+
 ASK_FOR_SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})
 DEPENDS_ON_SHAPE_ONLY = ASK_FOR_SHAPES | {"VariableShape"}
 

@@ -11,7 +11,8 @@ node, a *sibling*:
   all where dimensions of arguments are unknown;
 - where going through the known node would make a cycle.
 
-A place with too many siblings of any kind becomes imperative.
+A place with too many siblings of any kind becomes imperative; where they differ in a text, two are
+too many.
 
 Where the trips of a loop are about a variable each, `trips` says which trip an op is of.
 """
@@ -26,6 +27,7 @@ from typing import Any
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
 from terra_tf.trace.markers import marker_for, unique_marker
+from terra_tf.trace.op_classes import SAYS_A_TEXT
 from terra_tf.trace.records import (
     ExternalRef,
     OpRecord,
@@ -135,6 +137,11 @@ def _dtype(ref: object, trace: Trace) -> int | None:
     if isinstance(ref, ExternalRef):
         return trace.externals[ref.index].spec.dtype
     return None
+
+
+def _max_siblings(record: OpRecord) -> int:
+    """A text that was three different ones will be another in each step: it has a number in it."""
+    return min(2, config.max_siblings) if record.op_type in SAYS_A_TEXT else config.max_siblings
 
 
 def _ranks(specs: tuple[TensorSpec, ...]) -> list[int | None]:
@@ -254,7 +261,7 @@ class _Placer:
 
     def _find_overflown(self, record: OpRecord) -> int | None:
         place = self._index.at_place.get((record.op_type, record.location), ())
-        if record.location is None or len(place) < config.max_siblings:
+        if record.location is None or len(place) < _max_siblings(record):
             return None
         for number in place:
             node = self._graph.nodes[number]

@@ -72,7 +72,14 @@ class Recorder:
         self._kept: list[Any] = []
 
     def begin_op(
-        self, op_type: str, is_fast: bool, attrs: tuple, inputs: tuple, counts: tuple, device: str
+        self,
+        op_type: str,
+        is_fast: bool,
+        attrs: tuple,
+        inputs: tuple,
+        counts: tuple,
+        name: str | None,
+        device: str,
     ) -> int:
         """Notes an op at its entry; returns its index in the trace."""
         if isinstance(op_type, bytes):
@@ -92,6 +99,7 @@ class Recorder:
             "location": location,
             "marker": unique_marker(marker_for(location, index), self._markers_given),
             "device": device,
+            "name": name,
             "under_tape": not backprop.pywrap_tfe.TFE_Py_TapeSetIsEmpty(),
             "forward": self._markers.stack[-1] if self._markers.stack else None,
             "_bound_before": bound_before,

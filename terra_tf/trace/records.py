@@ -104,6 +104,7 @@ class OpRecord:
       marker: What names the op on a tape; no other op of the step, and no other node of a
         graph, has the same.
       input_specs: The inputs' types, flat, where they are known.
+      name: The name of the op that its errors end with; None if they end with none.
     """
 
     op_type: str
@@ -122,6 +123,7 @@ class OpRecord:
     imperative: ImperativeReason | None
     marker: Hashable | None = None
     input_specs: tuple[TensorSpec, ...] = ()
+    name: str | None = None
 
     def attribute(self, name: str) -> Any:
         """Returns the caller's value of an attribute, or None."""

@@ -196,6 +196,31 @@ def test_exception_of_the_users_own_class_arrives_whole():
     assert_co_executed_before(train)
 
 
+@pytest.mark.parametrize("name", [None, "the_name"])
+@pytest.mark.parametrize(
+    ("body", "good", "bad"),
+    [
+        (lambda x, name: tf.gather_nd(tf.eye(3), x, name=name), [[1]], [[7]]),
+        (lambda x, name: tf.reshape(tf.where(x), [2, -1], name=name), [1, 1], [1, 0]),
+    ],
+    ids=["fast", "slow"],
+)
+def test_message_of_an_op_error_is_eagers_to_the_last_word(body, good, bad, name):
+    messages = []
+    for wrap in (lambda f: f, terra.function):
+        function = wrap(lambda x: body(x, name) + tf.cast(1, body(x, name).dtype))
+        for step in range(6):
+            if step in (0, 5):
+                with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+                    function(tf.constant(bad))
+                messages.append((str(caught.value), caught.value.message))
+            else:
+                function(tf.constant(good))
+    assert len(set(messages)) == 1
+    assert function.stats().fallbacks["op_error"] == 1
+    assert function.stats().co_executed_steps >= 1
+
+
 def test_traceback_of_an_op_error_names_the_users_line():
     table = tf.Variable(tf.ones([10, 4]))
 

@@ -334,3 +334,99 @@ def test_forward_accumulator_sums_what_is_no_eager_tensor():
         return Program(lambda: function(tf.constant([1.0, 2.0])), [])
 
     assert_matches_eager(make)
+
+
+def test_function_in_a_graph_that_came_from_two_places_of_its_own_first():
+    """A first call of a `tf.function` comes by another way through TensorFlow than later ones."""
+
+    def make(wrap):
+        weight, calls = tf.Variable([[0.5], [0.2]]), [0]
+        inner = tf.function(lambda x: tf.tanh(x @ weight))
+
+        @wrap
+        def function(x, length):
+            result = inner(x[:length])
+            weight.assign_sub([[0.1], [0.1]])
+            return result + 1.0
+
+        def step():
+            calls[0] += 1
+            return function(tf.ones([6, 2]), (3, 4, 6)[calls[0] % 3])
+
+        return Program(step, [weight])
+
+    (function,) = assert_matches_eager(make, 15)
+    assert function.stats().fallbacks == {}
+    assert function.stats().co_executed_steps == 10
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda step, x: tf.print("step", step, x, output_stream="file:///dev/null"),
+        lambda step, x: tf.debugging.check_numerics(x, f"step {step}"),
+    ],
+    ids=["print", "check_numerics"],
+)
+def test_text_with_the_steps_number_in_it_is_no_new_path_every_time(say):
+    def make(wrap):
+        weight, calls = tf.Variable(1.0), [0]
+
+        @wrap
+        def function(x):
+            calls[0] += 1
+            weight.assign_add(x)
+            say(calls[0], weight * 2.0)
+            return weight + x
+
+        return Program(lambda: function(tf.constant(1.0)), [weight])
+
+    (function,) = assert_matches_eager(make, 12)
+    assert function.stats().fallbacks == {}
+    assert function.stats().co_executed_steps >= 7
+
+
+@pytest.mark.parametrize("wide_first", [True, False])
+def test_call_with_fewer_inputs_than_one_of_the_same_line(wide_first):
+    """What was read past the end of the inputs was garbage, and mostly a crash."""
+
+    def make(wrap):
+        variables, calls = [tf.Variable(float(i)) for i in range(6)], [0]
+        narrow = tf.function(lambda x: x * 2.0)
+        wide = tf.function(lambda x: x * sum(v * 1.0 for v in variables))
+
+        @wrap
+        def function(x, is_wide):
+            result = (wide if is_wide else narrow)(x)
+            variables[0].assign_add(1.0)
+            return result + 1.0
+
+        def step():
+            calls[0] += 1
+            is_wide = wide_first if calls[0] <= 2 else calls[0] % 3 == 0
+            return function(tf.ones([2]), is_wide)
+
+        return Program(step, variables)
+
+    (function,) = assert_matches_eager(make, 20)
+    assert function.stats().co_executed_steps >= 10
+
+
+def test_print_of_any_number_of_tensors():
+    def make(wrap):
+        weight, calls = tf.Variable(1.0), [0]
+
+        @wrap
+        def function(x):
+            calls[0] += 1
+            weight.assign_add(x)
+            tensors = [weight * float(i) for i in range(3)][: 1 + (calls[0] * 5) % 3]
+            tf.print("step", calls[0], *tensors, output_stream="file:///dev/null")
+            if calls[0] == 20:
+                weight.assign_sub(x * x)
+            return weight + x
+
+        return Program(lambda: function(tf.constant(1.0)), [weight])
+
+    (function,) = assert_matches_eager(make, 24)
+    assert function.stats().co_executed_steps >= 7

@@ -55,7 +55,7 @@ class Session:
 
     def begin(self, op_type, *inputs, attrs=(), counts=None, device="", is_fast=True):
         counts = (-1,) * len(inputs) if counts is None else counts
-        return self.recorder.begin_op(op_type, is_fast, attrs, inputs, counts, device)
+        return self.recorder.begin_op(op_type, is_fast, attrs, inputs, counts, None, device)
 
     def end(self, index, *outputs):
         self.recorder.end_op(index, list(outputs))
