@@ -6,6 +6,7 @@ TensorFlow's log sets them itself. The time limit of each test is in pyproject.t
 
 import gc
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -15,3 +16,9 @@ def pytest_collection_finish():
     """What was imported by now is not looked at again by every garbage collection."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionstart(session):
+    """A process of pytest-xdist says on stderr where a test hung; its stdout leads nowhere."""
+    if hasattr(session.config, "workerinput"):
+        session.config.get_terminal_writer()._file = sys.__stderr__
