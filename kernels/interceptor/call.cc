@@ -352,7 +352,43 @@ ParseResult ParseFullCall(PyObject* args, Call* call) {
   return SplitByAttributes(*call->info, call);
 }
 
+namespace {
+
+// A call that no Python has made: an op of a replay that goes on outside of the
+// graph. As Python's would be, it is recorded on tapes here by the fast route,
+// by who calls it otherwise.
+PyObject* ExecuteAssembled(const Call& call) {
+  PyRef list = PyRef::Steal(PyList_New(0));
+  PyList_Append(list.get(), Runtime().py_context);
+  PyList_Append(list.get(), call.py_name);
+  PyList_Append(list.get(), Py_None);
+  size_t next = 0;
+  for (const int count : call.counts) {
+    if (count < 0) {
+      PyList_Append(list.get(), call.inputs[next++].get());
+      continue;
+    }
+    PyRef items = PyRef::Steal(PyList_New(count));
+    for (int k = 0; k < count; ++k) {
+      PyList_SET_ITEM(items.get(), k, PyRef(call.inputs[next++]).release());
+    }
+    PyList_Append(list.get(), items.get());
+  }
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(call.attrs.get()); ++i) {
+    PyList_Append(list.get(), PyTuple_GET_ITEM(call.attrs.get(), i));
+  }
+  PyRef args = PyRef::Steal(PyList_AsTuple(list.get()));
+  if (call.route == Route::kFast) return TFE_Py_FastPathExecute_C(args.get());
+  TFE_Py_TapeSetStopOnThread();
+  PyObject* result = TFE_Py_FastPathExecute_C(args.get());
+  TFE_Py_TapeSetRestartOnThread();
+  return result;
+}
+
+}  // namespace
+
 PyObject* Execute(const Call& call) {
+  if (call.args == nullptr) return ExecuteAssembled(call);
   if (call.route == Route::kFull) {
     PyObject* original = PyTuple_GET_SIZE(call.args) == 6
                              ? Runtime().execute
