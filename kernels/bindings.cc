@@ -387,6 +387,7 @@ void BindFunctions(py::module_& m) {
       tensorflow::DisableCPUAllocatorStats();
     }
   });
+  m.def("waiting_thread", [] { return WaitingThread().load(); });
   m.def("owns_memory", &OwnsMemory);
   m.def("from_uint64", &FromUint64);
   m.def("handle_id", [](const py::object& tensor) {

@@ -12,12 +12,13 @@ A call does the first of these that applies:
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import functools
 import inspect
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MappingProxyType, MethodType
 from typing import Any
 
@@ -26,7 +27,14 @@ import tensorflow as tf
 from terra_tf import _native
 from terra_tf._tf_internals import context
 from terra_tf.errors import NotCallableError, Reason, UnknownKeywordError, format_message
-from terra_tf.runtime import in_flight, interception, observation, process_ends, stance
+from terra_tf.runtime import (
+    in_flight,
+    interception,
+    observation,
+    process_ends,
+    python_shares,
+    stance,
+)
 from terra_tf.runtime.arguments import find_tensors
 from terra_tf.runtime.built_graph import BuiltGraph
 from terra_tf.runtime.entries import Entries
@@ -115,7 +123,8 @@ class Function:
     they would be without the decorator.
     """
 
-    autograph_info__ = MappingProxyType({})  # AutoGraph calls such an object, and converts it not
+    # AutoGraph calls such an object, and converts it not.
+    autograph_info__: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, python_function: Callable, tf_function_kwargs: dict[str, Any]) -> None:
         self._python_function = python_function
@@ -257,7 +266,8 @@ class Function:
     def stats(self) -> Stats:
         """Returns a snapshot of the counters."""
         in_flight.retire_finished()
-        return self._counters.snapshot(self.built_graph)
+        stats = self._counters.snapshot(self.built_graph)
+        return dataclasses.replace(stats, python_shares=python_shares.shares_of(self))
 
     def explain(self) -> Explanation:
         """Returns a report for a person: `print(f.explain())`."""

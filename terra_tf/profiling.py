@@ -29,6 +29,7 @@ from terra_tf import _native
 from terra_tf.errors import ProfilerBusyError, UnwritableError, format_message
 from terra_tf.runtime import in_flight, observation
 from terra_tf.runtime.built_graph import BuiltGraph
+from terra_tf.runtime.python_shares import PythonSampler, describe
 from terra_tf.viz.chrome_trace import to_json
 from terra_tf.viz.graph_def import FlatGraph, flatten
 from terra_tf.viz.measurement import Measurement, measure
@@ -100,6 +101,7 @@ class _Recording:
         self._start_s = self._started = 0.0
         self.spans: Spans | None = None
         self.cost: ProfilingCost | None = None
+        self.sampler = PythonSampler()
 
     # ------------------------------------------------------------- observing
 
@@ -109,7 +111,7 @@ class _Recording:
         self._note(function)
         with tf.profiler.experimental.Trace(
             "TerraStep", function=name_of(function), step_num=number, _r=1
-        ):
+        ), self.sampler.watch(function):
             yield
         self._note(function)
 
@@ -140,6 +142,7 @@ class _Recording:
             raise _busy(str(error)) from error
         native.trace_cpu_memory(True)
         observation.observer = self
+        self.sampler.start()
         self._started = time.perf_counter()
         self._start_s = self._started - begun
 
@@ -150,6 +153,7 @@ class _Recording:
           Exception: What an op of a step in flight raised; the profiler has been stopped.
         """
         observation.observer = None
+        self.sampler.stop()
         try:
             in_flight.settle()
         finally:
@@ -254,6 +258,9 @@ class profile:  # noqa: N801 - reads as a function
     Attributes:
       timeline: After the block: what is in the file, as data.
       cost: After the block: what profiling itself cost.
+      python_shares: After the block: whose Python ran in the steps, as shares of the time in them:
+        "program", "tensorflow", "keras", "terra_tf", or "waiting" for the graph. Sampled, about
+        once in a millisecond.
 
     Raises:
       UnwritableError: The path or the log directory cannot be written to; before the block runs.
@@ -267,6 +274,7 @@ class profile:  # noqa: N801 - reads as a function
         self._recording: Any = None
         self.timeline: Timeline | None = None
         self.cost: ProfilingCost | None = None
+        self.python_shares: dict[str, float] = {}
 
     def __enter__(self) -> profile:
         self._check_writable()
@@ -280,6 +288,7 @@ class profile:  # noqa: N801 - reads as a function
             return
         self.timeline = make_timeline(self._recording.spans, self._recording.names())
         self.cost = self._recording.cost
+        self.python_shares = self._recording.sampler.total()
         about = {"profiling": str(self.cost), "tensorflow": tf.__version__}
         self._path.write_text(to_json(self.timeline, about))
 
@@ -305,6 +314,8 @@ class profile:  # noqa: N801 - reads as a function
         for name, slices in sums:
             lines.append(f"  {name}: {sum(s.end_us - s.start_us for s in slices) / 1e3:.2f} ms")
         lines.append(f"  kernels ran while Python did, too: {t.overlap_us / 1e3:.2f} ms")
+        if self.python_shares:
+            lines.append(f"  time in the steps: {describe(self.python_shares)}")
         if t.steps:
             median_ms = statistics.median(s.end_us - s.start_us for s in t.steps) / 1e3
             lines.append(f"  median step, profiled: {median_ms:.2f} ms")

@@ -14,6 +14,9 @@ namespace terra {
 // inferred, kFull has every attribute.
 enum class Route { kFast, kFull };
 
+// Where inputs begin in a FastPathExecute call: after context, op name, name.
+constexpr Py_ssize_t kFirstInput = 3;
+
 struct Call {
   const OpInfo* info = nullptr;  // null: no registered op (a function)
   PyObject* py_name = nullptr;   // borrowed

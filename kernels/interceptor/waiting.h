@@ -20,6 +20,21 @@ struct NativeKnobs {
 };
 NativeKnobs& Knobs();
 
+// The thread that waits for a graph now, as Python numbers threads; 0: none.
+// One thread co-executes at a time.
+inline std::atomic<unsigned long>& WaitingThread() {
+  static std::atomic<unsigned long> thread{0};
+  return thread;
+}
+
+class WaitingMark {
+ public:
+  WaitingMark() { WaitingThread().store(PyThread_get_thread_ident()); }
+  ~WaitingMark() { WaitingThread().store(0); }
+  WaitingMark(const WaitingMark&) = delete;
+  WaitingMark& operator=(const WaitingMark&) = delete;
+};
+
 // Calls `wait(slice_s)` until it is ready or the step has ended. Returns 1 or
 // 0 for these, -1 with an exception set when a signal handler raised. Adds the
 // time to `*stall_s`; calls `warn(waited_s)` once after the stall knob.
@@ -31,6 +46,7 @@ int WaitInSlices(double* stall_s, Wait wait, Warn warn) {
     return std::chrono::duration<double>(Clock::now() - start).count();
   };
   bool warned = false;
+  WaitingMark is_waiting;
   for (;;) {
     StepState::WaitResult result;
     {

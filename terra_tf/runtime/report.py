@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from terra_tf.errors import ImperativeReason, Reason
+from terra_tf.runtime import python_shares
 from terra_tf.runtime.waits import Awaited, Wait
 from terra_tf.runtime.ways import Fork
 from terra_tf.trace.dump import count
@@ -32,6 +33,7 @@ def sections_of(explanation: Any) -> list[Section]:
         Section("What Python reads from the graph, or keeps:", _fetched(e)),
         Section("Where Python waited for the graph:", _shorten(list(map(_wait, e.waits)))),
         Section("Library calls that Python runs again:", _not_replayed(e)),
+        Section("Whose Python the steps ran, when profiled last:", _python_shares(e)),
         Section("Branches the graph has:", _shorten(list(map(_fork, e.forks)))),
         Section("Loops, unrolled in the graph:", _shorten(list(_loops(e)))),
         Section("What would make it faster:", list(e.advice)),
@@ -43,6 +45,11 @@ def sections_of(explanation: Any) -> list[Section]:
 def _not_replayed(explanation: Any) -> list[str]:
     calls = sorted(explanation.stats.calls_not_replayed.items(), key=lambda item: -item[1])
     return _shorten([f"{call} ({count(number, 'time')})" for call, number in calls])
+
+
+def _python_shares(explanation: Any) -> list[str]:
+    shares = explanation.stats.python_shares
+    return [python_shares.describe(shares)] if shares else []
 
 
 def as_text(sections: list[Section]) -> str:

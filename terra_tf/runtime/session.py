@@ -222,11 +222,15 @@ class StepSession:
             self.entry.pattern,
         )
 
-    def on_op(self, op_type: str, is_fast: int, *given: Any) -> tuple[int, Any]:
+    def on_op(
+        self, op_type: str, is_fast: int, attrs: tuple, inputs: tuple, counts: tuple, name: Any
+    ) -> tuple[int, Any]:
         """TRACING: an op is about to run. Returns its index, and what names it on a tape."""
         assert self._recorder is not None
         device = interception.device_scope()
-        index = self._recorder.begin_op(op_type, bool(is_fast), *given, device)
+        index = self._recorder.begin_op(
+            op_type, bool(is_fast), attrs, inputs, counts, name, device
+        )
         return index, self._recorder.marker(index)
 
     def on_result(self, index: int, outputs: list) -> None:

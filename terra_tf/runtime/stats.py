@@ -38,6 +38,8 @@ class Stats:
       calls_not_replayed: "function: why" -> how often it was not.
       python_stall_s: Time in which Python waited for the graph.
       graph_stall_s: Time in which some feed of the graph waited for Python.
+      python_shares: Whose Python ran in the steps that `terra.profile` saw last, as shares of the
+        time in them: "program", "tensorflow", "keras", "terra_tf", "waiting". Empty before that.
     """
 
     phase: str
@@ -57,6 +59,7 @@ class Stats:
     calls_not_replayed: dict[str, int]
     python_stall_s: float
     graph_stall_s: float
+    python_shares: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

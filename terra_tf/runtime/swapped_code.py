@@ -42,6 +42,11 @@ class SwappedCode:
             del self._function.__signature__  # type: ignore[attr-defined]
 
 
+def is_swapped(code: types.CodeType) -> bool:
+    """Says whether code was put in the place of other code."""
+    return code.co_name == "call" and code.co_varnames == ("args", "kwargs", "target")
+
+
 def _copy_of(function: types.FunctionType) -> types.FunctionType:
     copy = types.FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__,

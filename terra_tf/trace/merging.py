@@ -107,7 +107,7 @@ class _Merger:
         self._ref_of_group: dict[int, int] = {}  # group -> the external that keeps its number
         self._new_groups: dict[tuple[int, int], int] = {}  # (group, external) -> split off
         self._group_of_ref: dict[int, int] = {}  # external -> a group for new uses
-        self._varied: set[Hashable] = set()  # places where a constant has turned out to vary
+        self._varied: set[tuple[Hashable, int]] = set()  # (place, input) of constants that vary
 
     def merge_nodes(self) -> list[str]:
         self._merge_variables()
