@@ -134,8 +134,9 @@ COVERAGE_TESTS ?= tests
 COVERAGE_DIR := build/native-coverage
 
 coverage: build $(VENV)/.coverage-installed
-	$(PY) -m pytest $(COVERAGE_TESTS) -q -m "not slow" --cov=terra_tf --cov-branch \
-	  --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+	$(PY) -m pytest $(COVERAGE_TESTS) -q -m "not slow and not timed" -n $(PYTEST_JOBS) \
+	  --dist worksteal --cov=terra_tf --cov-branch --cov-report=term-missing:skip-covered \
+	  $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory native-coverage
 
 native-coverage: $(VENV)/.coverage-installed

@@ -1,4 +1,4 @@
-"""Break ten central rules, one at a time, and see that a test notices: `make mutations`.
+"""Break thirteen central rules, one at a time, and see that a test notices: `make mutations`.
 
     python -m tests.mutations                    all of them
     python -m tests.mutations --only drain       one
@@ -131,6 +131,30 @@ MUTATIONS = (
         "expected.IsCompatibleWith(shape)) {",
         "(expected.IsCompatibleWith(shape) || true)) {",
         ("tests/coexec/test_shapes.py", "tests/coexec/test_hazards_tensors.py"),
+    ),
+    Mutation(
+        "replay-guard",
+        "A call is replayed only while the objects it has read are as they were.",
+        "kernels/interceptor/session_pure.cc",
+        "!GuardOf(record.guard.get())->IsUnchanged()) return false;",
+        "!GuardOf(record.guard.get())->IsUnchanged() && false) return false;",
+        ("tests/coexec/test_replayed_layers.py",),
+    ),
+    Mutation(
+        "replay-key",
+        "Calls that differ in an argument are not the same call.",
+        "kernels/interceptor/pure_key.cc",
+        "if (problem != nullptr || call.kwargs == nullptr) return problem;",
+        "if (true) return problem;",
+        ("tests/coexec/test_replayed_functions.py",),
+    ),
+    Mutation(
+        "replay-tape",
+        "What Python itself records on a tape is recorded when its call is replayed.",
+        "kernels/interceptor/session_pure.cc",
+        "if (step.record_attrs) {",
+        "if (step.record_attrs && false) {",
+        ("tests/coexec/test_replayed_layers.py",),
     ),
 )
 
