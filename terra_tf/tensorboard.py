@@ -16,6 +16,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from types import MethodType
 from typing import Any
 
 import tensorflow as tf
@@ -86,7 +87,7 @@ def write_graph(
 
 
 def _as_function(function: Any) -> Function:
-    inner = getattr(function, "func", function)  # a method is bound
+    inner = function.__func__ if isinstance(function, MethodType) else function
     if isinstance(inner, Function):
         return inner
     raise NotCallableError(
