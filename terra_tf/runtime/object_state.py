@@ -23,8 +23,7 @@ _LIBRARIES = frozenset({"keras", "tensorflow"})
 # Never changed in place, so that being the same object is enough.
 _ATOMS = (
     type(None), bool, int, float, complex, str, bytes, np.generic, enum.Enum, type,
-    types.ModuleType, types.BuiltinFunctionType, inspect.Signature, dtypes.DType,
-    tensor_shape.TensorShape,
+    types.ModuleType, inspect.Signature, dtypes.DType, tensor_shape.TensorShape,
 )  # fmt: skip
 # How objects are saved, tracked and drawn: no call depends on it.
 _BOOKKEEPING = frozenset(
@@ -72,6 +71,10 @@ class _Walk:
         elif isinstance(value, types.MethodType):
             self.visit(value.__func__, path)
             self.visit(value.__self__, f"{path}.__self__")
+        elif isinstance(value, types.BuiltinFunctionType):
+            # A function of a module, or a method of some object: `a_list.append`.
+            if not isinstance(value.__self__, (type(None), type, types.ModuleType)):
+                raise UnseenStateError(f"{path} is a {type(value.__self__).__name__}'s method")
         elif isinstance(value, types.FunctionType):
             self._visit_function(value, path)
         elif type(value).__name__ == "_DefaultDistributionStrategy":
@@ -88,7 +91,10 @@ class _Walk:
         if not _is_librarys(value.__globals__.get("__name__")):
             raise UnseenStateError(f"{path} is a function of the user's")
         for cell in value.__closure__ or ():
-            item = cell.cell_contents
+            try:
+                item = cell.cell_contents
+            except ValueError as error:
+                raise UnseenStateError(f"{path} has a name without a value yet") from error
             if isinstance(item, (types.FunctionType, types.MethodType)):
                 self.visit(item, f"what {path} calls")
 
