@@ -88,9 +88,9 @@ def test_time_of_library_calls_moves_to_this_package_with_replay(tmp_path):
 
         return step
 
-    replayed = profile_of(make(), tmp_path).python_shares
+    replayed = profile_of(make(), tmp_path, num_steps=80).python_shares
     with terra.config.override(replay_calls=False):
-        followed = profile_of(make(), tmp_path).python_shares
+        followed = profile_of(make(), tmp_path, num_steps=30).python_shares
     assert replayed["terra_tf"] > followed.get("terra_tf", 0.0)
     assert followed["tensorflow"] > replayed.get("tensorflow", 0.0)
 
