@@ -233,15 +233,25 @@ WEIGHTED = {
 LEAVES = {"M": "x", "V": "b", "S": "c", "W": "w", "I": "idx", "B": "x > 0.0", "D": "d0"}
 
 
-def _parse(text: str) -> list[tuple[int, str]]:
-    rows = [line.strip().split(" ", 1) for line in text.strip().splitlines()]
-    return [(int(weight), template) for weight, template in rows]
+Table = dict[str, list[tuple[int, str]]]
 
 
-TABLE = {kind: _parse(text) for kind, text in WEIGHTED.items()}
+def parse(weighted: dict[str, str]) -> Table:
+    """Return the templates of each kind with their weights; a line has one."""
+    lines = {kind: text.strip().splitlines() for kind, text in weighted.items()}
+    rows = {kind: [line.strip().split(" ", 1) for line in lines[kind]] for kind in lines}
+    return {kind: [(int(weight), text) for weight, text in rows[kind]] for kind in rows}
+
+
+def pick_from(tables: Table, rnd: random.Random, table: str) -> str:
+    """Return a template of one of the tables, by weight."""
+    rows = tables[table]
+    return rnd.choices([row[1] for row in rows], [row[0] for row in rows])[0]
+
+
+TABLE = parse(WEIGHTED)
 
 
 def pick(rnd: random.Random, table: str) -> str:
     """Return a template of `table`, by weight."""
-    rows = TABLE[table]
-    return rnd.choices([row[1] for row in rows], [row[0] for row in rows])[0]
+    return pick_from(TABLE, rnd, table)

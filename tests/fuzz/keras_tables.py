@@ -12,6 +12,8 @@ Besides the kinds of `expressions` there are kinds of objects, which templates n
 
 import random
 
+from tests.fuzz.expressions import parse, pick_from
+
 WEIGHTED = {
     # Kind, and how the object is made.
     "layers": """
@@ -239,15 +241,9 @@ WEIGHTED = {
 }
 
 
-def _parse(text: str) -> list[tuple[int, str]]:
-    rows = [line.strip().split(" ", 1) for line in text.strip().splitlines()]
-    return [(int(weight), template) for weight, template in rows]
-
-
-TABLE = {kind: _parse(text) for kind, text in WEIGHTED.items()}
+TABLE = parse(WEIGHTED)
 
 
 def pick(rnd: random.Random, table: str) -> str:
     """Return a template of `table`, by weight."""
-    rows = TABLE[table]
-    return rnd.choices([row[1] for row in rows], [row[0] for row in rows])[0]
+    return pick_from(TABLE, rnd, table)
