@@ -27,8 +27,8 @@ absl::Status Cancelled() {
   return absl::CancelledError("Terra: the step was cancelled");
 }
 
-std::shared_ptr<Step> StepOf(OpKernelContext* context) {
-  return Step::Find(context->input(0).scalar<int64_t>()());
+StepPlace PlaceOf(OpKernelContext* context) {
+  return StepPlace::Of(context->input(0).scalar<int64_t>()());
 }
 
 // An op that waits for a message. Holds no thread while it waits.
@@ -40,7 +40,8 @@ class ReceiveOp : public AsyncOpKernel {
 
   void ComputeAsync(OpKernelContext* context, DoneCallback done) override {
     InjectDelay();
-    std::shared_ptr<Step> step = StepOf(context);
+    const StepPlace place = PlaceOf(context);
+    std::shared_ptr<Step> step = Step::Find(place.id);
     OP_REQUIRES_ASYNC(context, step != nullptr, Cancelled(), done);
     // The step's own cancellation closes the mailbox. TensorFlow's (another
     // op of the graph has failed) has to close it too, or this op would wait
@@ -58,8 +59,9 @@ class ReceiveOp : public AsyncOpKernel {
     Step* raw = step.get();
     raw->graph_stall().Enter();
     raw->mailbox().Take(
-        channel_, [this, context, done, manager, token,
-                   step = std::move(step)](std::optional<Message> message) {
+        channel_ + place.offset,
+        [this, context, done, manager, token,
+         step = std::move(step)](std::optional<Message> message) {
           step->graph_stall().Leave();
           if (manager != nullptr) manager->TryDeregisterCallback(token);
           if (message.has_value()) {
@@ -121,12 +123,43 @@ class CaseSelectOp : public ReceiveOp {
 
 class LoopCondOp : public ReceiveOp {
  public:
-  using ReceiveOp::ReceiveOp;
+  explicit LoopCondOp(OpKernelConstruction* context) : ReceiveOp(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("num_trips", &num_trips_));
+  }
+
+  void ComputeAsync(OpKernelContext* context, DoneCallback done) override {
+    if (context->input(1).scalar<int32_t>()() >= num_trips_) {
+      context->set_output(0, Tensor(false));
+      done();
+      return;
+    }
+    ReceiveOp::ComputeAsync(context, std::move(done));
+  }
 
  protected:
   void Receive(OpKernelContext* context, Message message) override {
     context->set_output(0, Tensor(message.index != 0));
   }
+
+ private:
+  int64_t num_trips_;
+};
+
+class TripOp : public OpKernel {
+ public:
+  explicit TripOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("num_trips", &num_trips_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    StepPlace place = PlaceOf(context);
+    place.offset =
+        place.offset * num_trips_ + context->input(1).scalar<int32_t>()();
+    context->set_output(0, Tensor(place.Token()));
+  }
+
+ private:
+  int64_t num_trips_;
 };
 
 class SelectOp : public ReceiveOp {
@@ -163,11 +196,12 @@ class FetchOp : public OpKernel {
 
   void Compute(OpKernelContext* context) override {
     InjectDelay();
-    std::shared_ptr<Step> step = StepOf(context);
+    const StepPlace place = PlaceOf(context);
+    std::shared_ptr<Step> step = Step::Find(place.id);
     OP_REQUIRES(context, step != nullptr, Cancelled());
     Message message;
     message.tensor = context->input(1);
-    step->mailbox().Put(channel_, std::move(message));
+    step->mailbox().Put(channel_ + place.offset, std::move(message));
   }
 
  private:
@@ -225,8 +259,16 @@ REGISTER_KERNEL_BUILDER(Name("Terra>LoopCond").Device(DEVICE_CPU), LoopCondOp);
 REGISTER_KERNEL_BUILDER(Name("Terra>LoopCond")
                             .Device(DEVICE_GPU)
                             .HostMemory("step")
+                            .HostMemory("trip")
                             .HostMemory("goes_on"),
                         LoopCondOp);
+REGISTER_KERNEL_BUILDER(Name("Terra>Trip").Device(DEVICE_CPU), TripOp);
+REGISTER_KERNEL_BUILDER(Name("Terra>Trip")
+                            .Device(DEVICE_GPU)
+                            .HostMemory("step")
+                            .HostMemory("trip")
+                            .HostMemory("place"),
+                        TripOp);
 REGISTER_KERNEL_BUILDER(Name("Terra>Select").Device(DEVICE_CPU), SelectOp);
 REGISTER_KERNEL_BUILDER(Name("Terra>Select")
                             .Device(DEVICE_GPU)

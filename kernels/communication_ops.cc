@@ -1,8 +1,8 @@
 // The ops by which the generated graph talks to the PythonRunner.
 //
-// Every one takes the id of its step as first input and names a channel of
-// that step's mailbox by attribute. All are stateful: Grappler must neither
-// merge nor drop them.
+// Every one takes its step as first input (in a loop, with the trip:
+// Terra>Trip) and names a channel of that step's mailbox by attribute. All are
+// stateful: Grappler must neither merge nor drop them.
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -93,16 +93,42 @@ num_branches: How many branches there are; another index is an INTERNAL error.
 
 REGISTER_OP("Terra>LoopCond")
     .Input("step: int64")
+    .Input("trip: int32")
     .Output("goes_on: bool")
     .Attr("channel: int >= 0")
+    .Attr("num_trips: int >= 1")
     .SetIsStateful()
     .SetShapeFn(tensorflow::shape_inference::ScalarShape)
     .Doc(R"doc(
 Waits until the PythonRunner says whether it begins another trip of a loop.
 
-step: The step's id, a scalar.
+After `num_trips` trips there is none; then nobody is asked.
+
+step: The step and the trip (`Terra>Trip`), a scalar.
+trip: How many trips there have been, a scalar.
 goes_on: Whether there is another trip, a scalar.
-channel: The channel of the step's mailbox; one message a trip, and one to end.
+channel: The channel of the step's mailbox for the first trip; those of the
+  other trips follow it.
+num_trips: How many trips there are at the most.
+)doc");
+
+REGISTER_OP("Terra>Trip")
+    .Input("step: int64")
+    .Input("trip: int32")
+    .Output("place: int64")
+    .Attr("num_trips: int >= 1")
+    .SetShapeFn(tensorflow::shape_inference::ScalarShape)
+    .Doc(R"doc(
+Says which trip of a loop an op belongs to: what it takes for its step.
+
+An op in a loop has a channel for each trip, one after the other: for two loops,
+one in the other, those of the inner loop's trips in the first trip of the outer
+one come first.
+
+step: The step's id, or the place of the trip of the loop around, a scalar.
+trip: The number of the trip, from 0 to num_trips, a scalar.
+place: The step and the trip, a scalar.
+num_trips: How many trips the loop has at the most.
 )doc");
 
 REGISTER_OP("Terra>Select")

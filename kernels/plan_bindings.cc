@@ -177,10 +177,24 @@ void BindPlan(py::module_& m) {
       .def(
           "add_level",
           [](Plan& plan, int channel, int skip_index, int epoch) {
-            plan.levels.push_back({channel, skip_index, epoch});
+            plan.levels.push_back({channel, skip_index, epoch, {}});
           },
           py::kw_only(), py::arg("channel"), py::arg("skip_index"),
           py::arg("epoch"))
+      .def(
+          "add_loop_turn",
+          [](Plan& plan, int level, int channel, int end) {
+            plan.levels.at(level).turns.push_back({channel, end});
+          },
+          py::kw_only(), py::arg("level"), py::arg("channel"), py::arg("end"))
+      .def(
+          "keep_in_trip",
+          [](Plan& plan, int level, int trip_begin, int loop_end) {
+            plan.levels.at(level).trip_begin = trip_begin;
+            plan.levels.at(level).loop_end = loop_end;
+          },
+          py::kw_only(), py::arg("level"), py::arg("trip_begin"),
+          py::arg("loop_end"))
       .def(
           "add_join",
           [](Plan& plan, int rule, int web, int same,

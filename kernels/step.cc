@@ -25,7 +25,15 @@ Registry& GetRegistry() {
 
 std::atomic<int64_t> next_id{1};
 
+constexpr int kIdBits = 40;  // of a token; the rest is the offset
+
 }  // namespace
+
+StepPlace StepPlace::Of(int64_t token) {
+  return {token & ((int64_t{1} << kIdBits) - 1), token >> kIdBits};
+}
+
+int64_t StepPlace::Token() const { return id | (offset << kIdBits); }
 
 InjectedDelays& Delays() {
   static auto* delays = new InjectedDelays;

@@ -62,6 +62,16 @@ class Step {
   tensorflow::CancellationManager cancellation_;
 };
 
+// What the ops of a graph know their step by: the step's id, and how far the
+// channels of a loop's trip are from those of its first trip.
+struct StepPlace {
+  int64_t id;
+  int64_t offset;
+
+  static StepPlace Of(int64_t token);
+  int64_t Token() const;
+};
+
 // For tests that look for races: up to how many microseconds each runner is
 // held up, at random, at every op. 0 is off.
 struct InjectedDelays {

@@ -157,6 +157,18 @@ KNOBS: Mapping[str, Knob] = {
             minimum=0,
         ),
         _knob(
+            "roll_loops_from",
+            6,
+            "of how many trips on a loop whose number of trips varies becomes a While; 0 is never.",
+            minimum=0,
+        ),
+        _knob(
+            "roll_constant_loops_from",
+            500,
+            "the same of a loop that always has as many trips, which runs faster unrolled.",
+            minimum=0,
+        ),
+        _knob(
             "max_entry_signatures",
             8,
             "how many kinds of arguments get a graph of their own, for each function.",

@@ -53,11 +53,23 @@ struct JoinSpec {
   tensorflow::PartialTensorShape shape;
 };
 
+// A trip of a rolled loop begins: Python says whether it does.
+struct LoopTurn {
+  int channel;  // -1: every path makes all trips, so nobody asks
+  int end;      // the first level behind the loop
+};
+
 // A level of the case assignment: a switch-case, or a block of every path.
 struct LevelSpec {
   int channel;     // where the decision goes; -1: no decision
-  int skip_index;  // the branch that does nothing; -1: every path passes one
+  int skip_index;  // the branch that does nothing; -1: there is none
   int epoch;
+  std::vector<LoopTurn> turns;  // trips that begin here, outermost loop first
+  // Every trip of a rolled loop passes this level: who skips it leaves the loop
+  // (its first level behind) before the trip begins (its first level). -1:
+  // none.
+  int trip_begin = -1;
+  int loop_end = -1;
 };
 
 struct InputRef {

@@ -231,8 +231,12 @@ class Session {
   // The nodes at the place where Python is. Null with an exception set.
   const Place* PlaceHere();
   bool IsLegal(int number) const;
+  // Whether a way may go from one level to a later one, or to the end.
+  bool CanSkip(int from, int to) const;
   // What is to be said on the way between two nodes: (channel, branch).
   std::vector<std::pair<int, int64_t>> Decisions(int from, int to) const;
+  // The same between two levels, without the latter's own decision.
+  std::vector<std::pair<int, int64_t>> DecisionsBefore(int from, int to) const;
   void SendDecision(int channel, int64_t branch) {
     Message message;
     message.index = branch;

@@ -84,8 +84,15 @@ bool Session::IsLegal(int number) const {
     level = last.level;
   }
   if (!node.is_head || node.level <= level) return false;
-  for (int between = level + 1; between < node.level; ++between) {
-    if (plan_->levels[between].skip_index < 0) return false;
+  return CanSkip(level, node.level);
+}
+
+bool Session::CanSkip(int from, int to) const {
+  for (int between = from + 1; between < to; ++between) {
+    const LevelSpec& level = plan_->levels[between];
+    if (level.skip_index >= 0) continue;
+    const bool leaves_loop = from < level.trip_begin && to >= level.loop_end;
+    if (level.loop_end < 0 || !leaves_loop) return false;
   }
   return true;
 }
@@ -148,14 +155,38 @@ int Session::FindNode(const Call& call, const char** reason,
 
 std::vector<std::pair<int, int64_t>> Session::Decisions(int from,
                                                         int to) const {
-  std::vector<std::pair<int, int64_t>> decisions;
   const PlanNode& node = plan_->nodes[to];
-  const int level = from < 0 ? -1 : plan_->nodes[from].level;
-  for (int between = level + 1; between <= node.level; ++between) {
-    const LevelSpec& spec = plan_->levels[between];
-    if (spec.channel < 0) continue;
-    decisions.emplace_back(
-        spec.channel, between == node.level ? node.branch : spec.skip_index);
+  auto decisions =
+      DecisionsBefore(from < 0 ? -1 : plan_->nodes[from].level, node.level);
+  const bool is_new_level = from < 0 || plan_->nodes[from].level < node.level;
+  const int channel = plan_->levels[node.level].channel;
+  if (is_new_level && channel >= 0)
+    decisions.emplace_back(channel, node.branch);
+  return decisions;
+}
+
+std::vector<std::pair<int, int64_t>> Session::DecisionsBefore(int from,
+                                                              int to) const {
+  std::vector<std::pair<int, int64_t>> decisions;
+  const int num_levels = static_cast<int>(plan_->levels.size());
+  for (int between = from + 1; between <= to && between < num_levels;) {
+    const LevelSpec& level = plan_->levels[between];
+    int next = between + 1;
+    bool leaves_loop = false;
+    for (const LoopTurn& turn : level.turns) {
+      leaves_loop = to >= turn.end;
+      if (turn.channel >= 0) {
+        decisions.emplace_back(turn.channel, leaves_loop ? 0 : 1);
+      }
+      if (leaves_loop) {
+        next = turn.end;
+        break;
+      }
+    }
+    if (!leaves_loop && between < to && level.channel >= 0) {
+      decisions.emplace_back(level.channel, level.skip_index);
+    }
+    between = next;
   }
   return decisions;
 }
@@ -169,12 +200,11 @@ void Session::Decide(int number) {
 bool Session::SkipToEnd() {
   if (bound_for_ >= 0) return false;
   if (at_ >= 0 && plan_->nodes[at_].next >= 0) return false;
-  const size_t level = at_ < 0 ? 0 : plan_->nodes[at_].level + 1;
-  for (size_t i = level; i < plan_->levels.size(); ++i) {
-    if (plan_->levels[i].skip_index < 0) return false;
-  }
-  for (size_t i = level; i < plan_->levels.size(); ++i) {
-    SendDecision(plan_->levels[i].channel, plan_->levels[i].skip_index);
+  const int level = at_ < 0 ? -1 : plan_->nodes[at_].level;
+  const int end = static_cast<int>(plan_->levels.size());
+  if (!CanSkip(level, end)) return false;
+  for (const auto& [channel, branch] : DecisionsBefore(level, end)) {
+    SendDecision(channel, branch);
   }
   return true;
 }

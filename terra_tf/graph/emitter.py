@@ -5,7 +5,10 @@ Knows values, fetches, imperative and random ops; variables are `variable_emitte
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
+
+import numpy as np
 
 from terra_tf._tf_internals import (
     apply_op,
@@ -21,6 +24,7 @@ from terra_tf.errors import ImperativeReason, UndelegableOpError
 from terra_tf.graph.folding import can_fold, constant_value, is_constant
 from terra_tf.graph.foreknowledge import Foreknowledge
 from terra_tf.graph.generated_graph import GeneratedGraph, OpRange
+from terra_tf.graph.loops import CannotRollError, Carried, TripFeed, Varying
 from terra_tf.graph.scope import EpochState, Scope
 from terra_tf.graph.shape_rules import shape_rule
 from terra_tf.graph.symbols import common_shape, scalar, static_shape, unique
@@ -30,7 +34,6 @@ from terra_tf.trace.trace_graph import (
     Captured,
     Feed,
     Node,
-    NodeInput,
     Output,
     TraceGraph,
     Variable,
@@ -62,6 +65,7 @@ class Emitter:
         self.out = out
         self.main = self.scope = Scope(function_graph, None, EpochState(None))
         self.inputs: list = []  # of the function
+        self._used_table = False  # whether an input differs by trip
         self._captured: dict[int, Any] = {}
         self._needed_late = {
             source
@@ -82,7 +86,7 @@ class Emitter:
 
     def add_inputs(self) -> None:
         """Adds the step's id, the captured variables and tensors."""
-        self.step = self._placeholder(dtypes.int64, [])
+        self.main.step = self._placeholder(dtypes.int64, [])
         used = [
             source for node in self.graph.nodes if not node.is_imperative for source in node.inputs
         ]
@@ -108,8 +112,8 @@ class Emitter:
         """Returns the symbolic handle of a variable."""
         known = self.scope.find("handles", slot)
         if known is None:
-            channel = self.out.new_channel()
-            self.out.variable_channels[slot, self.scope.place] = channel
+            keys = [(slot, place) for place in self.scope.places]
+            channel = self._channels(self.out.variable_channels, keys)
             known = self.feed(dtypes.resource.as_datatype_enum, (), channel)
             handle_data_util.copy_handle_data(self.graph.variables[slot].handle, known)
             self.scope.handles[slot] = known
@@ -117,20 +121,33 @@ class Emitter:
 
     # ------------------------------------------------------------ channels
 
+    @property
+    def step(self) -> Any:
+        """What communication ops take for their step here."""
+        return self.scope.nearest("step")
+
+    def images(self, index: int) -> list[int]:
+        """Returns the nodes that one of the current scope stands for: in a loop, of each trip."""
+        return [self.out.shifted(index, shift) for shift in self.scope.shifts]
+
+    def _channels(self, table: dict[Any, int], keys: list) -> int:
+        """Notes a channel for each key, one after the other; returns the first."""
+        first = self.out.new_channels(len(keys))
+        table.update((key, first + number) for number, key in enumerate(keys))
+        return first
+
     def feed(self, dtype: int, shape: Any, channel: int) -> Any:
         """Adds a Feed in the current scope."""
         return apply_op(
             "Terra>Feed", step=self.step, dtype=dtype, shape=static_shape(shape), channel=channel
         ).outputs[0]
 
-    def fetch(self, tensor: Any) -> int:
-        """Adds a Fetch after everything before it that can fail; returns its channel."""
-        channel = self.out.new_channel()
+    def fetch(self, tensor: Any, channel: int) -> None:
+        """Adds a Fetch after everything before it that can fail."""
         with ops.control_dependencies(list(self.scope.epoch.fallible)):
             op = apply_op("Terra>Fetch", step=self.step, input=tensor, channel=channel)
         self.scope.epoch.fetches.append(op)
         self.scope.controls.append(op)
-        return channel
 
     def await_commit(self, channel: int, after: list) -> Any:
         """Adds an AwaitCommit; returns the op."""
@@ -141,27 +158,76 @@ class Emitter:
 
     # --------------------------------------------------------------- values
 
+    def node(self, index: int) -> Node:
+        """Returns a node; in the body of a loop, with the inputs that the body sees."""
+        node = self.graph.nodes[index]
+        if self.scope.nearest("trip") is None:
+            return node
+        seen = [self.scope.find("inputs", (index, i)) for i in range(len(node.inputs))]
+        inputs = tuple(known if new is None else new for known, new in zip(node.inputs, seen))
+        return dataclasses.replace(node, inputs=inputs)
+
     def value(self, index: int, position: int) -> Any:
         """Returns the symbolic tensor of an input of a delegated node."""
         join = self.out.joins.of_input.get((index, position))
         if join is None:
-            return self._plain_value(self.graph.nodes[index].inputs[position])
+            return self._plain_value(index, position)
         known = self.scope.find("joins", (index, position))
         if known is None:
             known = self.scope.joins[index, position] = self._join(join)
         return known
 
-    def _plain_value(self, source: NodeInput) -> Any:
+    def _plain_value(self, index: int, position: int) -> Any:
+        source = self.node(index).inputs[position]
         if isinstance(source, Variable):
             return self.handle(source.slot)
+        if isinstance(source, Carried):
+            return self.scope.find("loop_inputs", source)
+        if isinstance(source, Varying):
+            return self._varying(source)
         if is_constant(source, self.out.folded):
-            return self._constant(constant_value(source, self.out.folded))
+            return self._constant_input(source)
         if isinstance(source, Output):
             return self.scope.find("outputs", source)
         if isinstance(source, Captured):
             return self._captured[source.handle]
-        assert isinstance(source, Feed)
-        return self._feed_of(source)
+        assert isinstance(source, (Feed, TripFeed))
+        return self._feed_of(source, index, position)
+
+    # ---------------------------------------------------- constants by trip
+
+    def _varying(self, source: Varying) -> Any:
+        self._used_table = True
+        known = self.scope.find("loop_inputs", source)
+        if known is None:
+            scope: Any = self.scope
+            while scope.trip is None or scope.place != (source.loop, -1):
+                scope = scope.parent
+            known = self._of_table(source.tensors, scope.trip)
+            self.scope.loop_inputs[source] = known
+        return known
+
+    def _constant_input(self, source: Any) -> Any:
+        """A constant; a folded op's result may be another in each trip."""
+        value = constant_value(source, self.out.folded)
+        if isinstance(source, Output):
+            scope: Scope | None = self.scope
+            while scope is not None and source.node not in scope.emitted:
+                scope = scope.parent
+            shifts = (0,) if scope is None else scope.shifts
+            numbers = [self.out.shifted(source.node, shift) for shift in shifts]
+            values = [self.graph.nodes[n].record.folded[source.output] for n in numbers]
+            if scope is not None and not _are_equal(values):
+                return self._of_table(tuple(values), scope.nearest("flat_trip"))
+        return self._constant(value)
+
+    def _of_table(self, tensors: tuple[Any, ...], number: Any) -> Any:
+        with ops.init_scope():
+            table = np.stack([tensor.numpy() for tensor in tensors])
+        params = ops.convert_to_tensor(table, dtype=tensors[0].dtype)
+        axis = ops.convert_to_tensor(0, dtype=dtypes.int32)
+        self._used_table = True
+        return apply_op("GatherV2", params=params, indices=number, axis=axis).outputs[0]
 
     def _join(self, join: Join) -> Any:
         if join.rule is Rule.SAME:
@@ -175,7 +241,8 @@ class Emitter:
         if join.external is not None:
             shapes.append(static_shape(join.external.spec.shape))
         if join.needs_message:
-            channel = self.out.join_channels[join.node, join.position] = self.out.new_channel()
+            keys = [(image, join.position) for image in self.images(join.node)]
+            channel = self._channels(self.out.join_channels, keys)
             dtype = dtypes.as_dtype(join.spec.dtype)
             candidates = [array_ops.zeros((), dtype) if c is None else c for c in candidates]
             tensor = apply_op(
@@ -195,11 +262,14 @@ class Emitter:
                 constants[id(tensor)] = ops.convert_to_tensor(value, dtype=tensor.dtype)
         return constants[id(tensor)]
 
-    def _feed_of(self, source: Feed) -> Any:
+    def _feed_of(self, source: Feed | TripFeed, index: int, position: int) -> Any:
         known = self.scope.find("feeds", source)
         if known is None:
-            channel = self.out.feed_channels[source, self.scope.place] = self.out.new_channel()
-            known = self.feed(source.spec.dtype, source.spec.shape, channel)
+            fed = [self.graph.nodes[image].inputs[position] for image in self.images(index)]
+            keys = list(zip(fed, self.scope.places))
+            channel = self._channels(self.out.feed_channels, keys)
+            spec = (source.feed if isinstance(source, TripFeed) else source).spec
+            known = self.feed(spec.dtype, spec.shape, channel)
             self.scope.feeds[source] = known
         return known
 
@@ -213,7 +283,7 @@ class Emitter:
         self.out.op_ranges.append(OpRange(graph, first, graph.num_operations(), index))
 
     def _emit(self, index: int, emit_variable_op: Any) -> None:
-        node = self.graph.nodes[index]
+        node = self.node(index)
         if node.is_imperative:
             outputs = self._emit_imperative(index, node)
             self._keep(index, outputs)
@@ -228,8 +298,11 @@ class Emitter:
 
         if index not in self._joined_nodes and can_fold(node, self.out.folded, is_static):
             self.out.folded[index] = node.record.folded
+            self.scope.emitted[index] = []
             return
+        self._used_table = False
         values = [self.value(index, position) for position in range(len(node.inputs))]
+        used_table = self._used_table
         if node.record.op_type in STATELESS_RANDOM:
             outputs = self._emit_random(index, node, values)
         elif any(isinstance(source, Variable) for source in node.inputs):
@@ -238,12 +311,15 @@ class Emitter:
             outputs = self.emit_op(node, values)
         self._keep(index, outputs)
         if not all(tensor.shape.is_fully_defined() for tensor in outputs):
+            if used_table:
+                raise CannotRollError(None, "a shape may depend on a constant of each trip's own")
             self.out.shape_rules[index] = shape_rule(node, outputs)
         self._foreknowledge.note(index, outputs, self.out.shape_rules.get(index, b""))
         for output, tensor in enumerate(outputs):
             self._settle_output(index, output, tensor)
 
     def _keep(self, index: int, outputs: list) -> None:
+        self.scope.emitted[index] = outputs
         for output, tensor in enumerate(outputs):
             key = Output(index, output)
             self.scope.outputs[key] = tensor
@@ -252,7 +328,9 @@ class Emitter:
 
     def _is_static(self, index: int, position: int) -> bool:
         """Says whether an input's shape is fixed by the graph. Feeds nothing."""
-        source = self.graph.nodes[index].inputs[position]
+        source = self.node(index).inputs[position]
+        if isinstance(source, TripFeed):
+            return static_shape(source.feed.spec.shape).is_fully_defined()
         if isinstance(source, Feed) and (index, position) not in self.out.joins.of_input:
             return static_shape(source.spec.shape).is_fully_defined()
         if isinstance(source, Variable):
@@ -272,19 +350,20 @@ class Emitter:
         self.out.output_shapes[index, output] = known
         if index in self.out.on_host:
             return
-        wanted = (index, output) in self.graph.fetches or (index, output) in self._needed_late
+        images = [(image, output) for image in self.images(index)]
+        wanted = any(key in self.graph.fetches or key in self._needed_late for key in images)
         if not self._foreknowledge.knows_shape(index, output):
             # Who asks for the shape gets the value; the tape asks at once.
-            asked = (index, output) in self.graph.shape_reads
+            asked = any(key in self.graph.shape_reads for key in images)
             wanted = wanted or asked or node.record.under_tape
         if wanted:
-            self.out.fetch_channels[index, output] = self.fetch(tensor)
+            self.fetch(tensor, self._channels(self.out.fetch_channels, images))
 
     def _emit_imperative(self, index: int, node: Node) -> list:
         if not self._begins_epoch(index) and (
             self.scope.epoch.fallible or self.scope.parent is not None
         ):
-            channel = self.out.check_channels[index] = self.out.new_channel()
+            channel = self._channels(self.out.check_channels, self.images(index))
             with ops.control_dependencies(list(self.scope.epoch.fallible)):
                 op = apply_op("Terra>Fetch", step=self.step, input=scalar(), channel=channel)
             self.scope.controls.append(op)
@@ -293,7 +372,8 @@ class Emitter:
             if spec.dtype in _NEVER_FED:
                 outputs.append(None)
                 continue
-            channel = self.out.output_feeds[index, output] = self.out.new_channel()
+            keys = [(image, output) for image in self.images(index)]
+            channel = self._channels(self.out.output_feeds, keys)
             outputs.append(self.feed(spec.dtype, spec.shape, channel))
         return outputs
 
@@ -342,7 +422,7 @@ class Emitter:
         return arguments
 
     def _emit_random(self, index: int, node: Node, values: list) -> list:
-        channel = self.out.seed_channels[index] = self.out.new_channel()
+        channel = self._channels(self.out.seed_channels, self.images(index))
         state = self.feed(dtypes.uint64.as_datatype_enum, (3,), channel)
         arguments = self.arguments(node, values)
         for name in ("seed", "seed2"):
@@ -361,3 +441,10 @@ class Emitter:
         if not all(is_constant(source, self.out.folded) for source in node.inputs):
             self.note_fallible(operation)  # a shape or range that may be wrong
         return list(operation.outputs)
+
+
+def _are_equal(tensors: list[Any]) -> bool:
+    """Says whether host tensors of one dtype have the same bytes."""
+    with ops.init_scope():
+        first, *others = (tensor.numpy() for tensor in tensors)
+    return all(o.shape == first.shape and o.tobytes() == first.tobytes() for o in others)

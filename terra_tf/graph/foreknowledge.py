@@ -55,7 +55,9 @@ class Foreknowledge:
         self._unknown_shapes: set[Output] = set()
         self._values: set[Output] = set()
 
-    def note(self, index: int, tensors: list[Any], rule: bytes) -> None:
+    def note(
+        self, index: int, tensors: list[Any], rule: bytes, may_be_on_host: bool = True
+    ) -> None:
         """Notes what is known of a node's results: symbolic tensors, and the op's NodeDef."""
         node = self._graph.nodes[index]
         self._noted.add(index)
@@ -63,7 +65,7 @@ class Foreknowledge:
         if node.is_imperative:
             self._values |= {o for o in outputs if node.outputs[o.output].dtype in _INTEGERS}
             return
-        if self._is_on_host(index, node):
+        if may_be_on_host and self._is_on_host(index, node):
             self._out.on_host.add(index)
             self._values.update(outputs)
             return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
-from terra_tf.trace.case_assignment import CaseAssignment
+from terra_tf.graph.loops import RolledLoop
+from terra_tf.trace.case_assignment import BasicBlock, CaseAssignment
 from terra_tf.trace.joins import Joins
 from terra_tf.trace.trace_graph import Feed
 
@@ -21,6 +22,20 @@ class EpochChannels:
     commit: int
     done: int = -1
     resume: int = -1
+
+
+class EmittedLoop(NamedTuple):
+    """A rolled loop of the function.
+
+    Attributes:
+      loop: The loop, in the representatives of the loops around it.
+      channel: Where Python says whether there is another trip; -1 if every path makes them all.
+      shifts: How many levels are between it and where it is in each trip of the loops around it.
+    """
+
+    loop: RolledLoop
+    channel: int
+    shifts: tuple[int, ...]
 
 
 class OpRange(NamedTuple):
@@ -61,7 +76,14 @@ class GeneratedGraph:
       epochs: In order; the first starts at level 0.
       is_fallible: Whether any delegated op can fail on data.
       written_slots: Variables that some delegated op writes.
-      op_ranges: What each node became, for pictures.
+      op_ranges: What each node became, for pictures; of a rolled loop's, those of one trip.
+      num_switch_cases: How many Cases it has; what a rolled loop's body has is counted once.
+      loops: The rolled loops, outer ones first.
+      unrolled: (loop, why) of those that looked alike in all trips and could not be rolled.
+      aligned: Level of a rolled loop -> its blocks in the order of its branches.
+      trip_places: Level of a rolled loop -> the places of its trips, outermost loop first.
+      kept: Level -> (its trip's first level, the first level behind the loop), where every trip
+        of a rolled loop passes it.
     """
 
     cases: CaseAssignment
@@ -87,11 +109,56 @@ class GeneratedGraph:
     is_fallible: bool = False
     written_slots: set[int] = dataclasses.field(default_factory=set)
     op_ranges: list[OpRange] = dataclasses.field(default_factory=list)
+    num_switch_cases: int = 0
+    loops: list[EmittedLoop] = dataclasses.field(default_factory=list)
+    unrolled: list[tuple[RolledLoop, str]] = dataclasses.field(default_factory=list)
+    aligned: dict[int, tuple[BasicBlock, ...]] = dataclasses.field(default_factory=dict)
+    trip_places: dict[int, list[tuple]] = dataclasses.field(default_factory=dict)
+    kept: dict[int, tuple[int, int]] = dataclasses.field(default_factory=dict)
+
+    def places_of(self, node: int) -> list[tuple | None]:
+        """Returns where a node is, outermost first.
+
+        The main line is None, a trip of a rolled loop (its first level, -1), the branch of a
+        switch-case (level, index).
+        """
+        level = self.cases.block_of[node].level
+        places = [None, *self.trip_places.get(level, ())]
+        return [*places, (level, self.branch_of(node))] if level in self.case_channels else places
 
     def place_of(self, node: int) -> tuple | None:
-        """Returns None for a node of the main line, or (level, index) of its branch."""
+        """Returns the innermost place where a node is."""
+        return self.places_of(node)[-1]
+
+    def branch_of(self, node: int) -> int:
+        """Returns the number of a node's block among the branches of its level."""
         block = self.cases.block_of[node]
-        return None if self.cases.levels[block.level].is_inline else (block.level, block.index)
+        aligned = self.aligned.get(block.level)
+        return block.index if aligned is None else aligned.index(block)
+
+    def blocks_at(self, level: int) -> tuple[BasicBlock, ...]:
+        """Returns a level's blocks in the order of its branches."""
+        return self.aligned.get(level) or self.cases.levels[level].blocks
+
+    def shifted(self, node: int, shift: int) -> int:
+        """Returns what stands for a node so many levels on, in another trip of its loops."""
+        if shift == 0:
+            return node
+        block, position = self.cases.block_of[node], self.cases.position_of[node]
+        return self.blocks_at(block.level + shift)[self.branch_of(node)].nodes[position]
+
+    def is_legal(self, node: int, successor: int) -> bool:
+        """Says whether the function can follow a trace that goes from one node to another."""
+        if not self.cases.is_legal(node, successor):
+            return False
+        before, after = self.cases.level_of(node), self.cases.level_of(successor)
+        kept = (self.kept[level] for level in range(before + 1, after) if level in self.kept)
+        return all(before < trip_begin and loop_end <= after for trip_begin, loop_end in kept)
+
+    def new_channels(self, count: int) -> int:
+        """Returns the first of so many new channels, one after the other."""
+        self.num_channels += count
+        return self.num_channels - count
 
     def new_channel(self) -> int:
         """Returns the number of one channel more."""

@@ -20,6 +20,8 @@ exactly the order that is needed is added here:
 from __future__ import annotations
 
 import itertools
+import sys
+from collections.abc import Collection
 from typing import Any
 
 from terra_tf._tf_internals import apply_op, array_ops, atomic_function, func_graph, ops
@@ -27,32 +29,63 @@ from terra_tf.graph.emitter import Emitter
 from terra_tf.graph.epochs import plan_epochs, slots_of
 from terra_tf.graph.foreknowledge import Foreknowledge, InferShapes
 from terra_tf.graph.generated_graph import EpochChannels, GeneratedGraph
+from terra_tf.graph.loop_emitter import LoopEmitter
+from terra_tf.graph.loop_finder import LoopFinder
+from terra_tf.graph.loop_tables import LoopTables
+from terra_tf.graph.loops import CannotRollError, RolledLoop
 from terra_tf.graph.scope import EpochState, HeldCase, HeldWrite, Scope
 from terra_tf.graph.switch_case import add_case, dummy, make_branch_graph
 from terra_tf.graph.symbols import common_shape, scalar, unique
 from terra_tf.graph.variable_emitter import VariableEmitter, dense_writes
-from terra_tf.trace.case_assignment import Level
+from terra_tf.trace.case_assignment import BasicBlock
 from terra_tf.trace.joins import Rule, resolve_joins
 from terra_tf.trace.trace_graph import Output, TraceGraph
 
 _serial = itertools.count()
 
 
-def generate(graph: TraceGraph, infer_shapes: InferShapes) -> GeneratedGraph:
+_MAX_REFUSED_LOOPS = 4  # then none is rolled
+
+
+def generate(
+    graph: TraceGraph,
+    infer_shapes: InferShapes,
+    roll_from: int = 0,
+    roll_constant_from: int = 0,
+) -> GeneratedGraph:
     """Builds and registers the function of a TraceGraph.
 
     Args:
       graph: The TraceGraph.
       infer_shapes: Runs shape functions, as the cursor will.
+      roll_from: The fewest trips for which a loop is rolled whose number of trips varies; 0 is
+        never.
+      roll_constant_from: The same for other loops.
 
     Raises:
       UndelegableOpError: An op has to run imperatively.
     """
-    return _Generator(graph, infer_shapes).build()
+    refused: dict[tuple[int, int], tuple[RolledLoop, str]] = {}
+    while True:
+        is_rolling = len(refused) < _MAX_REFUSED_LOOPS
+        limits = (roll_from, roll_constant_from) if is_rolling else (0, 0)
+        try:
+            generated = _Generator(graph, infer_shapes, limits, refused.keys()).build()
+            generated.unrolled = list(refused.values())
+            return generated
+        except CannotRollError as error:
+            assert error.loop is not None
+            refused[error.loop.begin, error.loop.period] = (error.loop, error.why)
 
 
 class _Generator:
-    def __init__(self, graph: TraceGraph, infer_shapes: InferShapes) -> None:
+    def __init__(
+        self,
+        graph: TraceGraph,
+        infer_shapes: InferShapes,
+        roll_from: tuple[int, int],
+        refused: Collection[tuple[int, int]],
+    ) -> None:
         self._graph = graph
         self._epochs = plan_epochs(graph)
         self._out = GeneratedGraph(self._epochs.cases, resolve_joins(graph))
@@ -61,6 +94,14 @@ class _Generator:
         foreknowledge = Foreknowledge(graph, self._out, infer_shapes)
         self._emitter = Emitter(graph, self._out, main, self._epochs.starts, foreknowledge)
         self._variables = VariableEmitter(self._emitter, self._is_last_use)
+        self._loops = LoopEmitter(
+            self._emitter, self._variables, foreknowledge, self._emit_levels
+        )
+        self._finder: LoopFinder | None = None
+        if any(roll_from):
+            varying, constant = (limit or sys.maxsize for limit in roll_from)
+            tables = LoopTables(graph, self._epochs.cases, self._out.joins, self._epochs.starts)
+            self._finder = LoopFinder(tables, varying, constant, refused)
         self._last_use = self._find_last_uses()
         self._used_outside, self._joins_used_outside = self._find_crossing()
 
@@ -72,14 +113,7 @@ class _Generator:
         with function_graph.as_default():
             emitter.add_inputs()
             out.epochs.append(EpochChannels(0, out.new_channel()))
-            for number, level in enumerate(self._epochs.cases.levels):
-                if number in self._epochs.starts:
-                    self._begin_epoch(number)
-                if level.is_inline:
-                    for node in level.blocks[0].nodes:
-                        emitter.emit(node, self._variables.emit)
-                else:
-                    self._emit_case(number, level)
+            self._emit_levels(0, len(self._epochs.cases.levels))
             self._end_epoch()
         function_graph.inputs = emitter.inputs
         function_graph.outputs = []
@@ -88,6 +122,34 @@ class _Generator:
         out.function = atomic_function.from_func_graph(self._name, function_graph, {})
         out.name = out.function.name.decode()
         return out
+
+    def _emit_levels(self, first: int, end: int) -> None:
+        """Adds levels to the current scope: the main line, or the body of a loop."""
+        found = [] if self._finder is None else self._finder.find(first, end, self._can_be_skipped)
+        loops = {loop.begin: loop for loop in found}
+        number = first
+        while number < end:
+            if number in self._epochs.starts:
+                self._begin_epoch(number)
+            if number in loops:
+                self._loops.emit(loops[number])
+                number = loops[number].end
+                continue
+            blocks, has_skip = self._out.blocks_at(number), self._can_be_skipped(number)
+            if len(blocks) > 1 or has_skip:
+                self._emit_case(number, blocks, has_skip)
+            else:
+                for node in blocks[0].nodes:
+                    self._emitter.emit(node, self._variables.emit)
+            number += 1
+
+    def _can_be_skipped(self, level: int) -> bool:
+        """Whether the main line, or a trip of the innermost loop, may go without a level."""
+        loops = [each.loop for each in self._out.loops]
+        around = [loop for loop in loops if loop.begin <= level < loop.end]
+        if around:
+            return level in around[-1].skippable
+        return not self._epochs.cases.levels[level].is_mandatory
 
     def _find_last_uses(self) -> dict[int, tuple[int, int]]:
         """Slot -> the last (level, position in its block) that uses it."""
@@ -188,30 +250,34 @@ class _Generator:
 
     # -------------------------------------------------------- switch-cases
 
-    def _emit_case(self, number: int, level: Level) -> None:
-        emitter, main = self._emitter, self._emitter.main
-        for slot in sorted(dense_writes(self._graph, _nodes_of(level))):
-            if slot in main.handles:
+    def _emit_case(self, number: int, blocks: tuple[BasicBlock, ...], has_skip: bool) -> None:
+        emitter, scope = self._emitter, self._emitter.scope
+        nodes = tuple(node for block in blocks for node in block.nodes)
+        for slot in sorted(dense_writes(self._graph, nodes)):
+            if slot in emitter.main.handles:
                 self._variables.read(slot)  # what the other branches hand on
-        branches = [self._build_branch(block.nodes, number, block.index) for block in level.blocks]
-        if not level.is_mandatory:
-            branches.append(self._build_branch((), number, len(level.blocks)))
+        branches = [self._build_branch(b.nodes, number, i) for i, b in enumerate(blocks)]
+        if has_skip:
+            branches.append(self._build_branch((), number, len(blocks)))
         made_dtypes = {key: t.dtype for _, made in branches for key, t in made.items()}
         keys = list(made_dtypes)
-        for scope, made in branches:
-            with scope.graph.as_default():
-                scope.graph.outputs = [
-                    array_ops.identity(self._hand_out(scope, made, key, made_dtypes[key]))
+        for branch, made in branches:
+            with branch.graph.as_default():
+                branch.graph.outputs = [
+                    array_ops.identity(self._hand_out(branch, made, key, made_dtypes[key]))
                     for key in keys
                 ]
-            scope.graph.control_outputs = unique(scope.controls)
-        channel = self._out.case_channels[number] = self._out.new_channel()
+            branch.graph.control_outputs = unique(branch.controls)
+        self._out.num_switch_cases += 1
+        channel = self._out.new_channels(len(scope.shifts))
+        for place, shift in enumerate(scope.shifts):
+            self._out.case_channels[number + shift] = channel + place
         select = apply_op(
             "Terra>CaseSelect", step=emitter.step, channel=channel, num_branches=len(branches)
         )
         index = _at_once(select.outputs[0])
-        graphs = [scope.graph for scope, _ in branches]
-        case = add_case(index, graphs, self._before_case(branches, main.epoch))
+        graphs = [branch.graph for branch, _ in branches]
+        case = add_case(index, graphs, self._before_case(branches, scope.epoch))
         self._absorb(case, index, branches, keys)
 
     def _before_case(self, branches: list, epoch: EpochState) -> list:
@@ -223,16 +289,16 @@ class _Generator:
 
     def _build_branch(self, nodes: tuple[int, ...], *place: int) -> tuple[Scope, dict[Any, Any]]:
         """Returns a branch's scope, and what it made that others use: key -> tensor."""
-        emitter = self._emitter
-        graph = make_branch_graph(self._branch_name("branch"), emitter.main.graph)
-        scope = emitter.main.branch(graph, place)
-        emitter.scope = scope
+        emitter, around = self._emitter, self._emitter.scope
+        graph = make_branch_graph(self._branch_name("branch"), around.graph)
+        scope = emitter.scope = around.branch(graph, place)
         try:
             with graph.as_default():
                 for node in nodes:
                     emitter.emit(node, self._variables.emit)
         finally:
-            emitter.scope = emitter.main
+            emitter.scope = around
+        around.emitted.update(scope.emitted)
         made: dict[Any, Any] = {}
         for output, tensor in scope.outputs.items():
             if output in self._used_outside and tensor is not None:
@@ -266,8 +332,8 @@ class _Generator:
         return dummy(dtype) if before is None else before
 
     def _absorb(self, case: Any, index: Any, branches: list, keys: list) -> None:
-        """Makes what came out of a Case known in the main line."""
-        main = self._emitter.main
+        """Makes what came out of a Case known in the line around it."""
+        main = self._emitter.scope
         tensors = dict(zip(keys, case.outputs))
         for key, tensor in tensors.items():
             place = keys.index(key)
@@ -287,7 +353,7 @@ class _Generator:
         self._absorb_effects(case, index, branches, tensors)
 
     def _absorb_effects(self, case: Any, index: Any, branches: list, tensors: dict) -> None:
-        main = self._emitter.main
+        main = self._emitter.scope
         main.controls.append(case)
         epochs = [scope.epoch for scope, _ in branches]
         if any(epoch.fallible for epoch in epochs):
@@ -318,10 +384,6 @@ def _at_once(index: Any) -> Any:
     in its thread. (Not an Identity: Grappler's pruner takes those out.)
     """
     return apply_op("EnsureShape", input=index, shape=[]).outputs[0]
-
-
-def _nodes_of(level: Level) -> tuple[int, ...]:
-    return tuple(node for block in level.blocks for node in block.nodes)
 
 
 def _tensors_of(held: HeldWrite | HeldCase) -> list:

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 from terra_tf._tf_internals import apply_op
+from terra_tf.graph.loops import TripFeed
 from terra_tf.trace.trace_graph import Feed
 
 
@@ -88,13 +89,33 @@ class Scope:
       feeds: Feed -> tensor; made in the branch that uses it, where Python is known to send it.
       handles: Slot -> symbolic handle.
       place: None in the main line, else the branch: (level, index).
+      shifts: How many levels are between what is built here and each of the places that it
+        stands for: in a rolled loop, one for each trip, else 0 alone.
+      step: What communication ops take for their step; None where it is the parent's.
+      trip: In the body of a loop, the number of the trip, int32.
+      flat_trip: The same counted through all loops around, int32.
+      inputs: (node, position) -> the input, where a loop's body sees another.
+      loop_inputs: What a loop's body takes from the trip before, and its constants by trip.
+      emitted: Node -> its outputs, none if it was folded; in the order in which they were built.
       controls: Ops that must run although nothing uses them.
     """
 
     def __init__(
-        self, graph: Any, parent: Scope | None, epoch: EpochState, place: tuple | None = None
+        self,
+        graph: Any,
+        parent: Scope | None,
+        epoch: EpochState,
+        place: tuple | None = None,
+        shifts: tuple[int, ...] = (0,),
     ) -> None:
         self.place = place
+        self.shifts = shifts
+        self.step: Any = None
+        self.trip: Any = None
+        self.flat_trip: Any = None
+        self.inputs: dict[tuple[int, int], Any] = {}
+        self.loop_inputs: dict[Any, Any] = {}
+        self.emitted: dict[int, list] = {}
         self.graph = graph
         self.parent = parent
         self.epoch = epoch
@@ -102,7 +123,7 @@ class Scope:
         self.webs: dict[int, Any] = {}
         self.joins: dict[tuple[int, int], Any] = {}
         self.constants: dict[int, Any] = {}
-        self.feeds: dict[Feed, Any] = {}
+        self.feeds: dict[Feed | TripFeed, Any] = {}
         self.handles: dict[int, Any] = {}
         self.controls: list = []
 
@@ -110,7 +131,28 @@ class Scope:
         """Returns a scope for a branch at this place."""
         epoch = EpochState(None)
         epoch.values = dict(self.epoch.values)
-        return Scope(graph, self, epoch, place)
+        return Scope(graph, self, epoch, place, self.shifts)
+
+    def body(self, graph: Any, place: tuple, shifts: tuple[int, ...]) -> Scope:
+        """Returns a scope for the body of a loop, which stands for a trip at each shift."""
+        return Scope(graph, self, EpochState(None), place, shifts)
+
+    @property
+    def places(self) -> list[tuple | None]:
+        """The places that what is built here stands for."""
+        if self.place is None:
+            return [None]
+        level, index = self.place
+        return [(level + shift, index) for shift in self.shifts]
+
+    def nearest(self, attribute: str) -> Any:
+        """Returns an attribute of this scope or the innermost around it where it is not None."""
+        scope: Scope | None = self
+        while scope is not None:
+            if getattr(scope, attribute) is not None:
+                return getattr(scope, attribute)
+            scope = scope.parent
+        return None
 
     def find(self, table: str, key: Any) -> Any:
         """Returns an entry of a table, of this scope or of those around it, or None."""

@@ -1,4 +1,4 @@
-"""A `Case` made of FuncGraphs, lowered to `_SwitchN` and `Merge` when the function runs."""
+"""`Case` and `While` made of FuncGraphs, lowered to `Switch` and `Merge` when the function runs."""
 
 from __future__ import annotations
 
@@ -59,6 +59,51 @@ def add_case(index: Any, branches: list[Any], after: list) -> Any:
         )
     case._set_attr("_lower_using_switch_merge", attr_value_pb2.AttrValue(b=True))
     return case
+
+
+def add_while(
+    condition: Any, body: Any, initial: list[Any], shapes: list[Any], after: list
+) -> Any:
+    """Adds a While to the current graph. Its first loop variable counts trips, from 0.
+
+    Args:
+      condition: A FuncGraph whose one input is the number of the trip, and whose output says
+        whether it is made.
+      body: A FuncGraph whose inputs are the trip and the loop variables, and whose outputs are
+        those of the next trip.
+      initial: The loop variables that the first trip takes.
+      shapes: What includes their shapes after any trip.
+      after: Ops that come before the first trip.
+
+    Returns:
+      The operation. Its outputs are the number of trips, the loop variables, and what the body
+      took from outside.
+    """
+    outer = ops.get_default_graph()
+    first = ops.convert_to_tensor(0, dtype=dtypes.int32)
+    variables = body.inputs
+    trip = condition.inputs
+    captured = _unify_captures([condition, body])
+    with condition.as_default():
+        unused = [_placeholder(variable) for variable in variables[1:]]
+        condition.inputs = [*trip, *unused, *condition.inputs]
+    with body.as_default():
+        body.outputs += [array_ops.identity(tensor) for tensor in body.inputs]
+    body.inputs = [*variables, *body.inputs]
+    functions = {"cond": condition, "body": body}
+    names = {}
+    for name, graph in functions.items():
+        graph.structured_outputs = None
+        function = atomic_function.from_func_graph(graph.name, graph, {})
+        outer._add_function_recursive(function)
+        names[name] = attr_value_pb2.NameAttrList(name=function.name.decode())
+    with ops.control_dependencies(after):
+        shapes = [first.shape, *shapes, *(tensor.shape for tensor in captured)]
+        operation = apply_op(
+            "While", input=[first, *initial, *captured], output_shapes=shapes, **names
+        )
+    operation._set_attr("_lower_using_switch_merge", attr_value_pb2.AttrValue(b=True))
+    return operation
 
 
 def _unify_captures(branches: list[Any]) -> list[Any]:

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from terra_tf import _native
+from terra_tf.config import config
 from terra_tf.errors import UndelegableOpError
 from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.graph.generator import generate
@@ -45,7 +46,7 @@ class BuiltGraph:
     def has_way(self, path: Path) -> bool:
         """Says whether a path's steps are legal here, where epochs may have cut more blocks."""
         steps = zip((START, *path.nodes), (*path.nodes, END))
-        return all(self.generated.cases.is_legal(*step) for step in steps)
+        return all(self.generated.is_legal(*step) for step in steps)
 
     @property
     def num_feeds(self) -> int:
@@ -56,8 +57,11 @@ class BuiltGraph:
 
     def feed_slot(self, node: int, feed: Feed) -> int | None:
         """Returns the plan's slot of a feed at a node, or None if only imperative ops see it."""
-        slot = self.feed_slots.get((feed, self.generated.place_of(node)))
-        return self.feed_slots.get((feed, None)) if slot is None else slot
+        for place in reversed(self.generated.places_of(node)):
+            slot = self.feed_slots.get((feed, place))
+            if slot is not None:
+                return slot
+        return None
 
     def imperative_ops(self) -> dict[str, int]:
         """Returns op type -> how many of the graph's ops Python runs itself."""
@@ -74,7 +78,9 @@ def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
     while True:
         snapshot = trace_graph.snapshot()
         try:
-            generated = generate(snapshot, _native.load().module.infer_shapes)
+            infer_shapes = _native.load().module.infer_shapes
+            limits = (config.roll_loops_from, config.roll_constant_loops_from)
+            generated = generate(snapshot, infer_shapes, *limits)
             break
         except UndelegableOpError as error:
             trace_graph.force(error.node, error.reason)

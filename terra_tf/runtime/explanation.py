@@ -52,7 +52,7 @@ class Explanation:
       fetches: Values of the current graph that Python gets.
       waits: Where Python waited for the graph, the line that lost most time first.
       forks: Where the current graph has a choice.
-      loops: Loops of the user's code that ran ops, unrolled in the graph.
+      loops: Loops of the user's code that ran ops, and whether the graph has a `While` for them.
       advice: What would make it faster, sentences, the best first.
     """
 
@@ -91,8 +91,8 @@ def explain(
         imperative_ops,
         _fetches(built),
         waits,
-        () if built is None else forks_of(built.trace_graph, built.generated.cases),
-        () if built is None else loops_of(built.trace_graph),
+        () if built is None else forks_of(built.trace_graph, built.generated),
+        () if built is None else loops_of(built.trace_graph, built.generated),
         advise(stats, waits, tuple(counters.events), imperative_ops),
     )
 

@@ -117,9 +117,27 @@ class _PlanMaker:
                 epoch += 1
             self._plan.add_level(
                 channel=generated.case_channels.get(number, -1),
-                skip_index=-1 if level.is_mandatory else len(level.blocks),
+                skip_index=-1
+                if level.is_mandatory or number in generated.kept
+                else len(level.blocks),
                 epoch=epoch,
             )
+        self._add_loops()
+
+    def _add_loops(self) -> None:
+        generated = self._generated
+        for level, (trip_begin, loop_end) in generated.kept.items():
+            self._plan.keep_in_trip(level=level, trip_begin=trip_begin, loop_end=loop_end)
+        for loop, first_channel, shifts in generated.loops:
+            channel = first_channel
+            for shift in shifts:
+                for trip in range(loop.num_trips):
+                    self._plan.add_loop_turn(
+                        level=loop.begin + trip * loop.period + shift,
+                        channel=channel,
+                        end=loop.end + shift,
+                    )
+                    channel += int(first_channel >= 0)
 
     def _add_joins(self) -> None:
         joins = self._generated.joins.of_input
@@ -174,7 +192,7 @@ class _PlanMaker:
             device=record.device,
             marker=marker,
             level=block.level,
-            branch=block.index,
+            branch=generated.branch_of(index),
             is_head=position == 0,
             next=-1 if is_last else block.nodes[position + 1],
             successors=following,
@@ -206,7 +224,8 @@ class _PlanMaker:
             return (_JOIN, join.number, 0)
         source = node.inputs[position]
         if isinstance(source, Variable):
-            slot = self._slots.get((source.slot, self._generated.place_of(index)), source.slot)
+            slots = (self._slots.get((source.slot, place)) for place in self._places(index))
+            slot = next((s for s in slots if s is not None), source.slot)
             return (_VARIABLE, slot, _how_it_writes(node))
         if is_constant(source, self._generated.folded):
             return (_CONSTANT, self._constant(constant_value(source, self._generated.folded)), 0)
@@ -215,7 +234,11 @@ class _PlanMaker:
         if isinstance(source, Captured):
             return (_CAPTURED, self._capture(source), 0)
         assert isinstance(source, Feed)
-        return (_FEED, self._feed(source, self._generated.place_of(index)), 0)
+        return (_FEED, self._feed(source, index), 0)
+
+    def _places(self, index: int) -> list[tuple | None]:
+        """Where a node is, innermost first."""
+        return self._generated.places_of(index)[::-1]
 
     def _constant(self, tensor: Any) -> int:
         slot = self._constants.get(id(tensor))
@@ -231,9 +254,10 @@ class _PlanMaker:
             self._plan.add_captured(source.tensor)
         return slot
 
-    def _feed(self, source: Feed, place: tuple | None) -> int:
+    def _feed(self, source: Feed, index: int) -> int:
         channels = self._generated.feed_channels
-        key = (source, place if (source, place) in channels else None)
+        keys = [(source, place) for place in self._places(index)]
+        key = next((key for key in keys if key in channels), (source, None))
         slot = self.feeds.get(key)
         if slot is None:
             slot = self.feeds[key] = len(self.feeds)

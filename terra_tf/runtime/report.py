@@ -35,7 +35,7 @@ def sections_of(explanation: Any) -> list[Section]:
         Section("Library calls that Python runs again:", _not_replayed(e)),
         Section("Whose Python the steps ran, when profiled last:", _python_shares(e)),
         Section("Branches the graph has:", _shorten(list(map(_fork, e.forks)))),
-        Section("Loops, unrolled in the graph:", _shorten(list(_loops(e)))),
+        Section("Loops:", _shorten(list(_loops(e)))),
         Section("What would make it faster:", list(e.advice)),
     ]
     stalls = Section(_stalls(e), [])
@@ -143,7 +143,7 @@ def _fork(fork: Fork) -> str:
 
 def _loops(e: Any) -> Iterator[str]:
     for loop in e.loops:
-        yield f"{loop.where}: up to {count(loop.max_trips, 'trip')}"
+        yield f"{loop.where}: up to {count(loop.max_trips, 'trip')}, {loop.form}"
 
 
 def _stalls(e: Any) -> str:

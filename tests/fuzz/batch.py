@@ -31,6 +31,7 @@ class Summary:
     steps: int = 0
     co_executed_steps: int = 0
     calls_replayed: int = 0
+    num_loops: int = 0
     tolerant_programs: int = 0
     calls_raised: int = 0
     seconds: float = 0.0
@@ -42,6 +43,7 @@ class Summary:
         self.steps += row.get("steps", 0)
         self.co_executed_steps += row.get("co_executed_steps", 0)
         self.calls_replayed += row.get("calls_replayed", 0)
+        self.num_loops += row.get("num_loops", 0)
         self.tolerant_programs += row.get("is_tolerant", False)
         self.calls_raised += row.get("raised", 0)
         self.seconds += row.get("seconds", 0.0)

@@ -63,6 +63,7 @@ class Result:
       is_repeatable: false if eager differs from eager (an op that returns memory nobody wrote, such
         as the Cholesky factor of a matrix that has none): then nothing can be said.
       calls_replayed: how many library calls were replayed under Terra.
+      num_loops: how many loops were rolled in the last graph.
     """
 
     difference: str | None
@@ -73,6 +74,7 @@ class Result:
     raised: int
     is_repeatable: bool
     calls_replayed: int = 0
+    num_loops: int = 0
 
 
 def load(program: Program) -> Callable:
@@ -196,7 +198,11 @@ def check(
       wrap: what decorates the program's functions in the run under test.
       reference: what it is compared with: "eager", or "no_replay", the same without call replay.
     """
-    with terra.config.override(synchronous_errors=program.has_synchronous_errors):
+    knobs: dict[str, Any] = {"synchronous_errors": program.has_synchronous_errors}
+    if program.roll_loops_from is not None:
+        names = ("roll_loops_from", "roll_constant_loops_from")
+        knobs |= dict.fromkeys(names, program.roll_loops_from)
+    with terra.config.override(**knobs):
         eager = _run_reference(program, wrap, reference)
         outcomes = [call.outcome for call in eager.calls if isinstance(call.outcome, Raised)]
         is_bad = any(outcome.type_name in BAD_PROGRAM for outcome in outcomes)
@@ -216,4 +222,5 @@ def check(
         raised=len(outcomes),
         is_repeatable=is_repeatable,
         calls_replayed=sum(stats.calls_replayed.values()) if stats else 0,
+        num_loops=stats.num_loops if stats else 0,
     )

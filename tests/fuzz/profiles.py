@@ -5,10 +5,11 @@ A seed gives the same program of a profile each time.
 
 from collections.abc import Callable, Sequence
 
-from tests.fuzz import generator, keras_generator, tree
+from tests.fuzz import generator, keras_generator, loop_generator, tree
 
 PROFILES: dict[str, tuple[Callable, Sequence[int]]] = {
     "plain": (generator.Writer, generator.SIZES),
+    "loops": (loop_generator.LoopWriter, loop_generator.SIZES),
     "keras": (keras_generator.KerasWriter, keras_generator.SIZES),
 }
 

@@ -50,6 +50,7 @@ class Program:
         Otherwise an op error may surface late, and the log of that call is not compared.
       reads_each_call: results, log and variables are read after each call, or all at the end.
       num_calls: how often the step is called.
+      roll_loops_from: both knobs about loops, or None for their defaults.
     """
 
     seed: int
@@ -58,6 +59,7 @@ class Program:
     has_synchronous_errors: bool
     reads_each_call: bool
     num_calls: int = 12
+    roll_loops_from: int | None = None
 
     def text(self) -> str:
         """Return the module's source."""

@@ -20,6 +20,8 @@ def test_defaults_are_those_of_the_table(config):
         "synchronous_errors": False,
         "max_constant_bytes": 1024,
         "max_fold_elements": 128,
+        "roll_loops_from": 6,
+        "roll_constant_loops_from": 500,
         "max_entry_signatures": 8,
         "max_exact_shapes": 4,
         "traces_before_build": 2,

@@ -64,8 +64,8 @@ Where Python waited for the graph:
   5.00 ms, 30 times, at train.py:22 in <module>: for graphs to end
 Branches the graph has:
   train.py:14 in train_step (3 traces) | not
-Loops, unrolled in the graph:
-  train.py:9 in train_step: up to 3 trips
+Loops:
+  train.py:9 in train_step: up to 3 trips, unrolled
 What would make it faster:
   train.py:17 in train_step reads the result of Mean (train.py:11 in train_step) and waits for it, \
 1.35 ms a step. Read it every few steps, or later: after the next step has begun.
