@@ -16,6 +16,7 @@ BENCH_ARGS ?=
 FUZZ_FIRST ?= 0
 FUZZ_COUNT ?= 1500
 FUZZ_KERAS_COUNT ?= 500
+FUZZ_LOOPS_COUNT ?= 500
 FUZZ_ARGS ?=
 PYTEST_ARGS ?=
 # Processes that share the Python tests of `make test`; one that is done takes over half of what
@@ -73,6 +74,7 @@ test-slow: build
 fuzz: build
 	$(PY) -m tests.fuzz --first=$(FUZZ_FIRST) --count=$(FUZZ_COUNT) $(FUZZ_ARGS)
 	$(PY) -m tests.fuzz --profile=keras --first=$(FUZZ_FIRST) --count=$(FUZZ_KERAS_COUNT) $(FUZZ_ARGS)
+	$(PY) -m tests.fuzz --profile=loops --first=$(FUZZ_FIRST) --count=$(FUZZ_LOOPS_COUNT) $(FUZZ_ARGS)
 
 conformance: build
 	@test -n "$(CONFORMANCE)" || { echo "no conformance cases found;" \

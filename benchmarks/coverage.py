@@ -59,8 +59,8 @@ _ENVIRONMENT = {
 _CONFORMANCE = flags.DEFINE_string("conformance", None, "The suite's folder.", required=True)
 _CASES = flags.DEFINE_list("cases", [], "Numbers of the cases to run; by default all.")
 _OUT = flags.DEFINE_string("out", str(_CSV), "The CSV to write, or to bring up to date.")
-_STEPS = flags.DEFINE_integer("steps", 24, "Calls of each case.", lower_bound=2)
-_TIMEOUT_S = flags.DEFINE_float("timeout_s", 120.0, "Limit for each run of a case.")
+_STEPS = flags.DEFINE_integer("steps", 96, "Calls of each case.", lower_bound=2)
+_TIMEOUT_S = flags.DEFINE_float("timeout_s", 400.0, "Limit for each run of a case.")
 _KEEP = flags.DEFINE_string("keep", None, "A folder for logs, counters and explain() texts.")
 
 

@@ -14,6 +14,7 @@ _LEAVES = {
     "Terra>Select": "choose",
     "Terra>AwaitCommit": "commit",
     "Terra>LoopCond": "goes_on",
+    "Terra>Trip": "trip",
     "Placeholder": "input",
 }
 

@@ -7,6 +7,7 @@ structure. Here they are written out into one graph of one level:
     switch_case_0/select              which branch: Python says it
     switch_case_0/branch_1/Tanh       an op of one branch
     switch_case_0/value               a value that comes out: a `Merge` of the branches
+    loop_0/goes_on                    whether a rolled loop makes another trip: Python says it
     feed, fetch                       what Python gives and gets, next to the op that needs it
     PrintV2                           an op that Python runs itself (`runs` says why)
     commit_0/commit                   from here on writes may happen; the writes are beside it
@@ -108,7 +109,7 @@ class _Flattener:
         self._fetched = {channel: key for key, channel in generated.fetch_channels.items()}
         self._level_of = {channel: level for level, channel in generated.case_channels.items()}
         self._is_emitted: set[int] = set()
-        self._num_commits = 0
+        self._num_commits = self._num_loops = 0
         self._python_ops: dict[int, str] = {}
         self._fetched_sources: dict[Output, str] = {}
         self._flat = FlatGraph(tf.compat.v1.GraphDef(), {}, {}, {})
@@ -141,6 +142,8 @@ class _Flattener:
                 self._add_python_op(owner)
             if op.type == "Case":
                 self._add_case(place, op)
+            elif op.type == "While":
+                self._add_while(place, op)
             elif op.name not in inputs:
                 self._add_op(place, op, owned.owner.get(position))
         for owner in owned.python_ops.get(place.graph.num_operations(), ()):
@@ -155,7 +158,7 @@ class _Flattener:
         if owner is not None:
             scope = join_scopes(self._scopes.of_node[owner])
         elif (select := _select_of(op)) is not None:
-            scope = join_scopes(self._scopes.of_case[self._level_of[select.get_attr("channel")]])
+            scope = join_scopes(self._scopes.of_case[self._level_decided_by(select)])
         else:
             scope = self._scope_of_commit(place, op)
         self._add(place, op, scope, owner)
@@ -239,9 +242,16 @@ class _Flattener:
 
     # ----------------------------------------------------------- switch-cases
 
+    def _level_decided_by(self, select: Any) -> int:
+        """The level whose branch an op says; in a loop one of them, by trip."""
+        channel = select.get_attr("channel")
+        while self._level_of[channel] not in self._scopes.of_case:
+            channel += 1  # the first trip may have no choice where others have one
+        return self._level_of[channel]
+
     def _add_case(self, place: _Place, op: Any) -> None:
         decision = op.inputs[0].op
-        level = self._level_of[_select_of(decision).get_attr("channel")]
+        level = self._level_decided_by(_select_of(decision))
         path = self._scopes.of_case[level]
         is_apply = level in self._is_emitted  # the writes of branches, after the commit
         self._is_emitted.add(level)
@@ -282,6 +292,24 @@ class _Flattener:
         node.attr["T"].type = tensor.dtype.as_datatype_enum
         node.attr["_output_shapes"].list.shape.add().CopyFrom(tensor.shape.as_proto())
         place.sources[case.name, output] = name
+
+
+    # ------------------------------------------------------------------ loops
+
+    def _add_while(self, outer: _Place, op: Any) -> None:
+        """A rolled loop: its condition and one trip; what a trip hands on is not drawn."""
+        scope = f"loop_{self._num_loops}"
+        self._num_loops += 1
+        for what in ("cond", "body"):
+            graph = outer.graph._get_function(op.get_attr(what).name).graph
+            place = _Place(graph, op.name, 0, scope)
+            for inner, given in zip(graph.inputs, op.inputs):
+                place.sources[inner.op.name, 0] = self._source(outer, given)
+            self._add_ops(place, {tensor.op.name for tensor in graph.inputs})
+        for number, result in enumerate(place.graph.outputs):
+            outer.sources[op.name, number] = self._source(place, result)
+        if place.control:
+            outer.control[op.name] = next(reversed(place.control.values()))
 
 
 @dataclasses.dataclass

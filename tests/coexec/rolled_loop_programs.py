@@ -128,6 +128,52 @@ def make_variables():
     return step
 
 
+def make_chosen_variable():
+    """A variable that is another in each call, and that nothing but the loop uses."""
+    choices = [weight() for _ in range(4)]
+    for number, variable in enumerate(choices):
+        variable.assign(variable * (0.5 + number))
+
+    def step(x, i):
+        w = choices[i % 4]
+        for _ in range(length_of(i)):
+            x = tf.tanh(x @ w)
+        return x
+
+    return step
+
+
+def make_loop_in_a_branch():
+    w = weight()
+
+    def step(x, i):
+        if i % 3:
+            for _ in range(length_of(i)):
+                x = tf.tanh(x @ w)
+        else:
+            x = x * 2.0
+        for _ in range(length_of(i + 3)):
+            x = tf.sin(x + 0.2)
+        return x
+
+    return step
+
+
+def make_generator():
+    def states(x, count):
+        for _ in range(count):
+            x = tf.tanh(x * 1.2)
+            yield x
+
+    def step(x, i):
+        total = tf.zeros([4, 4])
+        for state in states(x, length_of(i)):
+            total = total * 0.9 + state
+        return total
+
+    return step
+
+
 def make_branches():
     rnd = random.Random(3)
 

@@ -16,6 +16,8 @@ NUM_SEEDS = 100
 SEEDS_PER_TEST = 10
 SMALL_KERAS = (1, 2)
 NUM_KERAS_SEEDS = 15
+SMALL_LOOPS = (1, 2)
+NUM_LOOPS_SEEDS = 16
 FOUND = (147, 220, 404, 1203)  # once hung
 
 
@@ -44,6 +46,19 @@ def test_random_programs_with_keras_match_eager(first):
     assert not differences
     assert not [seed for seed, found in results.items() if found.bad_program]
     assert sum(found.calls_replayed for found in results.values()) > 0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("first", range(0, NUM_LOOPS_SEEDS, 4))
+def test_random_programs_with_long_loops_match_eager(first):
+    results = {
+        seed: harness.check(profiles.generate(seed, "loops", SMALL_LOOPS))
+        for seed in range(first, first + 4)
+    }
+    differences = {seed: found.difference for seed, found in results.items() if found.difference}
+    assert not differences
+    assert not [seed for seed, found in results.items() if found.bad_program]
+    assert sum(found.num_loops for found in results.values()) > 0
 
 
 @pytest.mark.timeout(120)

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import terra_tf as terra
 from terra_tf.testing import set_seeds
+from terra_tf.viz.graph_def import flatten
+from terra_tf.viz.scopes import find_scopes
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -21,6 +23,9 @@ ROLLED = (
     programs.make_random_numbers,
     programs.make_constants_of_each_trip,
     programs.make_variables,
+    programs.make_chosen_variable,
+    programs.make_loop_in_a_branch,
+    programs.make_generator,
     programs.make_branches,
     programs.make_nested,
     programs.make_nested_with_reads,
@@ -165,3 +170,17 @@ def test_report_says_which_loops_are_rolled_and_why_one_is_not(roll_all):
     (loop,) = unrolled.explain().loops
     assert loop.form.startswith("unrolled: a shape may depend on a constant")
     assert f"{loop.where}: up to 8 trips, {loop.form}" in str(unrolled.explain())
+
+
+def test_view_shows_the_condition_and_one_trip(roll_all):
+    built = assert_equals_eager(programs.make_while_with_break).built_graph
+    scopes = find_scopes(built.trace_graph, built.generated.cases)
+    flat = flatten(built.trace_graph, built.generated, scopes).graph_def
+    names = [node.name for node in flat.node]
+    assert [name for name in names if name.startswith("loop_0/goes_on")] == ["loop_0/goes_on"]
+    num_trips = built.generated.loops[0].loop.num_trips
+    of_type = [node for node in flat.node if node.op == "Mul"]
+    assert len(of_type) <= 10 - num_trips + 1
+    known = {node.name for node in flat.node}
+    for node in flat.node:
+        assert {name.lstrip("^").split(":")[0] for name in node.input} <= known
