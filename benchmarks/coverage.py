@@ -2,10 +2,11 @@
 
     python -m benchmarks.coverage --conformance=PATH [--cases=01,03] [--out=benchmarks/coverage.csv]
 
-Every case runs in its own process under `terra_tf.function`, for `--steps` calls (or as many as
-the case asks for, where eager itself raises, or disagrees with itself, in more of them). Its
-results are compared with eager's by the suite's own `run.py`. The first half of the calls is
-warm-up, the second half is what the shares are of. The CSV has a line per case:
+Every case runs in its own process under `terra_tf.function`, for `--steps` calls: by default 24, or
+96 where it takes more than a dozen to see every way it goes (or as many as the case asks for, where
+eager itself raises, or disagrees with itself, in more of them). Its results are compared with
+eager's by the suite's own `run.py`. The first half of the calls is warm-up, the second half is what
+the shares are of. The CSV has a line per case:
 
     case, name          the number in the suite, and its name
     verdict             OK, WRONG, ERROR, TIMEOUT; NO_REFERENCE: eager does not run here
@@ -46,6 +47,7 @@ from benchmarks.coverage_report import Row, measure, read_rows, summarize, write
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _CSV = _ROOT / "benchmarks" / "coverage.csv"
+_DEFAULT_STEPS = 24
 
 # As the suite's run.py starts its workers.
 _ENVIRONMENT = {
@@ -59,7 +61,10 @@ _ENVIRONMENT = {
 _CONFORMANCE = flags.DEFINE_string("conformance", None, "The suite's folder.", required=True)
 _CASES = flags.DEFINE_list("cases", [], "Numbers of the cases to run; by default all.")
 _OUT = flags.DEFINE_string("out", str(_CSV), "The CSV to write, or to bring up to date.")
-_STEPS = flags.DEFINE_integer("steps", 96, "Calls of each case.", lower_bound=2)
+_STEPS = flags.DEFINE_integer(
+    "steps", None, "Calls of each case; by default as many as its line in coverage.csv has.",
+    lower_bound=2,
+)  # fmt: skip
 _TIMEOUT_S = flags.DEFINE_float("timeout_s", 400.0, "Limit for each run of a case.")
 _KEEP = flags.DEFINE_string("keep", None, "A folder for logs, counters and explain() texts.")
 
@@ -81,16 +86,19 @@ class Suite:
         self._timeout_s = timeout_s
         self.cases = sorted((path / "cases").glob("case_*.py"), key=number_of)
 
-    def find_references(self, cases: Sequence[pathlib.Path], num_steps: int) -> dict[str, dict]:
+    def find_references(
+        self, cases: Sequence[pathlib.Path], num_steps: dict[str, int]
+    ) -> dict[str, dict]:
         """Run eager twice, and return the results, by the case's name, of which it is sure.
 
-        Cases that fail with `num_steps` calls are tried with as many as they ask for. The probed
-        case that is left behind is the one to run under terra.
+        Cases that fail with their `num_steps` calls are tried with as many as they ask for. The
+        probed case that is left behind is the one to run under terra.
         """
         found: dict[str, dict] = {}
-        for attempt in (num_steps, None):
+        for is_own_number in (False, True):
             left = [case for case in cases if case.stem not in found]
-            results = self._run_eager([self._write_probed(case, attempt) for case in left])
+            numbers = [None if is_own_number else num_steps[case.stem] for case in left]
+            results = self._run_eager(list(map(self._write_probed, left, numbers)))
             first: Any
             second: Any
             for case, (first, second) in zip(left, results):
@@ -177,7 +185,13 @@ def _unpickle(path: pathlib.Path) -> Any:
 
 
 def _run_cases(suite: Suite, cases: Sequence[pathlib.Path]) -> list[Row]:
-    references = suite.find_references(cases, _STEPS.value)
+    recorded = read_rows(_CSV) if _CSV.exists() else {}
+    num_steps = {}
+    for case in cases:
+        row = recorded.get(number_of(case))
+        known = _DEFAULT_STEPS if row is None or row.calls == 0 else row.calls
+        num_steps[case.stem] = _STEPS.value or known
+    references = suite.find_references(cases, num_steps)
     rows = []
     for case in cases:
         if case.stem in references:
