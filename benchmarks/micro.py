@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 from absl import app, flags
 
-from benchmarks import control_flow, op_costs, report, step_times
+from benchmarks import control_flow, op_costs, replay_split, report, step_times
 
 _RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -41,7 +41,8 @@ _CONTROL_FLOW = {
     "rnn": functools.partial(control_flow.dynamic_rnn, training=False),
     "rnn_training": functools.partial(control_flow.dynamic_rnn, training=True),
 }
-_NAMES = [*_OP_COSTS, *_TRAINING_STEPS, "batch_preparation", "overlap", *_CONTROL_FLOW]
+_SPLIT = [f"split_{name}" for name in ("mlp", "gpt64x2", "keras_mlp", "keras_cnn")]
+_NAMES = [*_OP_COSTS, *_TRAINING_STEPS, "batch_preparation", "overlap", *_SPLIT, *_CONTROL_FLOW]
 
 _ONLY = flags.DEFINE_list("only", _NAMES, "The sections to run.")
 _STEPS = flags.DEFINE_integer(
@@ -68,7 +69,16 @@ def _sections(num_steps: int) -> dict[str, Callable[[], report.Section]]:
     }
     prepared = functools.partial(step_times.batch_preparation, num_steps=num_steps)
     others = {"batch_preparation": prepared, "overlap": overlap}
-    return {**_OP_COSTS, **training_steps, **others, **ways}
+    split = {
+        name: functools.partial(
+            replay_split.replay_split,
+            name,
+            **_TRAINING_STEPS[name.removeprefix("split_")],
+            num_steps=num_steps,
+        )
+        for name in _SPLIT
+    }
+    return {**_OP_COSTS, **training_steps, **others, **split, **ways}
 
 
 def _run(name: str, run_section: Callable[[], report.Section]) -> report.Section:

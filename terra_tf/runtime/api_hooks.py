@@ -64,6 +64,7 @@ class ApiHooks:
         self, functions: Callable[[], Iterable[tuple[str, types.FunctionType, bool]]]
     ) -> None:
         self._functions = functions
+        self._known: dict[int, SwappedCode] = {}
         self._swapped: dict[int, SwappedCode] = {}
 
     def sync(self, native: Any, wanted: bool) -> None:
@@ -71,12 +72,21 @@ class ApiHooks:
         if wanted and not self._swapped:
             for name, function, takes_objects in self._functions():
                 if id(function) not in self._swapped:
-                    make_target = functools.partial(
-                        _pure_function, native, name, takes_objects
-                    )
-                    self._swapped[id(function)] = SwappedCode(function, make_target)
+                    self._swapped[id(function)] = self._swap(native, name, function, takes_objects)
         elif not wanted and self._swapped:
             self.remove()
+
+    def _swap(
+        self, native: Any, name: str, function: types.FunctionType, takes_objects: bool
+    ) -> SwappedCode:
+        """Swaps a function's code, for the same as the last time."""
+        known = self._known.get(id(function))
+        if known is not None and known.is_of(function):
+            known.swap()
+            return known
+        make_target = functools.partial(_pure_function, native, name, takes_objects)
+        swapped = self._known[id(function)] = SwappedCode(function, make_target)
+        return swapped
 
     def remove(self) -> None:
         """Puts all code back."""

@@ -28,17 +28,27 @@ class SwappedCode:
     ) -> None:
         self._function = function
         self._code = function.__code__
-        signature = None if hasattr(function, "__wrapped__") else inspect.signature(function)
-        target = make_target(_copy_of(function))
-        self._has_signature = signature is not None
-        if signature is not None:  # the swapped code's would be (*args, **kwargs)
-            function.__signature__ = signature  # type: ignore[attr-defined]
-        function.__code__ = _code_that_calls(target, self._code)
+        self._signature = None if hasattr(function, "__wrapped__") else inspect.signature(function)
+        self._calling_code = _code_that_calls(make_target(_copy_of(function)), self._code)
+        self.swap()
+
+    def is_of(self, function: types.FunctionType) -> bool:
+        """Says whether it was made for this function as it is now."""
+        return function is self._function and function.__code__ is self._code
+
+    def swap(self) -> None:
+        """Puts the code that calls the target in place.
+
+        It is the same code object each time: ops are located by the code that runs them.
+        """
+        if self._signature is not None:  # the swapped code's would be (*args, **kwargs)
+            self._function.__signature__ = self._signature  # type: ignore[attr-defined]
+        self._function.__code__ = self._calling_code
 
     def restore(self) -> None:
         """Puts the original code back."""
         self._function.__code__ = self._code
-        if self._has_signature:
+        if self._signature is not None:
             del self._function.__signature__  # type: ignore[attr-defined]
 
 

@@ -10,6 +10,7 @@ from hazards import NUM_STEPS, Counter, draw_inputs, make_weight
 
 import terra_tf
 from terra_tf.runtime import interception
+from terra_tf.runtime.swapped_code import is_swapped
 from terra_tf.testing import assert_matches_eager
 
 pytestmark = pytest.mark.timeout(120)
@@ -475,3 +476,30 @@ def test_uninstalling_puts_every_code_back():
         assert "__signature__" not in vars(tf.nn.relu)
     finally:
         interception.install()
+
+
+def test_knob_taken_off_and_put_back_costs_no_divergence():
+    weight, draw = make_weight(), draw_inputs()
+
+    @terra_tf.function
+    def step(x, is_scaled):
+        if is_scaled:  # where ways part, ops are located by the code that runs them
+            x = tf.nn.relu(x * 2.0)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.nn.relu(tf.matmul(x, weight) + 1.0) ** 2)
+        weight.assign_sub(0.1 * tape.gradient(loss, weight))
+        return loss
+
+    for number in range(NUM_STEPS):
+        step(draw(), number % 2)
+    before = step.stats()
+    for _ in range(2):
+        with terra_tf.config.override(replay_calls=False):
+            interception.apply_knobs()
+            assert not is_swapped(tf.matmul.__code__)
+        for number in range(4):
+            step(draw(), number % 2)
+    after = step.stats()
+    assert after.fallbacks == before.fallbacks
+    assert after.graph_builds == before.graph_builds
+    assert after.calls_replayed["tf.matmul"] > before.calls_replayed["tf.matmul"]
