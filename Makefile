@@ -197,7 +197,7 @@ wheel-test: wheel
 	rm -rf build/wheel-test
 	$(PYTHON) -m venv build/wheel-test
 	build/wheel-test/bin/python -m pip install -qq "$$(ls -t dist/*.whl | head -n 1)"
-	cd build/wheel-test && bin/python -P -W error::DeprecationWarning:terra_tf \
+	cd build/wheel-test && bin/python -I -W error::DeprecationWarning:terra_tf \
 	  $(CURDIR)/tests/packaging/wheel_smoke.py
 
 clean:
