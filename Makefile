@@ -29,14 +29,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 PY := $(VENV)/bin/python
 
 .PHONY: help setup build test test-fast test-slow fuzz lint bench bench-micro demo format native-test \
-        native-binaries sanitize coverage native-coverage wheel wheel-test bazel mutations conformance \
-        clean distclean
+        native-binaries sanitize sanitize-python coverage native-coverage wheel wheel-test bazel \
+        mutations conformance clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup | build | test | test-fast | test-slow | fuzz | native-test | sanitize |"
-	@echo "     coverage | lint | format | bench | bench-micro | demo | conformance | wheel |"
-	@echo "     wheel-test | bazel | mutations | clean | distclean"
+	@echo "     sanitize-python | coverage | lint | format | bench | bench-micro | demo | conformance |"
+	@echo "     wheel | wheel-test | bazel | mutations | clean | distclean"
 
 # ---- Environment: made anew only when the packaging changes -----------------------------
 setup: $(VENV)/.installed
@@ -114,6 +114,23 @@ sanitize:
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	    $(MAKE) --no-print-directory native-test TERRA_SANITIZE=$$sanitizer || exit 1; \
 	done
+
+# Python tests, with this package's library instrumented and TensorFlow as it is. libstdc++ is
+# loaded early as well: AddressSanitizer looks for the real `__cxa_throw` when it starts.
+SANITIZED := build/sanitized
+SANITIZED_TESTS ?= $(patsubst %,tests/coexec/test_%.py,hazards_tensors hazards_variables \
+  hazards_errors hazards_python pinning call_replay replayed_objects bad_input \
+  function_objects straight_programs switch_cases)
+SANITIZED_LIBRARIES = $(foreach name,asan stdc++,$(shell $(CXX) -print-file-name=lib$(name).so))
+
+sanitize-python: $(VENV)/.installed
+	rm -rf $(SANITIZED)
+	TERRA_SANITIZE=address $(PY) setup.py -q build --build-lib $(SANITIZED)
+	LD_PRELOAD="$(SANITIZED_LIBRARIES)" PYTHONMALLOC=malloc \
+	  ASAN_OPTIONS=detect_leaks=0:handle_segv=2:log_path=$(CURDIR)/$(SANITIZED)/report \
+	  $(PY) -m pytest $(SANITIZED_TESTS) -q -m "not slow and not timed" --timeout=600 \
+	  -o pythonpath="$(SANITIZED) . tests/coexec" $(PYTEST_ARGS) || \
+	  { tail -n +1 $(SANITIZED)/report*; exit 1; }
 
 # ---- Bazel: the same C++, by Debian's bazel-bootstrap and bazel-rules-java, without a network
 BAZEL ?= bazel
@@ -197,7 +214,7 @@ wheel-test: wheel
 	rm -rf build/wheel-test
 	$(PYTHON) -m venv build/wheel-test
 	build/wheel-test/bin/python -m pip install -qq "$$(ls -t dist/*.whl | head -n 1)"
-	cd build/wheel-test && bin/python -P -W error::DeprecationWarning:terra_tf \
+	cd build/wheel-test && bin/python -I -W error::DeprecationWarning:terra_tf \
 	  $(CURDIR)/tests/packaging/wheel_smoke.py
 
 clean:

@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 COPY = ROOT / "build" / "mutants"
 _TEST_TIMEOUT_S = 40  # a broken rule may hang
 _COPIED = ("terra_tf", "kernels", "tests", "benchmarks", "docs")
-_FAILURE = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+_FAILURE = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 _HUNG = re.compile(r"File \"[^\"]*/(tests/\w+/[^\"]+)\", line \d+, in (test_\w+)")
 
 

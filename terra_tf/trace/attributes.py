@@ -39,7 +39,7 @@ def freeze(value: Any) -> Hashable:
     if isinstance(value, np.ndarray):
         return ("array", value.dtype.str, value.shape, value.tobytes())
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, bool):

@@ -16,7 +16,7 @@ import dataclasses
 from typing import Literal
 
 from terra_tf.trace.dump import count
-from terra_tf.viz.scopes import Scope, ScopePath
+from terra_tf.viz.scopes import ScopePath
 
 NodeKind = Literal[
     "op", "imperative", "group", "feed", "captured", "constant", "variable", "fetch",
@@ -156,12 +156,3 @@ def collapse_to(view: View, max_nodes: int) -> View:
         if collapsed.num_ops <= max_nodes:
             break
     return collapsed
-
-
-def clusters_of(view: View) -> dict[ScopePath, Scope]:
-    """Returns every cluster that holds a node, outer ones first."""
-    found: dict[ScopePath, Scope] = {}
-    for node in view.nodes:
-        for depth in range(1, len(node.scopes) + 1):
-            found.setdefault(node.scopes[:depth], node.scopes[depth - 1])
-    return found

@@ -183,7 +183,8 @@ def chosen_and_used_twice_by_one_op(x, case, s):
 @body(is_branch=False)
 def chosen_variables_value(x, case, s):
     a, b = s.w * x, s.v * x
-    return tf.reduce_sum(a if case else b, 0)
+    chosen = a if case else b  # what ends a function at once may be compiled into each branch
+    return tf.reduce_sum(chosen, 0)
 
 
 @body(3)

@@ -133,6 +133,16 @@ def test_nan_attribute_equals_itself():
     assert freeze(nan) == freeze(float("nan"))
 
 
+@pytest.mark.parametrize("value", [0.5, float("nan"), 3, True, 1 + 2j])
+def test_numpys_scalars_mean_what_pythons_do(value):
+    assert freeze(np.asarray(value)[()]) == freeze(value)
+    assert freeze(np.bool_(value)) != freeze(int(bool(value)))
+
+
+def test_value_of_an_unknown_kind_is_told_by_its_text():
+    assert freeze(slice(1, 2)) == freeze(slice(1, 2)) != freeze(slice(1, 3))
+
+
 def test_infinities_differ():
     assert form("LeakyRelu", alpha=np.inf) != form("LeakyRelu", alpha=-np.inf)
 

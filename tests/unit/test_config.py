@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from terra_tf.config import KNOBS, Config
+from terra_tf.config import KNOBS, Config, Knob
 from terra_tf.errors import ConfigError, UnknownKnobError
 
 
@@ -59,6 +59,13 @@ def test_knobs_are_plain_instance_attributes(config):
 def test_int_is_taken_for_a_float(config):
     config.stall_warning_s = 3
     assert config.stall_warning_s == 3.0 and type(config.stall_warning_s) is float
+
+
+def test_text_without_choices_is_any_text_and_nothing_else():
+    knob = Knob("title", str, "", "TERRA_TITLE", "What to call it.")
+    assert knob.accept("anything, at all") == "anything, at all"
+    with pytest.raises(ConfigError, match=r"Why: it takes a str \(What to call it\.\)"):
+        knob.accept(7)
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,14 @@ def test_feeds_are_listed_in_the_order_of_their_numbers():
     assert lines == [f"  feed{i}: f32[{i + 1}]" for i in range(12)]
 
 
+def test_types_without_a_short_name_have_their_own():
+    b = TraceBuilder()
+    b.op("Quantize", b.feed([1.0]), outputs=[spec(1, dtype=dtypes.qint8)])
+    graph = make_trace_graph()
+    merge(graph, b.trace)
+    assert "qint8[1]" in dump(graph)
+
+
 def test_text_of_an_empty_graph():
     expected = "TraceGraph: 0 ops, 0 traces, 0 paths, 0 switch-cases, 0 fetches, 0 shape reads"
     assert dump(make_trace_graph()) == expected

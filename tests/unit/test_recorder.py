@@ -115,6 +115,14 @@ def test_results_are_described_by_type_and_shape():
     assert session.trace.ops[0].outputs == (TensorSpec(INT, (2, 3)),)
 
 
+def test_type_includes_those_of_its_dtype_that_say_no_less():
+    f32, i32 = dtypes.float32.as_datatype_enum, dtypes.int32.as_datatype_enum
+    assert TensorSpec(f32, (-1, 3)).includes(TensorSpec(f32, (2, 3)))
+    assert TensorSpec(f32, None).includes(TensorSpec(f32, (2, 3)))
+    assert not TensorSpec(f32, (2, 3)).includes(TensorSpec(f32, None))
+    assert not TensorSpec(f32, None).includes(TensorSpec(i32, (2, 3)))
+
+
 def test_lists_are_flat_with_their_counts():
     session, x, y = Session(), tf.constant([1.0]), tf.constant([2.0])
     session.run("ConcatV2", x, y, tf.constant(0), counts=(2, -1))
@@ -165,6 +173,15 @@ def test_strings_are_compared_by_value():
         session.run("StringLength", tf.constant([text]))
         values.append(session.trace.externals[0].value)
     assert values[0] == values[1] != values[2]
+
+
+def test_constants_of_strings_are_those_that_the_checker_computes():
+    graph, session = TraceGraph(id), Session()
+    for text in ("a", ["a", "bc"]):
+        session.run("StringLength", tf.constant(text))
+    merge(graph, session.trace)
+    check_trace_graph(graph, [session.trace])
+    assert [node.inputs[0].value for node in graph.nodes] == [b"b'a'", b"[b'a', b'bc']"]
 
 
 def test_variant_carries_no_bytes():

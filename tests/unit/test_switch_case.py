@@ -231,7 +231,8 @@ def test_latest_producer_is_handed_on_by_the_branch_that_is_skipped():
 def test_choice_that_no_branch_decides_is_a_select_with_a_channel():
     def program(x, case):
         a, b = tf.tanh(x), tf.exp(x)
-        return (a if case else b) * 2.0
+        y = a if case else b  # not `return (...) * 2.0`, which may be compiled into each branch
+        return tf.multiply(y, 2.0)
 
     generated = Generated(program)
     (select,) = generated.of("Terra>Select")
@@ -244,7 +245,12 @@ def test_choice_that_no_branch_decides_is_a_select_with_a_channel():
 
 def test_value_from_outside_may_take_the_place_of_a_made_one():
     """`x` itself or its Tanh: the message is one or the other, and there is no feed."""
-    generated = Generated(lambda x, case: (tf.tanh(x) if case else x) * 2.0)
+
+    def program(x, case):
+        y = tf.tanh(x) if case else x
+        return tf.multiply(y, 2.0)
+
+    generated = Generated(program)
     (select,) = generated.of("Terra>Select")
     assert list(generated.generated.join_channels.values()) == [select.get_attr("channel")]
     assert generated.of("Terra>Feed") == []

@@ -19,7 +19,7 @@ def test_assignment_in_a_branch_comes_out_as_a_value_and_is_assigned_once():
             weight.assign(tf.tanh(x))
         else:
             weight.assign_add(x)
-        return weight * 2.0
+        return tf.multiply(weight, 2.0)  # `weight * 2.0` may be compiled into each branch
 
     generated = Generated(program)
     ((case, branches),) = generated.cases
