@@ -169,8 +169,12 @@ class PureLearner {
 // Makes the key of a call from all that its Python can depend on.
 class PureKey {
  public:
-  PureKey(const Session& session, bool takes_objects)
-      : session_(session), takes_objects_(takes_objects) {}
+  // Where the way forks, the ops that made the call's tensors are a part of it:
+  // they are what decides which node follows.
+  PureKey(const Session& session, bool takes_objects, bool is_at_fork)
+      : session_(session),
+        takes_objects_(takes_objects),
+        is_at_fork_(is_at_fork) {}
   // Null, or why the call has no key.
   const char* Add(const PureCall& call);
   // What Keras' layers inherit from the layer that calls them.
@@ -193,6 +197,7 @@ class PureKey {
 
   const Session& session_;
   const bool takes_objects_;
+  const bool is_at_fork_;
   Hash hash_{0x9e11};
   std::vector<Operand> operands_;
   std::vector<PyObject*> objects_;

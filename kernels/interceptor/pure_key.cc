@@ -215,6 +215,11 @@ const char* PureKey::MixTensor(PyObject* tensor) {
   const int32_t index = session_.FindMade(handle);
   if (index >= 0) {
     if (!session_.ShapeIsKnown(index)) return "a tensor of unknown shape";
+    if (is_at_fork_) {
+      const Made& made = session_.made(index);
+      hash_.Mix(Event::kMadeHere, static_cast<uint64_t>(made.node));
+      hash_.Mix(static_cast<uint64_t>(made.output));
+    }
   } else if (!EnsureReadable(tensor, Reading::kShape)) {
     PyErr_Clear();
     return "a tensor that could not be read";

@@ -91,6 +91,7 @@ class Session {
   Step* step() const { return step_.get(); }
   PyObject* controller() const { return controller_; }
   std::deque<Made>& made() { return made_; }
+  const Made& made(int index) const { return made_[index]; }
   bool ShapeIsKnown(int index) const { return ShapeIsKnown(made_[index]); }
   bool ShapeIsKnown(const Made& made) const {
     return made.ready->load() || made.shape.IsFullyDefined() ||
@@ -291,7 +292,8 @@ class Session {
                         const CallRecord& record) const;
   bool DependsOnNumbers(const PlanNode& node) const;
   bool IsAtFork() const;
-  const char* KeyOfPure(const PureCall& call, PureKey* key) const;
+  const char* KeyOfPure(const PureCall& call, bool is_at_fork,
+                        PureKey* key) const;
   bool PureFits(const PureRecord& record, const std::vector<Operand>& operands);
   PyObject* ReplayPure(const PureRecord& record,
                        const std::vector<Operand>& operands);

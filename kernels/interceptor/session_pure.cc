@@ -60,12 +60,13 @@ bool Session::IsAtFork() const {
   return last.next < 0 && (last.is_fork || last.successors.size() != 1);
 }
 
-const char* Session::KeyOfPure(const PureCall& call, PureKey* key) const {
+const char* Session::KeyOfPure(const PureCall& call, bool is_at_fork,
+                               PureKey* key) const {
   Hash& hash = key->hash();
   hash.Mix(reinterpret_cast<uintptr_t>(call.function));
   hash.Mix(static_cast<uint64_t>(at_));
   hash.Mix(static_cast<uint64_t>(TapeIsActive()));
-  if (IsAtFork()) hash.Mix(HashOfStack(stop_frame_));
+  if (is_at_fork) hash.Mix(HashOfStack(stop_frame_));
   if (call.marker != nullptr) {
     const Py_hash_t marker_hash = PyObject_Hash(call.marker);
     PyErr_Clear();
@@ -86,10 +87,11 @@ PyObject* Session::OnPureCall(const PureCall& call) {
     return run();
   }
   MarkedCall in_this_call(call);
-  PureKey key(*this, call.takes_objects);
+  const bool is_at_fork = IsAtFork();
+  PureKey key(*this, call.takes_objects, is_at_fork);
   const char* problem = plan_->check_devices ? "the program has device scopes"
                                              : WhyNotOnThread(thread, call);
-  if (problem == nullptr) problem = KeyOfPure(call, &key);
+  if (problem == nullptr) problem = KeyOfPure(call, is_at_fork, &key);
   if (mode_ != Mode::kCoExecution) return run();
   if (problem != nullptr) {
     // Of a gradient function it is said why it is not replayed, not of its

@@ -60,6 +60,36 @@ def test_every_call_of_a_straight_step_is_replayed():
     }
 
 
+def test_one_call_of_a_line_goes_on_to_another_node_for_each_tensor():
+    """In optional blocks of one line, all that tells the blocks apart is the tensor they use."""
+    num_blocks, num_steps = 3, 96
+    functions = []
+
+    def make(wrap):
+        variables = [tf.Variable(tf.zeros([3])) for _ in range(num_blocks)]
+        rng = np.random.default_rng(0)
+        choices = iter(rng.integers(2, size=(num_steps, num_blocks)).astype(bool).tolist())
+
+        @wrap
+        def step(x, taken):
+            made = [tf.tanh(x), tf.sin(x), tf.exp(x)]
+            for variable, value, is_taken in zip(variables, made, taken):
+                if is_taken:
+                    variable.assign_add(0.5 * value)
+            return tf.reduce_sum(x)
+
+        functions.append(step)
+        return lambda: (step(tf.constant([1.0, 2.0, 3.0]), tuple(next(choices))), *variables)
+
+    assert_matches_eager(make, num_steps)
+    (stats,) = (f.stats() for f in functions if hasattr(f, "stats"))
+    taken = np.random.default_rng(0).integers(2, size=(num_steps, num_blocks))
+    num_ways_to_a_block = 1 + 2 + 3  # each is followed op by op once
+    not_co_executed = taken[: num_steps - stats.co_executed_steps].sum()
+    expected = taken.sum() - not_co_executed - num_ways_to_a_block
+    assert stats.calls_replayed["Tensor.__rmul__"] >= expected - num_blocks
+
+
 def test_replays_on_random_paths():
     """The place in the graph is part of what a call is known by, not the path to it."""
 
