@@ -21,6 +21,12 @@ NUM_LOOPS_SEEDS = 16
 FOUND = (147, 220, 404, 1203)  # once hung
 
 
+def assert_none_differs(results):
+    differences = {seed: found.difference for seed, found in results.items() if found.difference}
+    assert not differences
+    assert not [seed for seed, found in results.items() if found.bad_program]
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("first", range(0, NUM_SEEDS, SEEDS_PER_TEST))
 def test_random_programs_match_eager(first):
@@ -28,9 +34,7 @@ def test_random_programs_match_eager(first):
         seed: harness.check(generator.generate(seed, SMALL))
         for seed in range(first, first + SEEDS_PER_TEST)
     }
-    differences = {seed: found.difference for seed, found in results.items() if found.difference}
-    assert not differences
-    assert not [seed for seed, found in results.items() if found.bad_program]
+    assert_none_differs(results)
     assert all(found.is_repeatable for found in results.values())
     assert sum(found.co_executed_steps for found in results.values()) > 0
 
@@ -42,9 +46,7 @@ def test_random_programs_with_keras_match_eager(first):
         seed: harness.check(profiles.generate(seed, "keras", SMALL_KERAS))
         for seed in range(first, first + 5)
     }
-    differences = {seed: found.difference for seed, found in results.items() if found.difference}
-    assert not differences
-    assert not [seed for seed, found in results.items() if found.bad_program]
+    assert_none_differs(results)
     assert sum(found.calls_replayed for found in results.values()) > 0
 
 
@@ -55,9 +57,7 @@ def test_random_programs_with_long_loops_match_eager(first):
         seed: harness.check(profiles.generate(seed, "loops", SMALL_LOOPS))
         for seed in range(first, first + 4)
     }
-    differences = {seed: found.difference for seed, found in results.items() if found.difference}
-    assert not differences
-    assert not [seed for seed, found in results.items() if found.bad_program]
+    assert_none_differs(results)
     assert sum(found.num_loops for found in results.values()) > 0
 
 
