@@ -23,6 +23,7 @@ from terra_tf._tf_internals import (
 from terra_tf.errors import ImperativeReason, UndelegableOpError
 from terra_tf.graph.folding import can_fold, constant_value, is_constant
 from terra_tf.graph.foreknowledge import Foreknowledge
+from terra_tf.graph.fusion_barriers import guard_inputs
 from terra_tf.graph.generated_graph import GeneratedGraph, OpRange
 from terra_tf.graph.loops import CannotRollError, Carried, TripFeed, Varying
 from terra_tf.graph.scope import EpochState, Scope
@@ -58,15 +59,23 @@ class Emitter:
         function_graph: Any,
         epoch_starts: tuple[int, ...],
         foreknowledge: Foreknowledge,
+        keeps_bits: bool,
     ) -> None:
         self.epoch_starts = epoch_starts
         self._foreknowledge = foreknowledge
+        self._keeps_bits = keeps_bits
         self.graph = graph
         self.out = out
         self.main = self.scope = Scope(function_graph, None, EpochState(None))
         self.inputs: list = []  # of the function
         self._used_table = False  # whether an input differs by trip
         self._captured: dict[int, Any] = {}
+        self._taken = {
+            source
+            for node in graph.nodes
+            for an_input in node.inputs
+            for source in outputs_of(an_input)
+        }
         self._needed_late = {
             source
             for node in graph.nodes
@@ -345,8 +354,13 @@ class Emitter:
         shape = tensor.shape
         known = tuple(shape.as_list()) if shape.is_fully_defined() else None
         node = self.graph.nodes[index]
-        if known is not None and known != node.outputs[output].shape:
-            raise UndelegableOpError(index, ImperativeReason.UNCERTAIN_SHAPE)
+        traced = node.outputs[output].shape
+        if known is not None and known != traced:
+            # Of `FusedBatchNormGradV3`, oneDNN's kernel makes reserves of another shape than the
+            # shape function says. Where no op takes it, the kernel's word is enough.
+            if traced is None or -1 in traced or Output(index, output) in self._taken:
+                raise UndelegableOpError(index, ImperativeReason.UNCERTAIN_SHAPE)
+            known = traced
         self.out.output_shapes[index, output] = known
         if index in self.out.on_host:
             return
@@ -384,7 +398,10 @@ class Emitter:
 
     def emit_op(self, node: Node, values: list) -> list:
         """Adds the op that the node is; returns its outputs."""
-        operation = apply_op(node.record.op_type, **self.arguments(node, values))
+        arguments = self.arguments(node, values)
+        if self._keeps_bits:
+            guard_inputs(node.record.op_type, arguments)
+        operation = apply_op(node.record.op_type, **arguments)
         self._note_fallible(node, operation)
         return list(operation.outputs)
 

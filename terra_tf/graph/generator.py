@@ -52,6 +52,7 @@ def generate(
     infer_shapes: InferShapes,
     roll_from: int = 0,
     roll_constant_from: int = 0,
+    keeps_bits: bool = True,
 ) -> GeneratedGraph:
     """Builds and registers the function of a TraceGraph.
 
@@ -61,6 +62,7 @@ def generate(
       roll_from: The fewest trips for which a loop is rolled whose number of trips varies; 0 is
         never.
       roll_constant_from: The same for other loops.
+      keeps_bits: Whether TensorFlow must not merge ops where that changes the last bits.
 
     Raises:
       UndelegableOpError: An op has to run imperatively.
@@ -70,7 +72,8 @@ def generate(
         is_rolling = len(refused) < _MAX_REFUSED_LOOPS
         limits = (roll_from, roll_constant_from) if is_rolling else (0, 0)
         try:
-            generated = _Generator(graph, infer_shapes, limits, refused.keys()).build()
+            generator = _Generator(graph, infer_shapes, limits, refused.keys(), keeps_bits)
+            generated = generator.build()
             generated.unrolled = list(refused.values())
             return generated
         except CannotRollError as error:
@@ -85,6 +88,7 @@ class _Generator:
         infer_shapes: InferShapes,
         roll_from: tuple[int, int],
         refused: Collection[tuple[int, int]],
+        keeps_bits: bool,
     ) -> None:
         self._graph = graph
         self._epochs = plan_epochs(graph)
@@ -92,7 +96,9 @@ class _Generator:
         self._name = f"terra_step_{next(_serial)}"
         main = func_graph.FuncGraph(self._name)
         foreknowledge = Foreknowledge(graph, self._out, infer_shapes)
-        self._emitter = Emitter(graph, self._out, main, self._epochs.starts, foreknowledge)
+        self._emitter = Emitter(
+            graph, self._out, main, self._epochs.starts, foreknowledge, keeps_bits
+        )
         self._variables = VariableEmitter(self._emitter, self._is_last_use)
         self._loops = LoopEmitter(
             self._emitter, self._variables, foreknowledge, self._emit_levels

@@ -80,7 +80,8 @@ def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
         try:
             infer_shapes = _native.load().module.infer_shapes
             limits = (config.roll_loops_from, config.roll_constant_loops_from)
-            generated = generate(snapshot, infer_shapes, *limits)
+            keeps_bits = not config.grappler_arithmetic
+            generated = generate(snapshot, infer_shapes, *limits, keeps_bits=keeps_bits)
             break
         except UndelegableOpError as error:
             trace_graph.force(error.node, error.reason)
