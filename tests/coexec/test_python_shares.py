@@ -71,8 +71,10 @@ def test_time_of_keras_own_python_is_keras(tmp_path):
             model.get_config()
         return tf.reduce_sum(x)
 
-    shares = profile_of(step, tmp_path, num_steps=10).python_shares
-    assert shares["keras"] > 0.5
+    # Of Keras' 0.6, and TensorFlow's tracking 0.4: a hundred steps are some 400 samples.
+    shares = profile_of(step, tmp_path, num_steps=100).python_shares
+    assert shares["keras"] > shares.get("tensorflow", 0.0)
+    assert shares["keras"] > 0.45
 
 
 def test_time_of_library_calls_moves_to_this_package_with_replay(tmp_path):
