@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 _CODE = re.compile(r"TERRA(-[A-Z0-9]+)+")
 
@@ -77,17 +78,24 @@ class UnsupportedError(TerraError):
 
 
 class UndelegableOpError(UnsupportedError):
-    """One op cannot be put into the graph as traced; with it on Python's side, the rest can.
+    """An op cannot be put into the graph as traced; with it on Python's side, the rest can.
 
     Attributes:
       node: The op's index.
       reason: Why.
+      reasons: Index -> why, for this op and the others of which the same was found out.
     """
 
-    def __init__(self, node: int, reason: ImperativeReason) -> None:
+    def __init__(
+        self,
+        node: int,
+        reason: ImperativeReason,
+        others: Mapping[int, ImperativeReason] = MappingProxyType({}),
+    ) -> None:
         super().__init__(f"op {node}: {reason.explanation}")
         self.node = node
         self.reason = reason
+        self.reasons = {node: reason, **others}
 
 
 class InternalError(TerraError):

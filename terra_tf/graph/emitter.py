@@ -288,7 +288,16 @@ class Emitter:
         """Adds a node's ops to the current scope."""
         graph = self.scope.graph
         first = graph.num_operations()
-        self._emit(index, emit_variable_op)
+        try:
+            self._emit(index, emit_variable_op)
+        except UndelegableOpError as error:
+            if self.scope.nearest("trip") is not None:
+                raise
+            # This function will not be used. It is built to its end as if Python ran the op, to
+            # find the others: one by one, a long loop would take as many builds as it has trips.
+            self.out.undelegable[index] = error.reason
+            self.graph.force(index, error.reason)
+            self._emit(index, emit_variable_op)
         self.out.op_ranges.append(OpRange(graph, first, graph.num_operations(), index))
 
     def _emit(self, index: int, emit_variable_op: Any) -> None:

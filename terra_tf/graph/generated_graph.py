@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+from terra_tf.errors import ImperativeReason
 from terra_tf.graph.loops import RolledLoop
 from terra_tf.trace.case_assignment import BasicBlock, CaseAssignment
 from terra_tf.trace.joins import Joins
@@ -76,6 +77,7 @@ class GeneratedGraph:
       epochs: In order; the first starts at level 0.
       is_fallible: Whether any delegated op can fail on data.
       written_slots: Variables that some delegated op writes.
+      undelegable: Nodes that cannot be in the function after all -> why; none in a finished one.
       op_ranges: What each node became, for pictures; of a rolled loop's, those of one trip.
       num_switch_cases: How many Cases it has; what a rolled loop's body has is counted once.
       loops: The rolled loops, outer ones first.
@@ -108,6 +110,7 @@ class GeneratedGraph:
     epochs: list[EpochChannels] = dataclasses.field(default_factory=list)
     is_fallible: bool = False
     written_slots: set[int] = dataclasses.field(default_factory=set)
+    undelegable: dict[int, ImperativeReason] = dataclasses.field(default_factory=dict)
     op_ranges: list[OpRange] = dataclasses.field(default_factory=list)
     num_switch_cases: int = 0
     loops: list[EmittedLoop] = dataclasses.field(default_factory=list)

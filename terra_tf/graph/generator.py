@@ -25,6 +25,7 @@ from collections.abc import Collection
 from typing import Any
 
 from terra_tf._tf_internals import apply_op, array_ops, atomic_function, func_graph, ops
+from terra_tf.errors import UndelegableOpError
 from terra_tf.graph.emitter import Emitter
 from terra_tf.graph.epochs import plan_epochs, slots_of
 from terra_tf.graph.foreknowledge import Foreknowledge, InferShapes
@@ -65,7 +66,7 @@ def generate(
       keeps_bits: Whether TensorFlow must not merge ops where that changes the last bits.
 
     Raises:
-      UndelegableOpError: An op has to run imperatively.
+      UndelegableOpError: Ops have to run imperatively. The TraceGraph is then of no more use.
     """
     refused: dict[tuple[int, int], tuple[RolledLoop, str]] = {}
     while True:
@@ -121,6 +122,9 @@ class _Generator:
             out.epochs.append(EpochChannels(0, out.new_channel()))
             self._emit_levels(0, len(self._epochs.cases.levels))
             self._end_epoch()
+        if out.undelegable:
+            node, reason = next(iter(out.undelegable.items()))
+            raise UndelegableOpError(node, reason, out.undelegable)
         function_graph.inputs = emitter.inputs
         function_graph.outputs = []
         function_graph.structured_outputs = None

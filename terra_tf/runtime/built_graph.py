@@ -84,7 +84,8 @@ def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
             generated = generate(snapshot, infer_shapes, *limits, keeps_bits=keeps_bits)
             break
         except UndelegableOpError as error:
-            trace_graph.force(error.node, error.reason)
+            for number, reason in error.reasons.items():
+                trace_graph.force(number, reason)
     plan, feed_slots = make_plan(snapshot, generated)
     nodes_at: dict[Any, list[int]] = {}
     nodes_in_trips: dict[Any, list[int]] = {}

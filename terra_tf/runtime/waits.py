@@ -70,9 +70,18 @@ class Waits:
         return wait.where
 
     def longest_first(self) -> tuple[Wait, ...]:
-        """Returns copies, the line that lost most time first."""
-        waits = [dataclasses.replace(wait) for wait in self._waits.values()]
-        return tuple(sorted(waits, key=lambda wait: -wait.total_s))
+        """Returns the waits of each line, the one that lost most time first.
+
+        What is one line for the user may be many nodes: one for each trip of a loop, and others
+        in the next graph.
+        """
+        merged: dict[tuple, Wait] = {}
+        for wait in list(self._waits.values()):
+            key = (wait.awaited, wait.op_type, wait.made_at, wait.where)
+            known = merged.setdefault(key, Wait(*key))
+            known.count += wait.count
+            known.total_s += wait.total_s
+        return tuple(sorted(merged.values(), key=lambda wait: -wait.total_s))
 
 
 def _new_wait(

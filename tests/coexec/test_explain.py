@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -95,3 +96,22 @@ def test_waiting_lines_of_a_program_without_end_are_bounded(explanation):
         exec(code, {"waits": waits, "built": step.built_graph})
     assert len(waits.longest_first()) == waits.MAX_LINES
     assert waits.longest_first()[0].where == "made_up.py:1 in <module>"
+
+
+def test_line_that_waits_in_every_trip_of_a_loop_is_said_once():
+    @terra.function
+    def reading(x):
+        for _ in range(4):
+            x = x @ x / tf.reduce_max(x)
+            if float(x[0, 0]) < 0.0:
+                break
+        return x
+
+    x = tf.constant(np.random.default_rng(0).uniform(1.0, 2.0, [300, 300]).astype(np.float32))
+    for _ in range(12):
+        reading(x)
+    waits = reading.explain().waits
+    lines = [(wait.awaited, wait.op_type, wait.made_at, wait.where) for wait in waits]
+    assert len(lines) == len(set(lines))
+    longest = waits[0]
+    assert longest.count > reading.stats().co_executed_steps

@@ -56,18 +56,20 @@ def test_variables_of_branches_are_read_as_of_their_epoch(is_sparse):
 
 
 def test_variable_that_a_branch_reads_is_freed_with_the_program():
-    weight = tf.Variable(tf.ones([2]))
-    gone = weakref.ref(weight)
-    resource = weakref.ref(weight.handle)
+    def make_and_run():
+        weight = tf.Variable(tf.ones([2]))
 
-    @terra.function
-    def step(x, choice):
-        return x * weight if choice else x + 1.0
+        @terra.function
+        def step(x, choice):
+            return x * weight if choice else x + 1.0
 
-    for i in range(8):
-        step(tf.ones([2]), i % 2 == 0)
-    terra.synchronize()
-    del weight, step
+        for i in range(8):
+            step(tf.ones([2]), i % 2 == 0)
+        terra.synchronize()
+        assert step.stats().co_executed_steps > 2
+        return weakref.ref(weight), weakref.ref(weight.handle)
+
+    variable, handle = make_and_run()
     gc.collect()
-    assert gone() is None
-    assert resource() is None
+    assert variable() is None
+    assert handle() is None

@@ -9,6 +9,8 @@ import tensorflow as tf
 
 import terra_tf as terra
 from terra_tf._tf_internals import context
+from terra_tf.graph.generator import generate
+from terra_tf.runtime import built_graph
 from terra_tf.trace.verify import check_trace_graph
 
 X = np.float32([[1.0, 2.0, 3.0, 4.0], [0.5, -1.0, 0.0, 2.0]])
@@ -402,3 +404,28 @@ def test_what_python_runs_waits_for_the_fallible_ops_before_it():
     ((node, channel),) = generated.generated.check_channels.items()
     assert generated.built.trace_graph.nodes[node].record.op_type.startswith("__inference")
     assert generated.the("CheckNumerics") in ancestors(generated.fetch_on(channel))
+
+
+# -------------------------------------------------- ops that cannot be in the function
+
+
+def test_ops_that_cannot_be_in_the_function_are_found_in_one_build(monkeypatch):
+    """A division by an integer may fail after the commit; here there is one in each trip."""
+    num_trips, attempts = 12, []
+
+    def count(*arguments, **options):
+        attempts.append(arguments)
+        return generate(*arguments, **options)
+
+    monkeypatch.setattr(built_graph, "generate", count)
+    variable = tf.Variable(tf.fill([4], 1000))
+
+    def program(x):
+        for _ in range(num_trips):
+            variable.scatter_div(tf.IndexedSlices(x[:1] + 1, [1]))
+        return tf.reduce_sum(variable)
+
+    built = Generated(program, make_argument=lambda: tf.constant([1, 2]))
+    imperative = [node for node in built.built.trace_graph.nodes if node.is_imperative]
+    assert [node.record.op_type for node in imperative] == ["ResourceScatterDiv"] * num_trips
+    assert len(attempts) <= 3  # rolled, unrolled to find them, and without them
