@@ -6,6 +6,7 @@ TensorFlow's log sets them itself. The time limit of each test is in pyproject.t
 
 import gc
 import os
+import signal
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -19,6 +20,9 @@ def pytest_collection_finish():
 
 
 def pytest_sessionstart(session):
-    """A process of pytest-xdist says on stderr where a test hung; its stdout leads nowhere."""
+    """Ctrl-C is one of what is tested, also where a shell in the background ignores it.
+
+    A process of pytest-xdist says on stderr where a test hung; its stdout leads nowhere."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(session.config, "workerinput"):
         session.config.get_terminal_writer()._file = sys.__stderr__

@@ -81,7 +81,9 @@ class VariableEmitter:
             return []
         if op_type in ("ResourceGather", "ResourceGatherNd"):
             return self._gather(node, slot, values)
-        return self._emitter.emit_op(node, values)
+        assert op_type == "VariableShape", op_type  # which the variable changes with its value
+        out_type = self._emitter.arguments(node, values).get("out_type")
+        return [apply_op("Shape", input=self.read(slot), out_type=out_type).outputs[0]]
 
     def read(self, slot: int) -> Any:
         """Returns the variable's value as of here."""
