@@ -292,3 +292,74 @@ def make_layers():
         return x
 
     return step
+
+
+def make_constants_of_two_loops():
+    """Only the inner loop can be rolled, or only the outer one: a table has one index."""
+
+    def step(x, i):
+        for a in range(length_of(i)):
+            for b in range(4):
+                x = tf.tanh(x * (1.0 + 0.1 * a + 0.01 * b))
+            x = x + 1.0
+        return x
+
+    return step
+
+
+def make_value_of_some_trips():
+    def step(x, i):
+        last = x
+        for t in range(length_of(i)):
+            y = tf.tanh(last + 1.0)
+            if (i + t) % 3 == 0:
+                last = tf.sin(y)
+            x = x + y
+        return x + last
+
+    return step
+
+
+def make_constant_handed_on():
+    def step(x, i):
+        added = x
+        for _ in range(length_of(i)):
+            x = tf.tanh(x) + added
+            added = tf.zeros([4, 4])
+        return x + added
+
+    return step
+
+
+def make_count_by_data():
+    def step(x, i):
+        for _ in range(length_of(i)):
+            positive = tf.boolean_mask(x, x > 0.0)
+            x = tf.tanh(x) + tf.reduce_sum(positive) + float(len(positive))
+        return x
+
+    return step
+
+
+def make_writes_in_place():
+    counts = tf.Variable(tf.zeros([4, 4]))
+
+    def step(x, i):
+        for _ in range(length_of(i)):
+            x = tf.tanh(x)
+            counts.scatter_add(tf.IndexedSlices(x[:1], [1]))
+        return x + counts
+
+    return step
+
+
+def make_divisions_of_integers():
+    counts = tf.Variable(tf.fill([4], 1000))
+
+    def step(x, i):
+        for _ in range(length_of(i)):
+            x = tf.tanh(x)
+            counts.scatter_div(tf.IndexedSlices(tf.cast(tf.abs(x[0, :1]), tf.int32) + 1, [1]))
+        return x, counts + 0
+
+    return step

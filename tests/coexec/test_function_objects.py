@@ -132,3 +132,50 @@ def test_autograph_converts_the_function_and_not_what_runs_it(call):
     started = time.perf_counter()
     assert call(positive).numpy().tolist() == [6.0]
     assert time.perf_counter() - started < 10.0  # this package converted took 50 s
+
+
+# ----------------------------------------------------------- what tf.function has
+
+
+def test_static_and_class_methods_may_be_decorated():
+    class Steps:
+        @terra.function
+        @staticmethod
+        def add_one(x):
+            return x + 1.0
+
+        @terra.function
+        @classmethod
+        def name_and_double(cls, x):
+            return cls.__name__, x * 2.0
+
+    for _ in range(5):
+        assert float(Steps.add_one(tf.ones([]))) == float(Steps().add_one(tf.ones([]))) == 2.0
+        name, doubled = Steps().name_and_double(tf.ones([]))
+        assert (name, float(doubled)) == ("Steps", 2.0)
+    assert Steps.add_one.stats().co_executed_steps == 10 - 2
+
+
+def test_methods_for_export_are_those_of_tf_function():
+    signature = [tf.TensorSpec([None])]
+
+    @terra.function(input_signature=signature)
+    def double(x):
+        return x * 2.0
+
+    assert double.experimental_get_tracing_count() == 0
+    assert [spec.shape.as_list() for spec in double.input_signature] == [[None]]
+    concrete = double.get_concrete_function()
+    assert concrete(tf.ones([3])).numpy().tolist() == [2.0] * 3
+    assert double.experimental_get_tracing_count() == 1
+    assert "TensorSpec(shape=(None,)" in double.pretty_printed_concrete_signatures()
+
+
+def test_attributes_of_a_function_can_be_deleted():
+    double = terra.function(lambda x: x * 2.0)
+    double.note = "mine"
+    del double.note
+    with pytest.raises(AttributeError):
+        double.note  # noqa: B018
+    with pytest.raises(AttributeError):
+        del double.note

@@ -64,3 +64,26 @@ def test_categories_add_up_and_none_is_silent(messages):
 def test_category_that_is_none_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="phases, fallbacks, graphs"):
         terra.config.log = "phase"
+
+
+def test_wait_that_takes_long_is_warned_of(caplog):
+    """A hang would else say nothing; a long wait says what for."""
+    square = tf.random.stateless_uniform([1400, 1400], [1, 2]) / 1400.0
+
+    @terra.function
+    def multiply(x):
+        for _ in range(12):
+            x = tf.matmul(x, square)
+        return x
+
+    for _ in range(4):
+        multiply(square)
+    terra.synchronize()
+    caplog.set_level(logging.WARNING, "terra_tf")
+    with terra.config.override(stall_warning_s=0.01):
+        result = multiply(square)
+        result.numpy()
+        assert multiply.stats().co_executed_steps >= 2
+    (first, *_) = [record.getMessage() for record in caplog.records]
+    assert "0." in first
+    assert "MatMul" in first or "the end of the graph" in first

@@ -32,12 +32,18 @@ ROLLED = (
     programs.make_start_from_outside,
     programs.make_start_in_two_branches,
     programs.make_callback_in_each_trip,
+    programs.make_constants_of_two_loops,
+    programs.make_constant_handed_on,
+    programs.make_count_by_data,
 )
 UNROLLED = (
     programs.make_kept_values,
     programs.make_growing_value,
     programs.make_shape_of_each_trip,
     programs.make_layers,
+    programs.make_value_of_some_trips,
+    programs.make_writes_in_place,
+    programs.make_divisions_of_integers,
 )
 
 
