@@ -138,6 +138,7 @@ class Recorder:
         num_externals, num_variables = fields["_bound_before"]
         del self.trace.externals[num_externals:]
         del self.trace.variables[num_variables:]
+        self.trace.made_variables &= set(range(num_variables))
         for bound, count in (
             (self._external_by_handle, num_externals),
             (self._variable_by_handle, num_variables),
@@ -154,9 +155,12 @@ class Recorder:
 
     def reference(self, tensor: Any) -> InputRef:
         """Returns what `tensor` is to this step."""
-        if tensor.dtype == _RESOURCE:
-            return VariableRef(self._bind_variable(tensor))
         made = self._session.made_index(tensor)
+        if tensor.dtype == _RESOURCE:
+            slot = self._bind_variable(tensor)
+            if made is not None:
+                self.trace.made_variables.add(slot)
+            return VariableRef(slot)
         if made is not None:
             return OutputRef(*made)
         return ExternalRef(self._bind_external(tensor))

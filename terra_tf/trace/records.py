@@ -159,6 +159,7 @@ class Trace:
       ops: In execution order.
       externals: What `ExternalRef.index` means.
       variables: Handle tensors; what `VariableRef.slot` means.
+      made_variables: Slots of the variables that the step itself has made.
       materializations: In order.
       alive: Outputs that somebody still referenced when the step, or one of its epochs, ended.
       followed: The nodes that the first ops were, where the step has left its graph.
@@ -168,6 +169,7 @@ class Trace:
     ops: list[OpRecord] = dataclasses.field(default_factory=list)
     externals: list[External] = dataclasses.field(default_factory=list)
     variables: list[Any] = dataclasses.field(default_factory=list)
+    made_variables: set[int] = dataclasses.field(default_factory=set)
     materializations: list[Materialization] = dataclasses.field(default_factory=list)
     alive: set[tuple[int, int]] = dataclasses.field(default_factory=set)
     followed: tuple[int, ...] = ()

@@ -95,6 +95,7 @@ class Trips:
     ) -> None:
         self._graph = graph
         self._ops = trace.ops
+        self._made = trace.made_variables  # another one in each step, so they tell no trip
         self._slots = slots
         self._nodes = nodes
         self._is_free = is_free
@@ -177,7 +178,7 @@ class Trips:
             if not scope.has(self._ops[number]):
                 return
             for ref in self._ops[number].inputs:
-                if isinstance(ref, VariableRef):
+                if isinstance(ref, VariableRef) and ref.slot not in self._made:
                     self._telling, self._slot = number, ref.slot
                     return
 

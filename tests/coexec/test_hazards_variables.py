@@ -266,3 +266,38 @@ def test_variable_dies_between_steps():
         return step
 
     assert_matches_eager(make, NUM_STEPS, read_at_end=True)
+
+
+# ------------------------------------------------- variables that a step makes itself
+
+
+def make_split_generator(wrap):
+    generator = tf.random.Generator.from_seed(7)
+
+    @wrap
+    def step(x):
+        first, second = generator.split(2)
+        return x + first.normal([4]), x * second.uniform([4])
+
+    return Program(lambda: step(tf.ones([4])), [generator.state])
+
+
+def make_variables_in_a_loop(wrap):
+    total = tf.Variable(tf.zeros([4]))
+
+    @wrap
+    def step(x):
+        copies = [tf.Variable(total * float(n)) for n in range(3)]
+        for copy in copies:
+            copy.assign_add(x)
+        total.assign_add(sum(copies) / 6.0)
+        return [copy.read_value() for copy in copies]
+
+    return Program(lambda: step(tf.ones([4])), [total])
+
+
+@pytest.mark.parametrize("make", [make_split_generator, make_variables_in_a_loop])
+def test_step_that_makes_variables_in_a_loop_settles(make):
+    """Others in each step, they tell no trip of the loop from another."""
+    (step,) = assert_matches_eager(make, NUM_STEPS)
+    assert step.stats().co_executed_steps >= NUM_STEPS - 4, str(step.explain())
