@@ -263,6 +263,10 @@ class ImperativeReason(_Explained):
         "raised_before",
         "The op raised an error here before, so it runs where Python is.",
     )
+    MAY_BE_CAUGHT = (
+        "may_be_caught",
+        "The op can fail, in a `try` whose `except` could take its error: it has to fail there.",
+    )
     DATASET_ITERATOR = "dataset_iterator", "The op advances a dataset iterator."
     PYTHON_CALLBACK = "python_callback", "The op calls back into Python."
     UNCERTAIN_SHAPE = (

@@ -29,6 +29,7 @@ from terra_tf.graph.loops import CannotRollError, Carried, TripFeed, Varying
 from terra_tf.graph.scope import EpochState, Scope
 from terra_tf.graph.shape_rules import shape_rule
 from terra_tf.graph.symbols import common_shape, scalar, static_shape, unique
+from terra_tf.trace.exception_handlers import may_be_caught
 from terra_tf.trace.joins import Join, Rule
 from terra_tf.trace.op_classes import STATELESS_RANDOM, is_fallible
 from terra_tf.trace.trace_graph import (
@@ -319,6 +320,7 @@ class Emitter:
             self.scope.emitted[index] = []
             return
         self._used_table = False
+        num_fallible = len(self.scope.epoch.fallible)
         values = [self.value(index, position) for position in range(len(node.inputs))]
         used_table = self._used_table
         if node.record.op_type in STATELESS_RANDOM:
@@ -327,6 +329,8 @@ class Emitter:
             outputs = emit_variable_op(index, node, values)
         else:
             outputs = self.emit_op(node, values)
+        if len(self.scope.epoch.fallible) > num_fallible and may_be_caught(node.key.location):
+            raise UndelegableOpError(index, ImperativeReason.MAY_BE_CAUGHT)
         self._keep(index, outputs)
         if not all(tensor.shape.is_fully_defined() for tensor in outputs):
             if used_table:
