@@ -9,7 +9,8 @@ instruction, innermost first, and what their clauses name.
     except (ValueError, Exception):           could
     except KeyError:                          could not: no op's error is one
     finally:                                  could not
-    with contextlib.suppress(...):            is not seen; the class behind a `with` may be any
+    with contextlib.suppress(...):            could, as `pytest.raises` and `assertRaises`
+    with another_manager():                   could not: what its `__exit__` answers is not seen
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import builtins
 import dis
 import functools
+import itertools
 
 from terra_tf.trace.bytecode import CodeInfo
 from terra_tf.trace.location_tree import Location
@@ -26,6 +28,8 @@ _LOADS = frozenset({
     "LOAD_FAST_CHECK", "LOAD_FAST_BORROW"})
 _NOTHING = frozenset({
     "NOP", "CACHE", "EXTENDED_ARG", "PUSH_EXC_INFO", "DUP_TOP", "PUSH_NULL", "BUILD_TUPLE"})
+_BEGINS_WITH = frozenset({"BEFORE_WITH", "SETUP_WITH"})
+_SUPPRESSING = frozenset({"suppress", "raises", "assertRaises", "assertRaisesRegex"})
 _MATCHES = frozenset({"CHECK_EXC_MATCH", "CHECK_EG_MATCH", "JUMP_IF_NOT_EXC_MATCH"})
 
 
@@ -46,16 +50,17 @@ def catches(info: CodeInfo, offset: int) -> bool:
     handler = graph.handlers[graph.block_at(offset)]
     while handler is not None and handler not in seen:
         seen.add(handler)
-        if clauses.catch(graph.first_offset(handler)):
+        if clauses.catch(graph.first_offset(handler)) or clauses.suppresses(handler):
             return True
         handler = graph.handlers[handler]  # where the handler itself leads to
     return False
 
 
 class _Clauses:
-    """The `except` clauses of one code object."""
+    """The `except` clauses of one code object, and its `with` statements."""
 
     def __init__(self, info: CodeInfo) -> None:
+        self._info = info
         self._instructions = list(dis.get_instructions(info.code))
         self._index_of = {each.offset: i for i, each in enumerate(self._instructions)}
 
@@ -72,6 +77,24 @@ class _Clauses:
             elif instruction.opname not in _NOTHING:
                 # `except:` drops the exception; a `finally` or `with` begins with anything else.
                 return instruction.opname == "POP_TOP" and not names
+        return False
+
+    def suppresses(self, handler: int) -> bool:
+        """Says whether a handler, by its block, is that of a `with` that is there to suppress."""
+        graph = self._info.graph
+        for begin, first in itertools.pairwise(self._instructions):
+            if begin.opname not in _BEGINS_WITH:
+                continue
+            if graph.handlers[graph.block_at(first.offset)] != handler:
+                continue
+            line = self._info.line_at(begin.offset)
+            names = {
+                str(each.argval)
+                for each in self._instructions[: self._index_of[begin.offset]]
+                if each.argval and self._info.line_at(each.offset) == line
+            }
+            if names & _SUPPRESSING:
+                return True
         return False
 
     def _next_clause_catches(self, match: int) -> bool:

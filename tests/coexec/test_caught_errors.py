@@ -1,5 +1,6 @@
-"""An op's error that the step itself catches is caught where eager catches it, the first time too."""
+"""An op's error that the step itself catches is caught where eager catches it, at once."""
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -97,11 +98,25 @@ def make_gradient_in_a_try(wrap):
     return program(step, [weight])
 
 
+def make_suppressed(wrap):
+    total = tf.Variable(0.0)
+
+    @wrap
+    def step(x):
+        with contextlib.suppress(tf.errors.InvalidArgumentError):
+            total.assign_add(tf.debugging.check_numerics(tf.math.log(x), "bad"))
+            total.assign_add(10.0)
+        return total + 1.0
+
+    return program(step, [total])
+
+
 MAKERS = [
     make_checked_logarithm,
     make_gather_in_a_function_of_the_users,
     make_try_in_each_trip,
     make_gradient_in_a_try,
+    make_suppressed,
 ]
 
 

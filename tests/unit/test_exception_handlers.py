@@ -15,7 +15,7 @@ class OpError(Exception):
     pass
 
 
-class errors:  # as `tf.errors`
+class errors:  # noqa: N801
     InvalidArgumentError = OpError
 
 
@@ -95,6 +95,15 @@ def by_nobody():
         op("in with")
 
 
+def by_suppressing_with(raises):
+    with contextlib.suppress(OpError):
+        op("in suppress")
+    with contextlib.nullcontext(), raises(OpError) as info:
+        op("in raises", info)
+    with contextlib.nullcontext():
+        op("in try")
+
+
 def by_outer_try():
     try:
         with contextlib.nullcontext():
@@ -131,6 +140,7 @@ def by_inner_try():
         (by_all, {"in try"}),
         (by_builtin_classes_only, set()),
         (by_nobody, set()),
+        (by_suppressing_with, {"in suppress", "in raises"}),
         (by_outer_try, {"in inner try", "in finally", "in outer try"}),
         (by_inner_try, {"in inner try"}),
     ],
