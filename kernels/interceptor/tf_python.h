@@ -1,6 +1,6 @@
 // What this library uses of TensorFlow's Python runtime (one TensorFlow minor
-// version: see DESIGN section 2). Declared here because the wheel carries the
-// symbols but not all of the headers.
+// version: see DESIGN section 2). Some is declared here because the wheel
+// carries the symbols but not all of the headers.
 #ifndef TERRA_KERNELS_INTERCEPTOR_TF_PYTHON_H_
 #define TERRA_KERNELS_INTERCEPTOR_TF_PYTHON_H_
 
@@ -16,21 +16,9 @@
 #include "tensorflow/c/eager/tfe_tensorhandle_internal.h"
 #include "tensorflow/core/common_runtime/eager/context.h"
 #include "tensorflow/core/common_runtime/eager/tensor_handle.h"
+#include "tensorflow/python/eager/pywrap_tfe.h"
 
-// From tensorflow/python/eager/pywrap_tensor.h and pywrap_tfe.h.
-PyObject* EagerTensorFromHandle(TFE_TensorHandle* handle,
-                                bool is_packed = false);
-TFE_TensorHandle* EagerTensor_Handle(const PyObject* o);
-bool EagerTensor_CheckExact(const PyObject* o);
-PyObject* TFE_Py_FastPathExecute_C(PyObject* args);
-PyObject* TFE_Py_RecordGradient(PyObject* op_name, PyObject* inputs,
-                                PyObject* attrs, PyObject* results,
-                                PyObject* forward_pass_name_scope);
-PyObject* TFE_Py_TapeSetIsEmpty();
-PyObject* TFE_Py_TapeSetIsStopped();
-void TFE_Py_TapeSetStopOnThread();
-void TFE_Py_TapeSetRestartOnThread();
-void TFE_Py_TapeVariableAccessed(PyObject* variable);
+// From tensorflow/python/eager/pywrap_tensor.h and pywrap_tfe.cc.
 void RaiseFallbackException(const char* message);
 extern PyTypeObject* EagerTensorType;
 
