@@ -240,9 +240,10 @@ void BindPlan(py::module_& m) {
              plan.captured.push_back(RefOf(tensor));
            })
       .def("add_feed",
-           [](Plan& plan, int dtype, const py::object& shape, int channel) {
-             plan.feeds.push_back(
-                 {static_cast<DataType>(dtype), ShapeOf(shape), channel});
+           [](Plan& plan, int dtype, const py::object& shape, int channel,
+              const std::optional<std::pair<int64_t, int64_t>>& allowed) {
+             plan.feeds.push_back({static_cast<DataType>(dtype), ShapeOf(shape),
+                                   channel, allowed});
            });
 }
 

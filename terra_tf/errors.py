@@ -195,6 +195,10 @@ class Reason(_Explained):
         "write_changed",
         "What was written to a variable had another shape, or one that was not known in time.",
     )
+    INDEX_OUT_OF_RANGE = (
+        "index_out_of_range",
+        "An index or label from outside of the step was not in the range that ops take.",
+    )
     DEVICE_CHANGED = "device_changed", "An op was placed on another device than was traced."
     UNPLANNED_MATERIALIZATION = (
         "unplanned_materialization",

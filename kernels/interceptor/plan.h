@@ -7,6 +7,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -146,6 +147,8 @@ struct FeedSlot {
   tensorflow::DataType dtype;
   tensorflow::PartialTensorShape shape;
   int channel;
+  // Integers [first, end) that no op fails on; none: nobody looks at them.
+  std::optional<std::pair<int64_t, int64_t>> allowed;
 };
 
 // Where Python is, as the TraceGraph knows it.

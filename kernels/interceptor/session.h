@@ -352,6 +352,7 @@ class Session {
   int at_ = -1;         // the last node, or -1 before the first
   int bound_for_ = -1;  // the node whose way has been told but that has not run
   int uncertain_write_ = -1;  // the node that was refused last
+  int refused_feed_ = -1;     // the slot whose integers were out of range
   int epoch_ = 0;
   bool epoch_is_pending_ = false;  // closed, and not resumed yet
   std::vector<int> path_;

@@ -47,6 +47,38 @@ const char* VerifyShape(PyObject* tensor, tensorflow::DataType dtype,
   return "feed_changed";
 }
 
+template <typename Integer>
+bool AreWithin(const Tensor& tensor, std::pair<int64_t, int64_t> allowed) {
+  const auto items = tensor.flat<Integer>();
+  bool are_within = true;
+  for (int64_t i = 0; i < items.size(); ++i) {
+    const int64_t item = static_cast<int64_t>(items(i));
+    are_within &= item >= allowed.first && item < allowed.second;
+  }
+  return are_within;
+}
+
+// Whether all items of an integer tensor are at least the first of two numbers
+// and below the second.
+bool AreAllowed(const Tensor& tensor, std::pair<int64_t, int64_t> allowed) {
+  switch (tensor.dtype()) {
+    case tensorflow::DT_INT32:
+      return AreWithin<int32_t>(tensor, allowed);
+    case tensorflow::DT_INT64:
+      return AreWithin<int64_t>(tensor, allowed);
+    case tensorflow::DT_INT16:
+      return AreWithin<int16_t>(tensor, allowed);
+    case tensorflow::DT_UINT16:
+      return AreWithin<uint16_t>(tensor, allowed);
+    case tensorflow::DT_INT8:
+      return AreWithin<int8_t>(tensor, allowed);
+    case tensorflow::DT_UINT8:
+      return AreWithin<uint8_t>(tensor, allowed);
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
@@ -105,7 +137,21 @@ const char* Session::VerifyFeed(const InputRef& ref, PyObject* tensor,
     return "dataflow_changed";
   }
   const FeedSlot& slot = plan_->feeds[ref.a];
-  return VerifyShape(tensor, slot.dtype, slot.shape, detail);
+  const char* problem = VerifyShape(tensor, slot.dtype, slot.shape, detail);
+  if (problem != nullptr || !slot.allowed.has_value()) return problem;
+  // Of an earlier step it may be pending: that one has not failed, either.
+  if (!EnsureReadable(tensor, Reading::kValue)) PyErr_Clear();
+  const Tensor* value = nullptr;
+  if (handle->Tensor(&value).ok() && AreAllowed(*value, *slot.allowed)) {
+    return nullptr;
+  }
+  refused_feed_ = ref.a;
+  *detail =
+      absl::StrCat(value == nullptr ? "a tensor that could not be read"
+                                    : value->SummarizeValue(8),
+                   " is not in [", std::max<int64_t>(slot.allowed->first, 0),
+                   ", ", slot.allowed->second, ")");
+  return "index_out_of_range";
 }
 
 const char* Session::VerifyInput(const InputRef& ref, PyObject* tensor,

@@ -382,6 +382,11 @@ PyObject* Session::CoExecute(const Call& call) {
                         uncertain_write_)) {
       return nullptr;
     }
+    if (std::strcmp(reason, "index_out_of_range") == 0 &&
+        !CallController(controller_, "on_index_out_of_range", "(i)",
+                        refused_feed_)) {
+      return nullptr;
+    }
     if (!Diverge(reason, detail)) return nullptr;
     return OnCall(call);
   }

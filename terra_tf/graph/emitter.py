@@ -21,6 +21,7 @@ from terra_tf._tf_internals import (
     ops,
 )
 from terra_tf.errors import ImperativeReason, UndelegableOpError
+from terra_tf.graph.fallibility import Fallibility
 from terra_tf.graph.folding import can_fold, constant_value, is_constant
 from terra_tf.graph.foreknowledge import Foreknowledge
 from terra_tf.graph.fusion_barriers import guard_inputs
@@ -29,9 +30,10 @@ from terra_tf.graph.loops import CannotRollError, Carried, TripFeed, Varying
 from terra_tf.graph.scope import EpochState, Scope
 from terra_tf.graph.shape_rules import shape_rule
 from terra_tf.graph.symbols import common_shape, scalar, static_shape, unique
+from terra_tf.graph.trivial_ops import emit_trivially
 from terra_tf.trace.exception_handlers import may_be_caught
 from terra_tf.trace.joins import Join, Rule
-from terra_tf.trace.op_classes import STATELESS_RANDOM, is_fallible
+from terra_tf.trace.op_classes import STATELESS_RANDOM
 from terra_tf.trace.trace_graph import (
     Captured,
     Feed,
@@ -51,6 +53,7 @@ class Emitter:
     Attributes:
       scope: Where ops go; the generator changes it.
       main: The scope of the function's main line.
+      fallibility: Which ops can fail.
     """
 
     def __init__(
@@ -61,10 +64,12 @@ class Emitter:
         epoch_starts: tuple[int, ...],
         foreknowledge: Foreknowledge,
         keeps_bits: bool,
+        looks_at_indices: bool,
     ) -> None:
         self.epoch_starts = epoch_starts
         self._foreknowledge = foreknowledge
         self._keeps_bits = keeps_bits
+        self.fallibility = Fallibility(graph, out, looks_at_indices)
         self.graph = graph
         self.out = out
         self.main = self.scope = Scope(function_graph, None, EpochState(None))
@@ -264,13 +269,16 @@ class Emitter:
         return tensor
 
     def _constant(self, tensor: Any) -> Any:
+        with ops.init_scope():
+            value = tensor.numpy()
+        key: Any = id(tensor)
+        if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":
+            key = (tensor.dtype, value.shape, value.tobytes())
         constants = self.scope.constants
-        if id(tensor) not in constants:
-            with ops.init_scope():
-                value = tensor.numpy()
+        if key not in constants:
             with ops.control_dependencies(None):
-                constants[id(tensor)] = ops.convert_to_tensor(value, dtype=tensor.dtype)
-        return constants[id(tensor)]
+                constants[key] = ops.convert_to_tensor(value, dtype=tensor.dtype)
+        return constants[key]
 
     def _feed_of(self, source: Feed | TripFeed, index: int, position: int) -> Any:
         known = self.scope.find("feeds", source)
@@ -328,7 +336,7 @@ class Emitter:
         elif any(isinstance(source, Variable) for source in node.inputs):
             outputs = emit_variable_op(index, node, values)
         else:
-            outputs = self.emit_op(node, values)
+            outputs = self.emit_op(index, node, values)
         if len(self.scope.epoch.fallible) > num_fallible and may_be_caught(node.key.location):
             raise UndelegableOpError(index, ImperativeReason.MAY_BE_CAUGHT)
         self._keep(index, outputs)
@@ -409,13 +417,16 @@ class Emitter:
         block = self.out.cases.block_of[index]
         return block.nodes[0] == index and block.level in self.epoch_starts
 
-    def emit_op(self, node: Node, values: list) -> list:
+    def emit_op(self, index: int, node: Node, values: list) -> list:
         """Adds the op that the node is; returns its outputs."""
+        trivial = emit_trivially(node, values, self.out.folded)
+        if trivial is not None:
+            return [trivial]
         arguments = self.arguments(node, values)
         if self._keeps_bits:
             guard_inputs(node.record.op_type, arguments)
         operation = apply_op(node.record.op_type, **arguments)
-        self._note_fallible(node, operation)
+        self._note_fallible(index, node, operation)
         return list(operation.outputs)
 
     def note_fallible(self, operation: Any) -> None:
@@ -423,13 +434,9 @@ class Emitter:
         self.scope.epoch.fallible.append(operation)
         self.out.is_fallible = True
 
-    def _note_fallible(self, node: Node, operation: Any) -> None:
-        input_dtypes = tuple(t.dtype.as_datatype_enum for t in operation.inputs)
-        constants = frozenset(
-            i for i, s in enumerate(node.inputs) if is_constant(s, self.out.folded)
-        )
-        is_static = all(t.shape.is_fully_defined() for t in operation.inputs)
-        if is_fallible(node.record.op_type, input_dtypes, constants, is_static):
+    def _note_fallible(self, index: int, node: Node, operation: Any) -> None:
+        is_in_loop = self.scope.nearest("trip") is not None
+        if self.fallibility.can_fail(index, node, list(operation.inputs), is_in_loop):
             self.note_fallible(operation)
 
     def arguments(self, node: Node, values: list) -> dict[str, Any]:

@@ -63,6 +63,8 @@ class GeneratedGraph:
       variable_channels: (slot, place) -> the channel its handle is fed through; a place is None
         for the main line, or (level, index) of the branch that is the first to use it.
       feed_channels: (feed, place) -> channel.
+      feed_ranges: Feed -> [first, end) of the integers that ops can take without failing; what is
+        fed is compared.
       output_feeds: (node, output) of imperative ops -> channel.
       seed_channels: Seeded node -> channel.
       fetch_channels: (node, output) -> channel.
@@ -97,6 +99,7 @@ class GeneratedGraph:
     captured_tensors: list[Any] = dataclasses.field(default_factory=list)
     variable_channels: dict[tuple[int, tuple | None], int] = dataclasses.field(default_factory=dict)
     feed_channels: dict[tuple[Feed, tuple | None], int] = dataclasses.field(default_factory=dict)
+    feed_ranges: dict[Feed, tuple[int, int]] = dataclasses.field(default_factory=dict)
     output_feeds: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     seed_channels: dict[int, int] = dataclasses.field(default_factory=dict)
     fetch_channels: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)

@@ -54,6 +54,7 @@ def generate(
     roll_from: int = 0,
     roll_constant_from: int = 0,
     keeps_bits: bool = True,
+    looks_at_indices: bool = True,
 ) -> GeneratedGraph:
     """Builds and registers the function of a TraceGraph.
 
@@ -64,6 +65,7 @@ def generate(
         never.
       roll_constant_from: The same for other loops.
       keeps_bits: Whether TensorFlow must not merge ops where that changes the last bits.
+      looks_at_indices: Whether the cursor can compare integers that are fed with ranges.
 
     Raises:
       UndelegableOpError: Ops have to run imperatively. The TraceGraph is then of no more use.
@@ -73,7 +75,9 @@ def generate(
         is_rolling = len(refused) < _MAX_REFUSED_LOOPS
         limits = (roll_from, roll_constant_from) if is_rolling else (0, 0)
         try:
-            generator = _Generator(graph, infer_shapes, limits, refused.keys(), keeps_bits)
+            generator = _Generator(
+                graph, infer_shapes, limits, refused.keys(), keeps_bits, looks_at_indices
+            )
             generated = generator.build()
             generated.unrolled = list(refused.values())
             return generated
@@ -90,6 +94,7 @@ class _Generator:
         roll_from: tuple[int, int],
         refused: Collection[tuple[int, int]],
         keeps_bits: bool,
+        looks_at_indices: bool,
     ) -> None:
         self._graph = graph
         self._epochs = plan_epochs(graph)
@@ -98,7 +103,13 @@ class _Generator:
         main = func_graph.FuncGraph(self._name)
         foreknowledge = Foreknowledge(graph, self._out, infer_shapes)
         self._emitter = Emitter(
-            graph, self._out, main, self._epochs.starts, foreknowledge, keeps_bits
+            graph,
+            self._out,
+            main,
+            self._epochs.starts,
+            foreknowledge,
+            keeps_bits,
+            looks_at_indices,
         )
         self._variables = VariableEmitter(self._emitter, self._is_last_use)
         self._loops = LoopEmitter(

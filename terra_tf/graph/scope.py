@@ -122,7 +122,7 @@ class Scope:
         self.outputs: dict[tuple[int, int], Any] = {}
         self.webs: dict[int, Any] = {}
         self.joins: dict[tuple[int, int], Any] = {}
-        self.constants: dict[int, Any] = {}
+        self.constants: dict[Any, Any] = {}
         self.feeds: dict[Feed | TripFeed, Any] = {}
         self.handles: dict[int, Any] = {}
         self.controls: list = []

@@ -71,16 +71,15 @@ class VariableEmitter:
             self._check_write(index, node, slot, values)
             self._emitter.out.written_slots.add(slot)
         if op_type == "ReadVariableOp":
-            # A read of its own, so that the tape's and the fetch's identity is this node's.
-            return [apply_op("Identity", input=self.read(slot)).outputs[0]]
+            return [self.read(slot)]
         if op_type in DENSE_WRITES:
             self._write_dense(index, op_type, slot, values[1])
             return []
         if op_type in IN_PLACE_WRITES:
-            self._write_in_place(node, slot, values)
+            self._write_in_place(index, node, slot, values)
             return []
         if op_type in ("ResourceGather", "ResourceGatherNd"):
-            return self._gather(node, slot, values)
+            return self._gather(index, node, slot, values)
         assert op_type == "VariableShape", op_type  # which the variable changes with its value
         out_type = self._emitter.arguments(node, values).get("out_type")
         return [apply_op("Shape", input=self.read(slot), out_type=out_type).outputs[0]]
@@ -136,9 +135,10 @@ class VariableEmitter:
         epoch.values[slot] = apply_op(arithmetic, x=self.read(slot), y=value).outputs[0]
         epoch.changed.add(slot)
 
-    def _write_in_place(self, node: Node, slot: int, values: list) -> None:
+    def _write_in_place(self, index: int, node: Node, slot: int, values: list) -> None:
         arguments = self._emitter.arguments(node, values)
-        if node.record.op_type in INDEXED_WRITES:
+        is_indexed = node.record.op_type in INDEXED_WRITES
+        if is_indexed and not self._has_range(index, node, values):
             arguments["indices"] = self._check_indices(node, slot, arguments["indices"])
         tensors, attrs, handle = {}, {}, "resource"
         for name, value in arguments.items():
@@ -151,6 +151,10 @@ class VariableEmitter:
         held = HeldWrite(slot, node.record.op_type, tensors, attrs, handle)
         self._emitter.scope.epoch.held_back.append(held)
 
+    def _has_range(self, index: int, node: Node, values: list) -> bool:
+        is_in_loop = self._emitter.scope.nearest("trip") is not None
+        return self._emitter.fallibility.has_range(index, node, values, is_in_loop)
+
     def _check_indices(self, node: Node, slot: int, indices: Any) -> Any:
         spec = handle_shape_and_type(self._graph.variables[slot].handle)
         limits = [spec[1][0]]
@@ -160,7 +164,7 @@ class VariableEmitter:
         self._emitter.note_fallible(operation)
         return operation.outputs[0]
 
-    def _gather(self, node: Node, slot: int, values: list) -> list:
+    def _gather(self, index: int, node: Node, slot: int, values: list) -> list:
         epoch, arguments = self._emitter.scope.epoch, self._emitter.arguments(node, values)
         if slot in epoch.values:
             indices = arguments["indices"]
@@ -180,5 +184,6 @@ class VariableEmitter:
             with ops.control_dependencies([] if epoch.gate is None else [epoch.gate]):
                 operation = apply_op(node.record.op_type, **arguments)
             epoch.reads.append(operation)
-        self._emitter.note_fallible(operation)
+        if not self._has_range(index, node, values):
+            self._emitter.note_fallible(operation)
         return list(operation.outputs)

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from terra_tf import _native
+from terra_tf._tf_internals import context
 from terra_tf.config import config
 from terra_tf.errors import UndelegableOpError
 from terra_tf.graph.generated_graph import GeneratedGraph
@@ -81,7 +82,13 @@ def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
             infer_shapes = _native.load().module.infer_shapes
             limits = (config.roll_loops_from, config.roll_constant_loops_from)
             keeps_bits = not config.grappler_arithmetic
-            generated = generate(snapshot, infer_shapes, *limits, keeps_bits=keeps_bits)
+            generated = generate(
+                snapshot,
+                infer_shapes,
+                *limits,
+                keeps_bits=keeps_bits,
+                looks_at_indices=len(context.context().list_logical_devices()) == 1,
+            )
             break
         except UndelegableOpError as error:
             for number, reason in error.reasons.items():

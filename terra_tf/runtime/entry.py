@@ -141,6 +141,18 @@ class Entry:
             self.trace_graph.force(node, reason)
         self.drop_graph(built)
 
+    def note_index_out_of_range(self, built: BuiltGraph, feed_slot: int) -> None:
+        """A feed has held indices out of range; once that is usual, its ops can fail."""
+        if not self._is_current(built):
+            return
+        assert self.trace_graph is not None
+        for (feed, _), slot in built.feed_slots.items():
+            if slot == feed_slot:
+                counts = self.trace_graph.out_of_range
+                counts[feed.group] = counts.get(feed.group, 0) + 1
+                if not self.trace_graph.has_range(feed):
+                    self.drop_graph(built)
+
     def _is_current(self, built: BuiltGraph) -> bool:
         """Says whether a built graph's nodes have the TraceGraph's numbers."""
         graph = self.trace_graph

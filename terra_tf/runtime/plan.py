@@ -263,7 +263,8 @@ class _PlanMaker:
             slot = self.feeds[key] = len(self.feeds)
             # What only folded nodes use has no channel: nobody waits for it.
             channel = channels.get(key, -1)
-            self._plan.add_feed(source.spec.dtype, _dims(source.spec.shape), channel)
+            allowed = self._generated.feed_ranges.get(source)
+            self._plan.add_feed(source.spec.dtype, _dims(source.spec.shape), channel, allowed)
         return slot
 
     def _input_dtype(self, source: Any) -> int:

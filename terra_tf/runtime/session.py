@@ -27,15 +27,8 @@ from typing import TYPE_CHECKING, Any
 from terra_tf import _native
 from terra_tf._tf_internals import NotOkStatusException, status_to_exception
 from terra_tf.config import config
-from terra_tf.errors import (
-    DivergenceError,
-    ImperativeReason,
-    ImpureError,
-    InternalError,
-    Reason,
-    format_message,
-)
-from terra_tf.runtime import in_flight, interception, interrupts, source_lines, stance
+from terra_tf.errors import ImperativeReason, Reason
+from terra_tf.runtime import failures, in_flight, interception, interrupts, source_lines, stance
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.prefix import prefix_trace
 from terra_tf.runtime.replay import Replay, ReplayError
@@ -83,6 +76,7 @@ class StepSession:
         self._owner = threading.get_ident()
         self._seizer: int | None = None
         self._has_begun = False
+        self._has_bad_index = False
 
     # ------------------------------------------------------------ lifetime
 
@@ -239,9 +233,15 @@ class StepSession:
         self._recorder.end_op(index, outputs)
 
     def on_error(self, index: int) -> None:
-        """TRACING: the op has raised; from now on it runs imperatively at this place."""
+        """TRACING: the op has raised; from now on it runs imperatively at this place.
+
+        But not if that was to be expected: the next time indices are out of range, the step
+        leaves its graph before the op again.
+        """
         assert self._recorder is not None
-        self.entry.note_raised_location(self._recorder.abandon_op(index))
+        location = self._recorder.abandon_op(index)
+        if not self._has_bad_index:
+            self.entry.note_raised_location(location)
 
     def on_unnamed_error(self, error: BaseException) -> None:
         """Raises an op's error as TensorFlow's slow path does: its wrapper adds no name to it."""
@@ -276,15 +276,7 @@ class StepSession:
             self._diverge()
         leaves_anyway = reason in (Reason.PYTHON_EXCEPTION, Reason.KEYBOARD_INTERRUPT)
         if stance.current() == "fail_on_divergence" and not leaves_anyway:
-            raise DivergenceError(
-                format_message(
-                    f"a step left the graph: {detail or reason}",
-                    "TERRA-DIVERGED",
-                    where=where,
-                    why=Reason(reason).explanation,
-                    suggestions=['terra_tf.set_stance("co_execute") lets such a step run on'],
-                )
-            )
+            raise failures.divergence(Reason(reason), detail, where)
 
     def _diverge(self) -> None:
         self._seizer = threading.get_ident()
@@ -346,14 +338,7 @@ class StepSession:
     def on_unplanned(self, node: int, output: int, is_owner: int) -> None:
         """Somebody reads an output that the graph does not fetch."""
         if self.native.committed:
-            raise InternalError(
-                format_message(
-                    f"output {output} of op {node} is read, and nobody will ever set it",
-                    "TERRA-LOST-TENSOR",
-                    why="a step was committed while a tensor of it was referenced unseen.",
-                    suggestions=["please report this, with the program"],
-                )
-            )
+            raise failures.lost_tensor(node, output)
         self.entry.add_fetches(self.built, {(node, output)})
         op_type = self.built.trace_graph.nodes[node].record.op_type
         if is_owner:
@@ -429,6 +414,11 @@ class StepSession:
         """CO_EXECUTION: it cannot be known in time whether a write fits; Python does it."""
         self.entry.force(self.built, node, ImperativeReason.DYNAMIC_WRITE)
 
+    def on_index_out_of_range(self, slot: int) -> None:
+        """CO_EXECUTION: what is fed is not what ops were known to take; they may fail."""
+        self._has_bad_index = True
+        self.entry.note_index_out_of_range(self.built, slot)
+
     # --------------------------------------------------------- library calls
 
     def names(self) -> tuple[dict, Any]:
@@ -445,15 +435,7 @@ class StepSession:
         Raises:
           ImpureError: Always.
         """
-        raise ImpureError(
-            format_message(
-                f"{name}, declared by terra_tf.pure, does not do the same again: {difference}",
-                "TERRA-IMPURE",
-                where=source_lines.current_user_line(),
-                why="A pure function depends on nothing but its arguments and variables.",
-                suggestions=("hand what it depends on over as an argument", "no terra_tf.pure"),
-            )
-        )
+        raise failures.impure(name, difference, source_lines.current_user_line())
 
     # ---------------------------------------------------------------- forks
 

@@ -65,7 +65,9 @@ _INFALLIBLE = frozenset(
     AssignVariableOp AssignAddVariableOp AssignSubVariableOp VariableShape
     StatelessRandomGetKeyCounter StatelessRandomGetAlg Bitcast Invert BitwiseAnd BitwiseOr
     BitwiseXor LeftShift RightShift ExtractImagePatches ResizeNearestNeighborGrad SpaceToDepth
-    DepthToSpace MaxPoolGradGrad
+    DepthToSpace MaxPoolGradGrad ResizeBilinearGrad ResizeBicubicGrad AdjustContrastv2 AdjustHue
+    AdjustSaturation RGBToHSV HSVToRGB BesselI0 BesselI0e BesselI1 BesselI1e Betainc Igammac
+    IgammaGradA Polygamma Zeta InTopKV2 EnsureShape MaxPool3D MaxPool3DGrad AvgPool3D
     """.split()  # noqa: SIM905
 )
 
@@ -87,11 +89,17 @@ _INFALLIBLE_WITH_CONSTANTS = {
     "StatelessTruncatedNormalV2": (0, 3), "StatelessRandomUniformIntV2": (0, 3, 4, 5),
     "BroadcastGradientArgs": (0, 1), "Conv2DBackpropInput": (0,), "Conv2DBackpropFilter": (1,),
     "AvgPoolGrad": (0,), "DepthwiseConv2dNativeBackpropFilter": (1,),
-    "DepthwiseConv2dNativeBackpropInput": (0,),
+    "DepthwiseConv2dNativeBackpropInput": (0,), "SpaceToBatchND": (1, 2), "BatchToSpaceND": (1, 2),
+    "Conv3DBackpropInputV2": (0,), "Conv3DBackpropFilterV2": (1,), "AvgPool3DGrad": (0,),
+    "CumulativeLogsumexp": (1,), "ResizeBicubic": (1,), "GatherNd": (1,), "ScatterNd": (0, 2),
+    "TensorScatterAdd": (1,), "TensorScatterSub": (1,), "TensorScatterUpdate": (1,),
 }  # fmt: skip
 
 # Integer division by zero is an error; float division is not.
-_FLOAT_ONLY = frozenset({"Div", "FloorDiv", "FloorMod", "TruncateDiv", "TruncateMod", "Mod", "Pow"})
+INTEGER_DIVISIONS = frozenset(
+    {"Div", "FloorDiv", "FloorMod", "TruncateDiv", "TruncateMod", "Mod"}
+)
+_FLOAT_ONLY = INTEGER_DIVISIONS | {"Pow"}
 
 
 @functools.cache

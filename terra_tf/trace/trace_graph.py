@@ -188,11 +188,13 @@ class TraceGraph:
       shape_reads: (node, output) whose shapes Python asks for.
       raised_locations: Where an op has raised.
       varying: (place, input) whose floating-point constants are fed, since one has varied.
+      out_of_range: Group of a feed -> in how many steps it has held indices out of range.
       paths: The distinct ways of the latest traces -> when each was last taken.
       has_unknown_dimensions: Whether dimensions of the arguments vary (a relaxed entry's graph).
     """
 
     MAX_PATHS = 64
+    MAX_OUT_OF_RANGE = 3
 
     def __init__(
         self, handle_id: Callable[[Any], int], has_unknown_dimensions: bool = False
@@ -207,6 +209,7 @@ class TraceGraph:
         self.shape_reads: set[tuple[int, int]] = set()
         self.raised_locations: set[Any] = set()
         self.varying: set[Any] = set()
+        self.out_of_range: dict[int, int] = {}
         self.paths: dict[Path, int] = {}
         self.last_path = Path((), ())
         self.num_traces = 0
@@ -292,6 +295,10 @@ class TraceGraph:
         """Adds outputs that Python turned out to need."""
         self.fetches |= set(outputs)
 
+    def has_range(self, feed: Feed) -> bool:
+        """Says whether indices that are fed are worth comparing with their range."""
+        return self.out_of_range.get(feed.group, 0) < self.MAX_OUT_OF_RANGE
+
     def note_raised(self, location: Any) -> bool:
         """Makes what runs at `location` imperative from now on: it has failed once.
 
@@ -323,6 +330,7 @@ class TraceGraph:
         copy.shape_reads = set(self.shape_reads)
         copy.raised_locations = set(self.raised_locations)
         copy.varying = set(self.varying)
+        copy.out_of_range = dict(self.out_of_range)
         copy.paths = dict(self.paths)
         copy.num_traces = self.num_traces
         copy.generation = self.generation

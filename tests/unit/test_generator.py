@@ -369,7 +369,7 @@ def test_next_epoch_reads_after_the_writes_and_after_pythons_word():
     first, _ = generated.generated.epochs
     (write,) = generated.of(*WRITES)
     done, resume = generated.fetch_on(first.done), generated.await_on(first.resume)
-    read = generated.the("MatMul").inputs[1].op.inputs[0].op
+    read = generated.the("MatMul").inputs[1].op
     assert read.type == "ReadVariableOp"
     assert generated.await_on(first.commit) in ancestors(write)
     assert write in ancestors(done)
