@@ -6,8 +6,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/held_handles.h"
 #include "kernels/step.h"
 #include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/resource_var.h"
+#include "tensorflow/core/framework/tensor_util.h"
 
 namespace terra {
 namespace {
@@ -100,6 +103,54 @@ class FeedOp : public ReceiveOp {
   void Receive(OpKernelContext* context, Message message) override {
     OP_REQUIRES_OK(context, SetFromMessage(context, std::move(message)));
   }
+};
+
+class HandleOp : public OpKernel {
+ public:
+  explicit HandleOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("number", &number_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    Tensor handle;
+    OP_REQUIRES(context, HeldHandle::Find(number_, &handle),
+                absl::InternalError("Terra: a handle is held no more"));
+    context->set_output(0, std::move(handle));
+  }
+
+ private:
+  int64_t number_;
+};
+
+class ReadVariableOp : public OpKernel {
+ public:
+  explicit ReadVariableOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("number", &number_));
+    OP_REQUIRES_OK(context, context->GetAttr("dtype", &dtype_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    Tensor handle;
+    OP_REQUIRES(context, HeldHandle::Find(number_, &handle),
+                absl::InternalError("Terra: a handle is held no more"));
+    tensorflow::core::RefCountPtr<tensorflow::Var> variable;
+    OP_REQUIRES_OK(context,
+                   tensorflow::LookupResource(
+                       context, handle.scalar<tensorflow::ResourceHandle>()(),
+                       &variable));
+    tensorflow::tf_shared_lock lock(*variable->mu());
+    const Tensor& value = *variable->tensor();
+    OP_REQUIRES(context, value.dtype() == dtype_,
+                absl::InvalidArgumentError("Terra: another type of variable"));
+    // After a sparse write in place the buffer is not the reader's to share.
+    context->set_output(0, variable->copy_on_read_mode.load()
+                               ? tensorflow::tensor::DeepCopy(value)
+                               : value);
+  }
+
+ private:
+  int64_t number_;
+  tensorflow::DataType dtype_;
 };
 
 class CaseSelectOp : public ReceiveOp {
@@ -242,6 +293,11 @@ REGISTER_KERNEL_BUILDER(Name("Terra>Feed")
                             .HostMemory("step")
                             .HostMemory("output"),
                         FeedOp);
+REGISTER_KERNEL_BUILDER(Name("Terra>Handle").Device(DEVICE_CPU), HandleOp);
+REGISTER_KERNEL_BUILDER(
+    Name("Terra>Handle").Device(DEVICE_GPU).HostMemory("handle"), HandleOp);
+REGISTER_KERNEL_BUILDER(Name("Terra>ReadVariable").Device(DEVICE_CPU),
+                        ReadVariableOp);
 REGISTER_KERNEL_BUILDER(Name("Terra>Fetch").Device(DEVICE_CPU), FetchOp);
 REGISTER_KERNEL_BUILDER(Name("Terra>Fetch")
                             .Device(DEVICE_GPU)

@@ -1,6 +1,6 @@
 // The ops by which the generated graph talks to the PythonRunner.
 //
-// Every one takes its step as first input (in a loop, with the trip:
+// Every one but Terra>Handle takes its step as first input (in a loop, with the trip:
 // Terra>Trip) and names a channel of that step's mailbox by attribute. All are
 // stateful: Grappler must neither merge nor drop them.
 #include "tensorflow/core/framework/common_shape_fns.h"
@@ -43,6 +43,31 @@ step: The step's id, a scalar.
 output: The tensor that was put.
 shape: The static shape of the tensor; unknown dimensions are allowed.
 channel: The channel of the step's mailbox.
+)doc");
+
+REGISTER_OP("Terra>Handle")
+    .Output("handle: resource")
+    .Attr("number: int >= 1")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::ScalarShape)
+    .Doc(R"doc(
+Gives the handle of a variable that is the same in every step.
+
+handle: The handle, a scalar.
+number: By which it is held (kernels/held_handles.h).
+)doc");
+
+REGISTER_OP("Terra>ReadVariable")
+    .Output("value: dtype")
+    .Attr("dtype: type")
+    .Attr("number: int >= 1")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::UnknownShape)
+    .Doc(R"doc(
+Reads a variable that is the same in every step, as `ReadVariableOp` does.
+
+value: The variable's value.
+number: By which its handle is held (kernels/held_handles.h).
 )doc");
 
 REGISTER_OP("Terra>Fetch")

@@ -1,9 +1,11 @@
 // The Python class `Plan` of the module: how Python writes a graph down.
 #include <memory>
+#include <optional>
 #include <tuple>
 #include <utility>
 
 #include "kernels/binding_helpers.h"
+#include "kernels/held_handles.h"
 #include "kernels/interceptor/plan.h"
 #include "tensorflow/core/framework/tensor_util.h"
 
@@ -128,6 +130,12 @@ py::object InferShapesOf(const py::bytes& rule,
 void BindPlan(py::module_& m) {
   m.def("infer_shapes", &InferShapesOf, py::arg("rule"), py::arg("shapes"),
         py::arg("values"));
+  py::class_<HeldHandle>(m, "HeldHandle")
+      .def(py::init([](const py::object& handle) {
+             return std::make_unique<HeldHandle>(ValueOf(handle));
+           }),
+           py::arg("handle"))
+      .def_property_readonly("number", &HeldHandle::number);
   py::class_<CallCounts, std::shared_ptr<CallCounts>>(m, "CallCounts")
       // [(library function, how often it was replayed)]
       .def_property_readonly(

@@ -23,6 +23,10 @@ class Mode:
     @property
     def value(self) -> int: ...
 
+class HeldHandle:
+    number: int
+    def __init__(self, handle: Any) -> None: ...
+
 class CallCounts:
     """How often library calls were replayed, or why not; plans may share it."""
 

@@ -6,6 +6,7 @@ Knows values, fetches, imperative and random ops; variables are `variable_emitte
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,10 +66,12 @@ class Emitter:
         foreknowledge: Foreknowledge,
         keeps_bits: bool,
         looks_at_indices: bool,
+        hold_handle: Callable[[Any], Any] | None,
     ) -> None:
         self.epoch_starts = epoch_starts
         self._foreknowledge = foreknowledge
         self._keeps_bits = keeps_bits
+        self._hold_handle = hold_handle
         self.fallibility = Fallibility(graph, out, looks_at_indices)
         self.graph = graph
         self.out = out
@@ -112,6 +115,8 @@ class Emitter:
                 handle_data_util.copy_handle_data(variable.handle, placeholder)
                 self.main.handles[slot] = placeholder
                 self.out.captured_variables.append(slot)
+                if self._hold_handle is not None:
+                    self.out.held_handles[slot] = self._hold_handle(variable.handle)
         for source in used:
             if isinstance(source, Captured) and source.handle not in self._captured:
                 dtype = dtypes.as_dtype(source.spec.dtype)
@@ -132,7 +137,22 @@ class Emitter:
             known = self.feed(dtypes.resource.as_datatype_enum, (), channel)
             handle_data_util.copy_handle_data(self.graph.variables[slot].handle, known)
             self.scope.handles[slot] = known
+        elif known.graph is not self.scope.graph and slot in self.out.held_handles:
+            number = self.out.held_handles[slot].number
+            known = apply_op("Terra>Handle", number=number).outputs[0]
+            handle_data_util.copy_handle_data(self.graph.variables[slot].handle, known)
+            self.scope.handles[slot] = known
         return known
+
+    def read_held(self, slot: int, dtype: int) -> Any:
+        """Adds an op that reads a variable without its handle, in a branch; or returns None.
+
+        What a branch takes from outside passes a Switch, also where another one is taken.
+        """
+        if self.scope is self.main or slot not in self.out.held_handles:
+            return None
+        number = self.out.held_handles[slot].number
+        return apply_op("Terra>ReadVariable", dtype=dtype, number=number)
 
     # ------------------------------------------------------------ channels
 

@@ -59,6 +59,7 @@ class GeneratedGraph:
       name: The function's name.
       num_channels: How many channels a step's mailbox needs.
       captured_variables: Slots whose handles are the function's first inputs.
+      held_handles: Slot of a captured variable -> what keeps its handle for `Terra>Handle`.
       captured_tensors: Tensors that are its next inputs.
       variable_channels: (slot, place) -> the channel its handle is fed through; a place is None
         for the main line, or (level, index) of the branch that is the first to use it.
@@ -96,6 +97,7 @@ class GeneratedGraph:
     name: str = ""
     num_channels: int = 0
     captured_variables: list[int] = dataclasses.field(default_factory=list)
+    held_handles: dict[int, Any] = dataclasses.field(default_factory=dict)
     captured_tensors: list[Any] = dataclasses.field(default_factory=list)
     variable_channels: dict[tuple[int, tuple | None], int] = dataclasses.field(default_factory=dict)
     feed_channels: dict[tuple[Feed, tuple | None], int] = dataclasses.field(default_factory=dict)

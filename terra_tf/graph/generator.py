@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
-from terra_tf._tf_internals import apply_op, array_ops, atomic_function, func_graph, ops
+from terra_tf._tf_internals import apply_op, atomic_function, func_graph, ops
 from terra_tf.errors import UndelegableOpError
 from terra_tf.graph.emitter import Emitter
 from terra_tf.graph.epochs import plan_epochs, slots_of
@@ -35,7 +35,7 @@ from terra_tf.graph.loop_finder import LoopFinder
 from terra_tf.graph.loop_tables import LoopTables
 from terra_tf.graph.loops import CannotRollError, RolledLoop
 from terra_tf.graph.scope import EpochState, HeldCase, HeldWrite, Scope
-from terra_tf.graph.switch_case import add_case, dummy, make_branch_graph
+from terra_tf.graph.switch_case import add_case, as_output, dummy, make_branch_graph
 from terra_tf.graph.symbols import common_shape, scalar, unique
 from terra_tf.graph.variable_emitter import VariableEmitter, dense_writes
 from terra_tf.trace.case_assignment import BasicBlock
@@ -55,6 +55,7 @@ def generate(
     roll_constant_from: int = 0,
     keeps_bits: bool = True,
     looks_at_indices: bool = True,
+    hold_handle: Callable[[Any], Any] | None = None,
 ) -> GeneratedGraph:
     """Builds and registers the function of a TraceGraph.
 
@@ -66,6 +67,8 @@ def generate(
       roll_constant_from: The same for other loops.
       keeps_bits: Whether TensorFlow must not merge ops where that changes the last bits.
       looks_at_indices: Whether the cursor can compare integers that are fed with ranges.
+      hold_handle: Returns what keeps a variable's handle for `Terra>Handle`. Without it, branches
+        take handles from the graph around them.
 
     Raises:
       UndelegableOpError: Ops have to run imperatively. The TraceGraph is then of no more use.
@@ -76,7 +79,13 @@ def generate(
         limits = (roll_from, roll_constant_from) if is_rolling else (0, 0)
         try:
             generator = _Generator(
-                graph, infer_shapes, limits, refused.keys(), keeps_bits, looks_at_indices
+                graph,
+                infer_shapes,
+                limits,
+                refused.keys(),
+                keeps_bits,
+                looks_at_indices,
+                hold_handle,
             )
             generated = generator.build()
             generated.unrolled = list(refused.values())
@@ -95,6 +104,7 @@ class _Generator:
         refused: Collection[tuple[int, int]],
         keeps_bits: bool,
         looks_at_indices: bool,
+        hold_handle: Callable[[Any], Any] | None,
     ) -> None:
         self._graph = graph
         self._epochs = plan_epochs(graph)
@@ -110,6 +120,7 @@ class _Generator:
             foreknowledge,
             keeps_bits,
             looks_at_indices,
+            hold_handle,
         )
         self._variables = VariableEmitter(self._emitter, self._is_last_use)
         self._loops = LoopEmitter(
@@ -285,7 +296,7 @@ class _Generator:
         for branch, made in branches:
             with branch.graph.as_default():
                 branch.graph.outputs = [
-                    array_ops.identity(self._hand_out(branch, made, key, made_dtypes[key]))
+                    as_output(self._hand_out(branch, made, key, made_dtypes[key]))
                     for key in keys
                 ]
             branch.graph.control_outputs = unique(branch.controls)

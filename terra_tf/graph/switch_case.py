@@ -28,6 +28,13 @@ def dummy(dtype: Any) -> Any:
     return array_ops.zeros((), dtype)
 
 
+def as_output(tensor: Any) -> Any:
+    """Returns the tensor as an output of the current graph, a branch: one of an op of its own."""
+    graph = ops.get_default_graph()
+    is_own = tensor.graph is graph and tensor.op.type != "Placeholder"
+    return tensor if is_own else array_ops.identity(tensor)
+
+
 def add_case(index: Any, branches: list[Any], after: list) -> Any:
     """Adds a Case to the current graph.
 

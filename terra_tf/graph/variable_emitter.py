@@ -90,7 +90,9 @@ class VariableEmitter:
         if slot not in epoch.values:
             spec = handle_shape_and_type(self._graph.variables[slot].handle)
             with ops.control_dependencies([] if epoch.gate is None else [epoch.gate]):
-                op = apply_op("ReadVariableOp", resource=self._emitter.handle(slot), dtype=spec[0])
+                op = self._emitter.read_held(slot, spec[0]) or apply_op(
+                    "ReadVariableOp", resource=self._emitter.handle(slot), dtype=spec[0]
+                )
             epoch.reads.append(op)
             op.outputs[0].set_shape(static_shape(spec[1]))
             epoch.values[slot] = op.outputs[0]

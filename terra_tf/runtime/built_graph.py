@@ -81,13 +81,15 @@ def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
         try:
             infer_shapes = _native.load().module.infer_shapes
             limits = (config.roll_loops_from, config.roll_constant_loops_from)
+            is_on_host = len(context.context().list_logical_devices()) == 1
             keeps_bits = not config.grappler_arithmetic
             generated = generate(
                 snapshot,
                 infer_shapes,
                 *limits,
                 keeps_bits=keeps_bits,
-                looks_at_indices=len(context.context().list_logical_devices()) == 1,
+                looks_at_indices=is_on_host,
+                hold_handle=_native.load().module.HeldHandle if is_on_host else None,
             )
             break
         except UndelegableOpError as error:

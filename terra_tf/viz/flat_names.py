@@ -15,6 +15,8 @@ _LEAVES = {
     "Terra>AwaitCommit": "commit",
     "Terra>LoopCond": "goes_on",
     "Terra>Trip": "trip",
+    "Terra>Handle": "variable",
+    "Terra>ReadVariable": "read",
     "Placeholder": "input",
 }
 

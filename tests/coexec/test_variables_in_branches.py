@@ -55,6 +55,26 @@ def test_variables_of_branches_are_read_as_of_their_epoch(is_sparse):
     assert step.stats().co_executed_steps > 30
 
 
+def test_read_of_a_branch_keeps_its_value_when_the_variable_is_written_in_place():
+    def make(wrap):
+        table = tf.Variable(tf.zeros([4]))
+
+        @wrap
+        def step(choice):
+            seen = table.read_value() if choice else tf.fill([4], -1.0)
+            table.scatter_add(tf.IndexedSlices(tf.constant([1.0]), [2]))
+            return seen
+
+        return step, table
+
+    step, table = make(terra.function)
+    eager, eagers_table = make(lambda function: function)
+    results, expected = ([f(i % 3 > 0) for i in range(24)] for f in (step, eager))
+    np.testing.assert_array_equal(tf.stack(results), tf.stack(expected))
+    np.testing.assert_array_equal(table, eagers_table)
+    assert step.stats().co_executed_steps > 12
+
+
 def test_variable_that_a_branch_reads_is_freed_with_the_program():
     def make_and_run():
         weight = tf.Variable(tf.ones([2]))

@@ -60,8 +60,24 @@ def test_variable_that_only_a_branch_reads_is_read_there():
 
     generated = Generated(program)
     taken, skipped = generated.branches
-    assert (taken.types.count("ReadVariableOp"), skipped.types) == (1, [])
+    assert (taken.types.count("Terra>ReadVariable"), skipped.types) == (1, [])
     assert generated.of("ReadVariableOp") == []
+    assert all(tensor.dtype != tf.resource for tensor in generated.the("Case").inputs)
+
+
+def test_handle_of_a_variable_does_not_pass_the_case():
+    table = tf.Variable(X)
+
+    def program(x, case):
+        y = tf.tanh(x)
+        if case:
+            y = y + tf.gather(table, [0])
+        return y + 1.0
+
+    generated = Generated(program)
+    taken, _ = generated.branches
+    assert taken.types.count("Terra>Handle") == 1
+    assert all(tensor.dtype != tf.resource for tensor in generated.the("Case").inputs)
 
 
 def test_in_place_write_of_a_branch_is_held_back_until_the_commit():
