@@ -113,15 +113,18 @@ class _Merger:
         self._merge_variables()
         placement = self._placement
         placed = list(zip(placement.nodes, placement.records, placement.trip_slots))
-        for number, record, _ in placed:
+        for number, record, trip_slot in placed:
             if number < placement.num_known:  # first: new uses can join the groups of known ones
                 self._merge_node(number, record)
+                self._merge_trip(number, record, self._slot_of(trip_slot))
         self._feed_what_varies_alike()
         for number, record, trip_slot in placed:
             if number >= placement.num_known:
-                slot = None if trip_slot is None else placement.slots.get(trip_slot)
-                self._add_node(record, slot)
+                self._add_node(record, self._slot_of(trip_slot))
         return self._changes
+
+    def _slot_of(self, trip_slot: int | None) -> int | None:
+        return None if trip_slot is None else self._placement.slots.get(trip_slot)
 
     def _merge_variables(self) -> None:
         graph = self._graph
@@ -162,6 +165,13 @@ class _Merger:
             self._note("", number, record, "has raised before")
         node.inputs, node.outputs, node.record = inputs, outputs, record
         node.hits += 1
+
+    def _merge_trip(self, number: int, record: OpRecord, slot: int | None) -> None:
+        """A step that makes the variables of a loop itself does not say what its trips are about."""
+        node = self._graph.nodes[number]
+        if node.trip_slot is None and slot is not None:
+            node.trip_slot = slot
+            self._note("the trip of", number, record, "has a variable of its own")
 
     def _feed_what_varies_alike(self) -> None:
         """Feeds the constants of all nodes at places where one has turned out to vary.

@@ -40,6 +40,9 @@ SAYS_A_TEXT = frozenset({"StringFormat", "CheckNumerics", "CheckNumericsV2"})
 ASK_FOR_SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})
 DEPENDS_ON_SHAPE_ONLY = ASK_FOR_SHAPES | {"VariableShape"}
 
+# No state, says TensorFlow; but what is in a file changes, and Python changes it.
+READS_FILES = frozenset({"ReadFile", "MatchingFiles", "GenerateVocabRemapping"})
+
 _ITERATORS = ("Iterator", "Dataset", "Optional")
 _UNSUPPORTED_DTYPES = frozenset(
     {dtypes.variant.as_datatype_enum, dtypes.resource.as_datatype_enum}
@@ -124,7 +127,7 @@ def imperative_reason(
         return ImperativeReason.RESOURCE_OP
     if op_type in STATELESS_RANDOM or op_type in SAFE_STATEFUL:
         return None
-    if definition.is_stateful:
+    if definition.is_stateful or op_type in READS_FILES:
         return ImperativeReason.STATEFUL_OP
     if any(attr.type == "func" for attr in definition.attr):
         return ImperativeReason.STATEFUL_OP

@@ -6,6 +6,7 @@ Most tests are a program whose hazard acts in every step or in late ones only (s
 import contextlib
 import functools
 import gc
+import itertools
 import threading
 
 import numpy as np
@@ -443,3 +444,25 @@ def test_stepping_thread_dies_in_the_middle_of_a_step():
     train_once(x, eager)
     np.testing.assert_array_equal(weight.numpy(), eager.numpy())
     assert np.isfinite(train(inputs()).numpy())
+
+
+def test_files_that_change_are_read_when_eager_reads_them(tmp_path):
+    """TensorFlow calls these ops stateless; of a constant path they would be constants."""
+
+    def make(wrap):
+        path, numbers = tmp_path / f"{wrap.__name__}.txt", itertools.count()
+        path.write_text("first")
+
+        @wrap
+        def step(name):
+            before = tf.io.read_file(str(path))
+            path.write_text(f"in step {len(before.numpy())}")
+            by_argument = tf.io.read_file(name)
+            path.write_text(f"after {next(numbers)}")
+            files = tf.io.matching_files(str(tmp_path / "*.nothing"))
+            return before, by_argument, tf.size(files)
+
+        return Program(lambda: step(tf.constant(str(path))))
+
+    (step,) = assert_matches_eager(make, num_steps=12)
+    assert step.stats().imperative_ops == {"ReadFile": 2, "MatchingFiles": 1}

@@ -62,7 +62,8 @@ def test_variable_that_only_a_branch_reads_is_read_there():
     taken, skipped = generated.branches
     assert (taken.types.count("Terra>ReadVariable"), skipped.types) == (1, [])
     assert generated.of("ReadVariableOp") == []
-    assert all(tensor.dtype != tf.resource for tensor in generated.the("Case").inputs)
+    (case,) = generated.of("Case")
+    assert all(tensor.dtype != tf.resource for tensor in case.inputs)
 
 
 def test_handle_of_a_variable_does_not_pass_the_case():
@@ -77,7 +78,8 @@ def test_handle_of_a_variable_does_not_pass_the_case():
     generated = Generated(program)
     taken, _ = generated.branches
     assert taken.types.count("Terra>Handle") == 1
-    assert all(tensor.dtype != tf.resource for tensor in generated.the("Case").inputs)
+    (case,) = generated.of("Case")
+    assert all(tensor.dtype != tf.resource for tensor in case.inputs)
 
 
 def test_in_place_write_of_a_branch_is_held_back_until_the_commit():

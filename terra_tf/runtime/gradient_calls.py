@@ -1,0 +1,62 @@
+"""`GradientTape.gradient` in steps, without the Python around the tape where that does nothing.
+
+For each source and target TensorFlow looks for composite tensors, asks whether it can be trained, and
+packs and unpacks structures: 1 ms for the 38 variables of a small GPT, whose gradients are replayed
+in a tenth of that. For one tensor and a flat list of plain variables and tensors all of this hands its
+input on, so the tape is asked at once. Anything else goes TensorFlow's way.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+from terra_tf._tf_internals import EagerTensor, ResourceVariable, backprop, dtypes, pywrap_tfe
+from terra_tf.runtime.swapped_code import SwappedCode
+
+_FLOATING = frozenset(
+    {dtypes.float16, dtypes.bfloat16, dtypes.float32, dtypes.float64}
+    | {dtypes.complex64, dtypes.complex128}
+)
+
+
+def hook(native: Any) -> SwappedCode:
+    """Swaps the method's code; `restore()` of what is returned puts it back."""
+
+    def make_target(original: types.FunctionType) -> Any:
+        def gradient(args: tuple, kwargs: dict[str, Any]) -> Any:
+            if native.current_controller() is None or not _is_plain(args, kwargs):
+                return original(*args, **kwargs)
+            return _ask_tape(*args)
+
+        return gradient
+
+    return SwappedCode(backprop.GradientTape.gradient, make_target)
+
+
+def _is_plain(args: tuple, kwargs: dict[str, Any]) -> bool:
+    if kwargs or len(args) != 3:
+        return False
+    tape, target, sources = args
+    if type(tape) is not backprop.GradientTape or tape._tape is None or tape._recording:
+        return False
+    if type(target) is not EagerTensor or target.dtype not in _FLOATING:
+        return False
+    return type(sources) is list and all(map(_is_plain_source, sources))
+
+
+def _is_plain_source(source: Any) -> bool:
+    if type(source) is ResourceVariable:
+        return source._dtype in _FLOATING
+    return type(source) is EagerTensor and source.dtype in _FLOATING
+
+
+def _ask_tape(tape: Any, target: Any, sources: list[Any]) -> list[Any]:
+    handles = [s if type(s) is EagerTensor else s.handle for s in sources]
+    gradients: list[Any] = pywrap_tfe.TFE_Py_TapeGradient(
+        tape._tape._tape, [target], handles, None, list(sources), "none"
+    )
+    if not tape._persistent:
+        tape._watched_variables = tape._tape.watched_variables()
+        tape._tape = None
+    return gradients
