@@ -32,6 +32,8 @@ _OP_COSTS = {
     "off_overhead": op_costs.off_overhead,
     "matched_op": op_costs.matched_op,
     "matched_op_with_tape": op_costs.matched_op_with_tape,
+    "replayed_call": op_costs.replayed_call,
+    "replayed_call_with_tape": op_costs.replayed_call_with_tape,
 }
 _CONTROL_FLOW = {
     "branches": functools.partial(control_flow.branches, training=False),

@@ -3,12 +3,16 @@
 A generated op wrapper is a little Python around `pywrap_tfe.TFE_Py_FastPathExecute`, which the hook
 replaces. Its own cost is found by putting a stand-in there that returns a ready tensor at once,
 and taking the stand-in's cost away again; what a matched op costs beyond that is the hook's price.
+
+A replayed call of the public API runs no Python of TensorFlow's but the line that hands it to native
+code. The stand-in for that is the same line with a native function that does nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import operator
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -77,9 +81,58 @@ def matched_op_with_tape() -> Section:
     return _matched_op("matched_op_with_tape", use_tape=True)
 
 
+def replayed_call() -> Section:
+    """Measure a replayed call of `tf.add` or `tf.tanh` beyond the line that hands it over."""
+    return _replayed_call("replayed_call", use_tape=False)
+
+
+def replayed_call_with_tape() -> Section:
+    """Measure the same with a tape that records it."""
+    return _replayed_call("replayed_call_with_tape", use_tape=True)
+
+
+def _replayed_call(name: str, *, use_tape: bool) -> Section:
+    what = f"one call of a chain of {_NUM_OPS_IN_CHAIN} tf.add and tf.tanh, Python side only"
+    chains = {
+        "eager": _TimedChain(use_tape, tf.add, tf.tanh),
+        "stand_in": _TimedChain(False, _do_nothing_natively, _do_nothing_natively),
+        "replayed": _TimedChain(use_tape, tf.add, tf.tanh),
+    }
+    function = terra.function(chains["replayed"])
+    failure = _reach_co_execution(function)
+    if failure is not None:
+        return Section(name=name, what=what, unit="us", failure=failure)
+    samplers = {
+        "eager": chains["eager"].sampler(chains["eager"]),
+        "stand_in": chains["stand_in"].sampler(chains["stand_in"]),
+        "replayed": chains["replayed"].sampler(function),
+    }
+    timings = interleave(samplers, num_turns=_NUM_CHAIN_TURNS, num_warmup_turns=5)
+    beyond_us = 1e6 * (timings["replayed"].median_s - timings["stand_in"].median_s)
+    stats = function.stats()
+    counts = {call: n for call, n in stats.calls_replayed.items() if n}
+    is_replayed = set(counts) == {"tf.add", "tf.tanh"} and stats.phase == "co-execution"
+    return Section(
+        name=name,
+        what=what,
+        unit="us",
+        timings=timings,
+        findings={"replayed_beyond_wrapper_us": beyond_us},
+        notes=["target: replayed_beyond_wrapper under 1 us"],
+        details={"stats": dataclasses.asdict(stats)},
+        failure=None if is_replayed else f"not replayed: {stats}",
+    )
+
+
+def _do_nothing_natively(*args: Any, **kwargs: Any) -> Any:
+    target = operator.is_
+    return target(args, kwargs)
+
+
 def _matched_op(name: str, *, use_tape: bool) -> Section:
     what = f"one op of a chain of {_NUM_OPS_IN_CHAIN} AddV2 and Tanh, Python side only"
-    eager, delegated = _TimedChain(use_tape), _TimedChain(use_tape)
+    functions = (gen_math_ops.add_v2, gen_math_ops.tanh)
+    eager, delegated = _TimedChain(use_tape, *functions), _TimedChain(use_tape, *functions)
     function = terra.function(delegated)
     failure = _reach_co_execution(function)
     if failure is not None:
@@ -112,8 +165,8 @@ def _matched_op(name: str, *, use_tape: bool) -> Section:
 class _TimedChain:
     """A step that runs a straight chain of ops and notes how long Python took over it."""
 
-    def __init__(self, use_tape: bool):
-        self._chain = _straight_chain(_NUM_OPS_IN_CHAIN)
+    def __init__(self, use_tape: bool, add: Callable, tanh: Callable):
+        self._chain = _straight_chain(_NUM_OPS_IN_CHAIN, add, tanh)
         self._use_tape = use_tape
         self._elapsed_s: list[float] = []
 
@@ -134,17 +187,21 @@ class _TimedChain:
             del turn
             self._elapsed_s.clear()
             for _ in range(_CHAINS_PER_TURN):
-                step(x).numpy()
+                result = step(x)
+                if isinstance(result, tf.Tensor):
+                    result.numpy()
             return float(np.median(self._elapsed_s)) / _NUM_OPS_IN_CHAIN
 
         return sample
 
 
-def _straight_chain(num_ops: int) -> Callable[[tf.Tensor], tf.Tensor]:
+def _straight_chain(
+    num_ops: int, add: Callable, tanh: Callable
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """Return a function of `num_ops` ops, one a line: a loop would add the price of its forks."""
-    lines = ["def chain(x):", *["    x = add_v2(x, x)", "    x = tanh(x)"] * (num_ops // 2)]
+    lines = ["def chain(x):", *["    x = add(x, x)", "    x = tanh(x)"] * (num_ops // 2)]
     source = "\n".join([*lines, "    return x"])
-    namespace = {"add_v2": gen_math_ops.add_v2, "tanh": gen_math_ops.tanh}
+    namespace = {"add": add, "tanh": tanh}
     exec(compile(source, "<straight chain>", "exec"), namespace)
     return namespace["chain"]
 

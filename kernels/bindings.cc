@@ -197,6 +197,8 @@ void BindSession(py::module_& m) {
              s.set_stop_frame(frame.ptr());
            })
       .def_property_readonly("path", &Session::path)
+      // Where on the path an op has raised.
+      .def_property_readonly("raised", &Session::raised)
       .def("path_from",
            [](Session& s, size_t begin) {
              const std::vector<int>& path = s.path();

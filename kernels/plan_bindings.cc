@@ -36,7 +36,8 @@ void AddNode(Plan& plan, int kind, const std::string& name,
              int check_channel, const std::string& device,
              const py::object& marker, int level, int branch, bool is_head,
              int next, std::vector<int> successors, bool is_fork,
-             const py::bytes& shape_rule, bool on_host, bool asks_for_shapes) {
+             const py::bytes& shape_rule, bool on_host, bool asks_for_shapes,
+             bool may_raise) {
   PlanNode node;
   node.kind = static_cast<NodeKind>(kind);
   node.name = name;
@@ -68,6 +69,7 @@ void AddNode(Plan& plan, int kind, const std::string& name,
   node.is_fork = is_fork;
   node.on_host = on_host;
   node.asks_for_shapes = asks_for_shapes;
+  node.may_raise = may_raise;
   const std::string rule = shape_rule;
   if (!rule.empty()) node.shape_rule = ShapeRule::Parse(rule);
   plan.nodes.push_back(std::move(node));
@@ -181,7 +183,7 @@ void BindPlan(py::module_& m) {
            py::arg("marker"), py::arg("level"), py::arg("branch"),
            py::arg("is_head"), py::arg("next"), py::arg("successors"),
            py::arg("is_fork"), py::arg("shape_rule"), py::arg("on_host"),
-           py::arg("asks_for_shapes"))
+           py::arg("asks_for_shapes"), py::arg("may_raise"))
       .def(
           "add_level",
           [](Plan& plan, int channel, int skip_index, int epoch) {

@@ -32,12 +32,14 @@ ResourceVariable = resource_variable_ops.ResourceVariable
 UnreadVariable = resource_variable_ops._UnreadVariable
 CompositeTensor = composite_tensor.CompositeTensor
 NotOkStatusException = core._NotOkStatusException
+FallbackException = core._FallbackException
 tensor_cache_class = context._EagerTensorCache
 
 __all__ = [
     "BaseResourceVariable",
     "CompositeTensor",
     "EagerTensor",
+    "FallbackException",
     "NotOkStatusException",
     "ResourceVariable",
     "UnreadVariable",

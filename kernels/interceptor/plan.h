@@ -117,6 +117,7 @@ struct PlanNode {
   // kDelegated: follows from shapes and small values that Python has.
   bool on_host = false;
   bool asks_for_shapes = false;  // on_host: of its inputs' shapes alone
+  bool may_raise = false;  // kImperative: has raised, and the step went on
   PyRef marker;                  // names the op to its gradient function
   int level = 0;                 // where it is in the case assignment
   int branch = 0;                // its block's number in the level

@@ -213,7 +213,7 @@ void Session::RegisterReal(PyObject* tensor, int node, int output,
   TensorHandle* handle = HandleOf(tensor);
   handle->Ref();
   table_.Insert(handle, static_cast<int32_t>(made_.size()));
-  made_.emplace_back(handle, node, output, -1, marker, true);
+  made_.emplace_back(handle, node, output, -1, marker, NewReady(true));
   const Tensor* value = nullptr;
   if (handle->Tensor(&value).ok()) real_bytes_ += value->TotalBytes();
   if (real_bytes_ > kSweepBytes) SweepDead();
@@ -265,7 +265,8 @@ PyRef Session::MakePending(const OutputSpec& spec, int node, int output,
   }
   handle->Ref();  // ours
   table_.Insert(handle, static_cast<int32_t>(made_.size()));
-  made_.emplace_back(handle, node, output, spec.fetch_channel, marker, false);
+  made_.emplace_back(handle, node, output, spec.fetch_channel, marker,
+                     NewReady(false));
   made_.back().shape = inferred;
   NoteProduced(spec, node, output);
   if (spec.fetch_channel >= 0) {
@@ -468,7 +469,8 @@ void Session::PushSeeds(
   int64_t num_elements = 1;
   for (size_t i = 0; i < node.outputs.size(); ++i) {
     const OutputSpec& out = node.outputs[i];
-    const auto& shape = out.shape_known ? out.shape : inferred[i];
+    const bool is_inferred = !out.shape_known && i < inferred.size();
+    const auto& shape = is_inferred ? inferred[i] : out.shape;
     if (shape.IsFullyDefined()) num_elements = shape.num_elements();
   }
   const auto state = DrawState(node.name, seed, seed2, num_elements);

@@ -46,13 +46,13 @@ enum class Mode : int {
 // One output that this step has made.
 struct Made {
   Made(tensorflow::TensorHandle* handle, int node, int output, int channel,
-       PyObject* marker, bool ready)
+       PyObject* marker, std::shared_ptr<std::atomic<bool>> ready)
       : handle(handle),
         node(node),
         output(output),
         fetch_channel(channel),
         marker(marker),
-        ready(std::make_shared<std::atomic<bool>>(ready)) {}
+        ready(std::move(ready)) {}
   tensorflow::TensorHandle* handle;  // owned; null once released
   int node;
   int output;
@@ -192,6 +192,8 @@ class Session {
   const std::vector<std::pair<int, std::array<uint64_t, 3>>>& seeds() const {
     return seeds_;
   }
+  // Where on the path an op has raised.
+  const std::vector<int>& raised() const { return raised_; }
   double python_stall_s = 0;
   int64_t num_matched = 0;
 
@@ -214,10 +216,16 @@ class Session {
     history_.hash().Mix(Event::kNode, static_cast<uint64_t>(number));
     ++num_matched;
   }
+  // The same for one that has raised.
+  bool RecordError(const Call& call, int index, PyObject* type);
   PyObject* RunImperative(const Call& call, int number);
   // An imperative op has raised. The graph has been told that Python took this
   // way, and if the program catches the error, it goes on another.
   void LeaveAfterError(const Call& call);
+  // The same where steps are known to go on behind an op that has raised: the
+  // graph gets something in the place of its results, of which nothing is used.
+  // False if this step cannot; with the error set in either case.
+  bool PassAfterError(int number);
   PyObject* FinishReal(const Call& call, int number, int index, PyRef result);
   PyObject* Delegate(const Call& call, int number);
   // Ops whose results the cursor knows (session_host.cc).
@@ -342,6 +350,9 @@ class Session {
   void RegisterReal(PyObject* tensor, int node, int output, PyObject* marker);
   bool RecordOnTape(const Call& call, const PlanNode& node,
                     const std::vector<PyRef>& outputs);
+  std::shared_ptr<std::atomic<bool>> NewReady(bool is_ready) {
+    return {ready_, &ready_->emplace_back(is_ready)};
+  }
   int AwaitInputs(const Call& call);
   void SweepDead();
 
@@ -356,6 +367,7 @@ class Session {
   int epoch_ = 0;
   bool epoch_is_pending_ = false;  // closed, and not resumed yet
   std::vector<int> path_;
+  std::vector<int> raised_;
   std::vector<std::pair<int, int>> web_latest_;  // node and output, or -1
   std::vector<Decided> decided_;
   std::vector<PyRef> markers_;
@@ -365,6 +377,9 @@ class Session {
   bool epoch_closed_ = false;
   HandleTable table_;
   std::deque<Made> made_;
+  // Whether each of them has a value. Whoever waits for one keeps them all.
+  std::shared_ptr<std::deque<std::atomic<bool>>> ready_ =
+      std::make_shared<std::deque<std::atomic<bool>>>();
   std::vector<PyRef> feeds_;        // as Python gave them: for identity
   std::vector<PyRef> feed_copies_;  // where NumPy could change the bytes
   std::vector<PyRef> variables_;    // by variable

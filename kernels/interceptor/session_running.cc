@@ -1,5 +1,7 @@
 // Session: running a call, delegated, imperative or traced.
+#include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/interceptor/controller.h"
@@ -109,11 +111,14 @@ PyObject* Session::Delegate(const Call& call, int number) {
       !node->outputs.empty()) {
     InferShapes(*node->shape_rule, KnownInputs(call), &shapes);
   }
-  shapes.resize(node->outputs.size());
+  static const auto* unknown = new tensorflow::PartialTensorShape;
+  auto shape_of = [&shapes](size_t i) -> const auto& {
+    return i < shapes.size() ? shapes[i] : *unknown;
+  };
   for (size_t i = 0; i < node->outputs.size(); ++i) {
     const OutputSpec& spec = node->outputs[i];
     // The tape asks for the shape at once, holding the GIL.
-    if (records && !spec.shape_known && !shapes[i].IsFullyDefined() &&
+    if (records && !spec.shape_known && !shape_of(i).IsFullyDefined() &&
         spec.fetch_channel < 0) {
       // The next graph fetches it.
       if (!CallController(controller_, "on_unplanned", "(iii)", number,
@@ -144,13 +149,13 @@ PyObject* Session::Delegate(const Call& call, int number) {
     for (size_t i = 0; i < node->outputs.size(); ++i) {
       outputs.push_back(MakePending(node->outputs[i], number,
                                     static_cast<int>(i), node->marker.get(),
-                                    shapes[i]));
+                                    shape_of(i)));
     }
   }
   const size_t first_made = made_.size() - outputs.size();
   Arrive(number);
   for (size_t i = 0; i < node->outputs.size(); ++i) {
-    if (!node->outputs[i].shape_known) history_.hash().MixShape(shapes[i]);
+    if (!node->outputs[i].shape_known) history_.hash().MixShape(shape_of(i));
   }
   if (records) {
     for (size_t i = 0; i < node->outputs.size(); ++i) {
@@ -206,6 +211,16 @@ bool Session::RecordAfterwards(const Call& call, int index, PyObject* marker,
   return CallController(controller_, "on_result", "(iO)", index, outputs);
 }
 
+bool Session::RecordError(const Call& call, int index, PyObject* type) {
+  NestedScope recording;
+  PyRef inputs = call.InputTuple();
+  PyRef counts = call.CountTuple();
+  return CallController(controller_, "on_op", "(OiOOOO)", call.py_name,
+                        call.route == Route::kFast ? 1 : 0, call.attrs.get(),
+                        inputs.get(), counts.get(), call.given_name()) &&
+         CallController(controller_, "on_error", "(iO)", index, type);
+}
+
 PyObject* Session::RunImperative(const Call& call, int number) {
   PlanNode* node = &plan_->nodes[number];
   const int index = position();
@@ -234,7 +249,7 @@ PyObject* Session::RunImperative(const Call& call, int number) {
   if (mode_ != Mode::kCoExecution) return OnCall(call);
   PyRef result = PyRef::Steal(ExecuteAndRecord(call, marker));
   if (!result) {
-    LeaveAfterError(call);
+    if (!node->may_raise || !PassAfterError(number)) LeaveAfterError(call);
     return nullptr;
   }
   if (!AwaitSeizure()) return nullptr;
@@ -287,11 +302,48 @@ PyObject* Session::FinishReal(const Call& call, int number, int index,
   return result.release();
 }
 
+bool Session::PassAfterError(int number) {
+  if (!PyErr_ExceptionMatches(PyExc_Exception)) return false;  // Ctrl-C
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  bool passes = AwaitSeizure() && mode_ == Mode::kCoExecution;
+  if (passes) {
+    const PlanNode& node = plan_->nodes[number];
+    for (size_t i = 0; i < node.outputs.size(); ++i) {
+      const OutputSpec& spec = node.outputs[i];
+      NoteProduced(spec, number, static_cast<int>(i));
+      if (spec.feed_channel < 0) continue;
+      tensorflow::TensorShape shape;
+      for (int k = 0; k < std::max(spec.shape.dims(), 0); ++k) {
+        shape.AddDim(std::max<int64_t>(spec.shape.dim_size(k), 0));
+      }
+      Message message;
+      message.tensor = tensorflow::Tensor(spec.dtype, shape);
+      step_->Send(spec.feed_channel, std::move(message));
+    }
+    passes = ResumeEpoch();
+  }
+  if (passes && mode_ == Mode::kCoExecution) {
+    raised_.push_back(position());
+    Arrive(number);
+    history_.hash().Mix(Event::kNumber, ~uint64_t{0});
+    NoteUserGradient();
+  }
+  PyErr_Clear();
+  PyErr_Restore(type, value, traceback);
+  return passes;
+}
+
 void Session::LeaveAfterError(const Call& call) {
   PyObject *type, *value, *traceback;
   PyErr_Fetch(&type, &value, &traceback);
-  if (!AwaitSeizure() || (mode_ == Mode::kCoExecution &&
-                          !Diverge("op_error", "in " + Describe(call)))) {
+  const int index = position();
+  bool is_noted = AwaitSeizure() && (mode_ != Mode::kCoExecution ||
+                                     Diverge("op_error", "in " + Describe(call)));
+  if (is_noted && mode_ == Mode::kTracing) {
+    is_noted = RecordError(call, index, type);
+  }
+  if (!is_noted) {
     Py_XDECREF(type);
     Py_XDECREF(value);
     Py_XDECREF(traceback);
@@ -327,7 +379,8 @@ PyObject* Session::Trace(const Call& call) {
   if (!result) {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    const bool noted = CallController(controller_, "on_error", "(i)", node);
+    const bool noted =
+        CallController(controller_, "on_error", "(iO)", node, type);
     if (noted) PyErr_Restore(type, value, traceback);
     return nullptr;
   }

@@ -27,12 +27,13 @@ def emit_trivially(node: Node, values: list[Any], folded: dict[int, tuple[Any, .
       folded: The results of folded nodes.
     """
     op_type = node.record.op_type
+    # Where a shape has to be found out, the op's own shape function is asked.
+    if op_type not in _UNCHANGED | _RESHAPES or not values[0].shape.is_fully_defined():
+        return None
     if op_type in _UNCHANGED:
         return values[0]
-    if op_type not in _RESHAPES or not is_constant(node.inputs[1], folded):
-        return None
     before, after = values[0].shape, node.outputs[0].shape
-    if not before.is_fully_defined() or after is None or -1 in after:
+    if not is_constant(node.inputs[1], folded) or after is None or -1 in after:
         return None
     if op_type == "Sum" and not _sums_single_items(before, constant_value(node.inputs[1], folded)):
         return None

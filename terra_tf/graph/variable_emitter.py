@@ -71,7 +71,9 @@ class VariableEmitter:
             self._check_write(index, node, slot, values)
             self._emitter.out.written_slots.add(slot)
         if op_type == "ReadVariableOp":
-            return [self.read(slot)]
+            value = self.read(slot)
+            is_static = value.shape.is_fully_defined()
+            return [value if is_static else apply_op("Identity", input=value).outputs[0]]
         if op_type in DENSE_WRITES:
             self._write_dense(index, op_type, slot, values[1])
             return []

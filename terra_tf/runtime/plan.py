@@ -200,6 +200,7 @@ class _PlanMaker:
             shape_rule=generated.shape_rules.get(index, b""),
             on_host=index in generated.on_host,
             asks_for_shapes=record.op_type in ASK_FOR_SHAPES,
+            may_raise=node.may_raise,
         )
 
     def _output(self, index: int, node: Node, output: int) -> tuple:

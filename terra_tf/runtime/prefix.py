@@ -54,11 +54,15 @@ class _Prefix:
         graph = self._built.trace_graph
         self._trace.followed = tuple(self._session.path)
         self._trace.generation = graph.generation
-        for number in self._session.path:
+        raised = set(self._session.raised)
+        for position, number in enumerate(self._session.path):
             node = graph.nodes[number]
             inputs = tuple(self._reference(number, i) for i in range(len(node.inputs)))
             self._place[number] = len(self._trace.ops)
-            self._trace.ops.append(dataclasses.replace(node.record, inputs=inputs))
+            record = dataclasses.replace(node.record, inputs=inputs)
+            if position in raised:
+                record = dataclasses.replace(record, outputs=(), folded=(), has_raised=True)
+            self._trace.ops.append(record)
         self._trace.alive = {
             (self._place[n], o) for n, o in graph.fetches if n in self._place
         }

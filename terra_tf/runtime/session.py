@@ -25,7 +25,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from terra_tf import _native
-from terra_tf._tf_internals import NotOkStatusException, status_to_exception
+from terra_tf._tf_internals import (
+    FallbackException,
+    NotOkStatusException,
+    status_to_exception,
+)
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason, Reason
 from terra_tf.runtime import failures, in_flight, interception, interrupts, source_lines, stance
@@ -232,16 +236,19 @@ class StepSession:
         assert self._recorder is not None
         self._recorder.end_op(index, outputs)
 
-    def on_error(self, index: int) -> None:
+    def on_error(self, index: int, error_type: type[BaseException]) -> None:
         """TRACING: the op has raised; from now on it runs imperatively at this place.
 
         But not if that was to be expected: the next time indices are out of range, the step
         leaves its graph before the op again.
         """
         assert self._recorder is not None
-        location = self._recorder.abandon_op(index)
-        if not self._has_bad_index:
-            self.entry.note_raised_location(location)
+        if issubclass(error_type, FallbackException):  # it is tried again in another way
+            self._recorder.abandon_op(index)
+            return
+        record = self._recorder.fail_op(index)
+        if record.imperative is None and not self._has_bad_index:
+            self.entry.note_raised_location(record.location)
 
     def on_unnamed_error(self, error: BaseException) -> None:
         """Raises an op's error as TensorFlow's slow path does: its wrapper adds no name to it."""

@@ -154,7 +154,15 @@ class _Merger:
                 self._note("a feed's shape of", number, record, "changed")
             if isinstance(new, Joined) and not self._can_feed(old, new):
                 self._note("an input of", number, record, "comes from outside too")
+        if record.has_raised:
+            node.inputs, node.hits = inputs, node.hits + 1
+            if not node.may_raise:
+                node.may_raise = True
+                self._note("", number, record, "has raised")
+            return
         outputs = tuple(old.joined(new) for old, new in zip(node.outputs, record.outputs))
+        if node.may_raise and not node.outputs:  # it has never succeeded before
+            outputs, node.variant = record.outputs, variant_of(record, self._trace)
         if outputs != node.outputs:
             self._note("the shape of", number, record, "changed")
         if number in self._placement.overflown and node.forced is None:
@@ -263,7 +271,8 @@ class _Merger:
     # ------------------------------------------------------------ new nodes
 
     def _add_node(self, record: OpRecord, trip_slot: int | None) -> None:
-        raised = record.location in self._graph.raised_locations
+        # One that has never succeeded has results that nobody knows.
+        raised = record.has_raised or record.location in self._graph.raised_locations
         inputs = tuple(map(self._first_input, record.inputs))
         self._graph.nodes.append(
             Node(
@@ -274,6 +283,7 @@ class _Merger:
                 record.outputs,
                 ImperativeReason.RAISED_BEFORE if raised else None,
                 trip_slot=trip_slot,
+                may_raise=record.has_raised,
             )
         )
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Hashable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
@@ -228,6 +228,8 @@ class _Placer:
 
     def _find(self, record: OpRecord) -> int | None:
         key, variant = key_of(record), variant_of(record, self._trace)
+        if record.has_raised:
+            return self._find_raising(record, key, variant)
         siblings = self._index.siblings.get((key, variant), ())
         candidates = self._in_order(
             n for n in siblings if self._is_free(n) and self._variables_fit(record, n)
@@ -235,7 +237,31 @@ class _Placer:
         found = self._find_fitting(record, candidates)
         if found is None:
             found = self._find_generalizing(record, candidates, len(siblings))
+        if found is None:
+            found = self._find_never_succeeded(record, key, variant)
         return self._find_overflown(record) if found is None else self._pass(found)
+
+    def _find_raising(self, record: OpRecord, key: NodeKey, variant: Any) -> int | None:
+        """Of an op that has raised nobody knows what its results would have been."""
+        known = self._alike_but_for_results(record, key, variant)
+        return self._pass(known[0]) if known else None
+
+    def _find_never_succeeded(self, record: OpRecord, key: NodeKey, variant: Any) -> int | None:
+        nodes = self._graph.nodes
+        known = self._alike_but_for_results(record, key, variant)
+        return next((n for n in known if nodes[n].may_raise and not nodes[n].outputs), None)
+
+    def _alike_but_for_results(
+        self, record: OpRecord, key: NodeKey, variant: Any
+    ) -> list[int]:
+        return [
+            number
+            for number in self._index.at_place.get((key.op_type, key.location), ())
+            if self._graph.nodes[number].key == key
+            and cast(tuple, self._graph.nodes[number].variant)[:-1] == variant[:-1]
+            and self._is_free(number)
+            and self._variables_fit(record, number)
+        ]
 
     def _find_fitting(self, record: OpRecord, candidates: list[int]) -> int | None:
         for wanted in ("fits", "generalizes"):

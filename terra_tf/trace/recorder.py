@@ -113,26 +113,39 @@ class Recorder:
 
     def end_op(self, index: int, outputs: list) -> None:
         """Completes the record of an op that has succeeded."""
+        specs = tuple(_spec(tensor) for tensor in outputs)
+        op_type = self._open[index]["op_type"]
+        self._add(index, specs, self._copy_if_foldable(op_type, specs, outputs), False)
+
+    def fail_op(self, index: int) -> OpRecord:
+        """Completes the record of an op that has raised, and returns it.
+
+        The step goes on behind it, if the program catches the error, or ends there.
+        """
+        self._add(index, (), (), True)
+        return self.trace.ops[-1]
+
+    def _add(self, index: int, specs: tuple, folded: tuple, has_raised: bool) -> None:
         fields = self._open.pop(index)
         fields.pop("_bound_before")
-        specs = tuple(_spec(tensor) for tensor in outputs)
-        op_type = fields["op_type"]
-        input_dtypes = tuple(spec.dtype for spec in fields["input_specs"])
         location = fields["location"]
+        input_dtypes = tuple(spec.dtype for spec in fields["input_specs"])
+        reason = self._imperative(
+            fields["op_type"], fields["attrs"], fields["inputs"], input_dtypes, specs
+        )
         self.trace.ops.append(
             OpRecord(
                 outputs=specs,
-                folded=self._copy_if_foldable(op_type, specs, outputs),
-                imperative=self._imperative(
-                    op_type, fields["attrs"], fields["inputs"], input_dtypes, specs
-                ),
+                folded=folded,
+                imperative=reason,
                 library_call=None if location is None else location.library_call(),
+                has_raised=has_raised,
                 **fields,
             )
         )
 
-    def abandon_op(self, index: int) -> Any:
-        """Forgets an op that has raised, and what it was the first to use; returns its location."""
+    def abandon_op(self, index: int) -> None:
+        """Forgets an op that has not run, and what it was the first to use."""
         fields = self._open.pop(index)
         self._markers_given.discard(fields["marker"])
         num_externals, num_variables = fields["_bound_before"]
@@ -145,7 +158,6 @@ class Recorder:
         ):
             for key in [key for key, position in bound.items() if position >= count]:
                 del bound[key]
-        return fields["location"]
 
     def materialize(self, node: int, output: int, shape_only: bool) -> None:
         """Notes that Python reads an output of this step."""

@@ -105,6 +105,7 @@ class OpRecord:
         graph, has the same.
       input_specs: The inputs' types, flat, where they are known.
       name: The name of the op that its errors end with; None if they end with none.
+      has_raised: Whether it raised in this step; then it has no outputs.
     """
 
     op_type: str
@@ -124,6 +125,7 @@ class OpRecord:
     marker: Hashable | None = None
     input_specs: tuple[TensorSpec, ...] = ()
     name: str | None = None
+    has_raised: bool = False
 
     def attribute(self, name: str) -> Any:
         """Returns the caller's value of an attribute, or None."""

@@ -121,6 +121,7 @@ class Node:
       forced: Why it has to run imperatively although its op could be delegated, or None.
       hits: How many traces passed it.
       trip_slot: The variable that its trip of a loop is about, or None (see `trips`).
+      may_raise: Whether it has raised in some step, which went on behind it.
     """
 
     key: NodeKey
@@ -131,6 +132,7 @@ class Node:
     forced: ImperativeReason | None = None
     hits: int = 1
     trip_slot: int | None = None
+    may_raise: bool = False
 
     @property
     def is_imperative(self) -> bool:

@@ -217,8 +217,8 @@ def test_message_of_an_op_error_is_eagers_to_the_last_word(body, good, bad, name
             else:
                 function(tf.constant(good))
     assert len(set(messages)) == 1
-    assert function.stats().fallbacks["op_error"] == 1
-    assert function.stats().co_executed_steps >= 1
+    assert function.stats().fallbacks == {"python_exception": 1}  # the first, in tracing
+    assert function.stats().co_executed_steps >= 2
 
 
 def test_traceback_of_an_op_error_names_the_users_line():

@@ -139,7 +139,7 @@ def test_op_error_is_counted_and_an_exception_at_the_end_is_none():
     programs.warm_up(lookup, lambda: lookup(tf.constant([1])))
     with pytest.raises(tf.errors.InvalidArgumentError):
         lookup(tf.constant([9]))
-    assert lookup.stats().fallbacks == {"op_error": 1}
+    assert lookup.stats().fallbacks == {"index_out_of_range": 1}
 
 
 def test_imperative_op_is_counted_and_explained():

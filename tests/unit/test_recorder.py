@@ -246,22 +246,30 @@ def test_random_op_is_delegated_only_with_seeds_of_tensorflows_own(op_type, pair
 # -------------------------------------------------------- ops that raise, reads
 
 
-def test_op_that_raised_leaves_no_record():
+def test_op_that_raised_is_recorded_without_results():
     session = Session()
-    index = session.begin("Cholesky", tf.zeros([2, 2]))
-    assert session.recorder.abandon_op(index) is None
+    record = session.recorder.fail_op(session.begin("Cholesky", tf.zeros([2, 2])))
+    y = session.run("Neg", tf.zeros([1]))
+    assert [op.op_type for op in session.trace.ops] == ["Cholesky", "Neg"]
+    assert (record.has_raised, record.outputs, record.imperative) == (True, (), None)
+    assert not session.trace.ops[1].has_raised
+    assert session.made_index(y) == (1, 0)
+
+
+def test_op_that_has_not_run_leaves_no_record():
+    session = Session()
+    session.recorder.abandon_op(session.begin("Cholesky", tf.zeros([2, 2])))
     y = session.run("Neg", tf.zeros([1]))
     assert [op.op_type for op in session.trace.ops] == ["Neg"]
     assert session.made_index(y) == (0, 0)
 
 
-def test_location_of_an_op_that_raised_is_returned():
+def test_location_of_an_op_that_raised_is_known():
     tracker = LocationTracker(lambda filename: False)
     tracker.begin(None)
     session = Session(tracker=tracker)
-    location = session.recorder.abandon_op(session.begin("Cholesky", tf.zeros([2, 2])))
-    assert location.user_frame().function
-    assert session.trace.ops == []
+    record = session.recorder.fail_op(session.begin("Cholesky", tf.zeros([2, 2])))
+    assert record.location.user_frame().function
 
 
 def test_reads_are_noted_in_order():

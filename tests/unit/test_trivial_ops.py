@@ -91,3 +91,18 @@ def test_equal_constants_are_one_node_and_zeros_keep_their_sign():
     assert (float(plus[0]), float(minus[0])) == (np.inf, -np.inf)
     graph = step.built_graph.generated.function.graph
     assert sum(op.type == "Const" for op in graph.get_operations()) == 3
+
+
+def test_shapes_that_vary_are_found_out_of_the_op_itself():
+    """What is handed on of a tensor of unknown shape would be asked for another op's shape."""
+
+    @terra.function
+    def step(x):
+        y = tf.stop_gradient(tf.tanh(tf.reshape(x, [-1, 2])))
+        return tf.identity(y * 2.0)
+
+    for size in (2, 4, 6, 8, 10, 12, 4, 14, 20):
+        result = step(tf.ones([size]))
+        assert result.shape == (size // 2, 2)
+    assert step.stats().phase == "co-execution"
+    assert step.stats().num_fetches == 1
