@@ -4,8 +4,8 @@ A generated op wrapper is a little Python around `pywrap_tfe.TFE_Py_FastPathExec
 replaces. Its own cost is found by putting a stand-in there that returns a ready tensor at once,
 and taking the stand-in's cost away again; what a matched op costs beyond that is the hook's price.
 
-A replayed call of the public API runs no Python of TensorFlow's but the line that hands it to native
-code. The stand-in for that is the same line with a native function that does nothing.
+A replayed call of the public API runs no Python of TensorFlow's but the line that hands it to
+native code. The stand-in for that is the same line with a native function that does nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 // The ops by which the generated graph talks to the PythonRunner.
 //
-// Every one but Terra>Handle takes its step as first input (in a loop, with the trip:
-// Terra>Trip) and names a channel of that step's mailbox by attribute. All are
-// stateful: Grappler must neither merge nor drop them.
+// Every one but Terra>Handle takes its step as first input (in a loop, with the
+// trip: Terra>Trip) and names a channel of that step's mailbox by attribute.
+// All are stateful: Grappler must neither merge nor drop them.
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"

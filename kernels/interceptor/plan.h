@@ -117,14 +117,14 @@ struct PlanNode {
   // kDelegated: follows from shapes and small values that Python has.
   bool on_host = false;
   bool asks_for_shapes = false;  // on_host: of its inputs' shapes alone
-  bool may_raise = false;  // kImperative: has raised, and the step went on
-  PyRef marker;                  // names the op to its gradient function
-  int level = 0;                 // where it is in the case assignment
-  int branch = 0;                // its block's number in the level
-  bool is_head = false;          // the first of its block
-  int next = -1;                 // the next of its block
-  std::vector<int> successors;   // at a block's end, as traced; without END
-  bool is_fork = false;          // which one follows is the location's matter
+  bool may_raise = false;       // kImperative: has raised, and the step went on
+  PyRef marker;                 // names the op to its gradient function
+  int level = 0;                // where it is in the case assignment
+  int branch = 0;               // its block's number in the level
+  bool is_head = false;         // the first of its block
+  int next = -1;                // the next of its block
+  std::vector<int> successors;  // at a block's end, as traced; without END
+  bool is_fork = false;         // which one follows is the location's matter
 };
 
 // A variable slot: captured (always this handle) or bound at first use. A

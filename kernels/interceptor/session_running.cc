@@ -338,8 +338,9 @@ void Session::LeaveAfterError(const Call& call) {
   PyObject *type, *value, *traceback;
   PyErr_Fetch(&type, &value, &traceback);
   const int index = position();
-  bool is_noted = AwaitSeizure() && (mode_ != Mode::kCoExecution ||
-                                     Diverge("op_error", "in " + Describe(call)));
+  bool is_noted =
+      AwaitSeizure() && (mode_ != Mode::kCoExecution ||
+                         Diverge("op_error", "in " + Describe(call)));
   if (is_noted && mode_ == Mode::kTracing) {
     is_noted = RecordError(call, index, type);
   }

@@ -175,7 +175,7 @@ class _Merger:
         node.hits += 1
 
     def _merge_trip(self, number: int, record: OpRecord, slot: int | None) -> None:
-        """A step that makes the variables of a loop itself does not say what its trips are about."""
+        """What a trip is about a step that makes the variables of a loop itself does not say."""
         node = self._graph.nodes[number]
         if node.trip_slot is None and slot is not None:
             node.trip_slot = slot
