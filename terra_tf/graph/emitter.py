@@ -28,6 +28,7 @@ from terra_tf.graph.foreknowledge import Foreknowledge
 from terra_tf.graph.fusion_barriers import guard_inputs
 from terra_tf.graph.generated_graph import GeneratedGraph, OpRange
 from terra_tf.graph.loops import CannotRollError, Carried, TripFeed, Varying
+from terra_tf.graph.random_ops import draw
 from terra_tf.graph.scope import EpochState, Scope
 from terra_tf.graph.shape_rules import shape_rule
 from terra_tf.graph.symbols import common_shape, scalar, static_shape, unique
@@ -352,7 +353,12 @@ class Emitter:
         values = [self.value(index, position) for position in range(len(node.inputs))]
         used_table = self._used_table
         if node.record.op_type in STATELESS_RANDOM:
-            outputs = self._emit_random(index, node, values)
+            channel = self._channels(self.out.seed_channels, self.images(index))
+            state = self.feed(dtypes.uint64.as_datatype_enum, (3,), channel)
+            operation = draw(node, self.arguments(node, values), state)
+            if not all(is_constant(source, self.out.folded) for source in node.inputs):
+                self.note_fallible(operation)  # a shape or range that may be wrong
+            outputs = list(operation.outputs)
         elif any(isinstance(source, Variable) for source in node.inputs):
             outputs = emit_variable_op(index, node, values)
         else:
@@ -477,27 +483,6 @@ class Emitter:
             if name not in inferred:
                 arguments[name] = value
         return arguments
-
-    def _emit_random(self, index: int, node: Node, values: list) -> list:
-        channel = self._channels(self.out.seed_channels, self.images(index))
-        state = self.feed(dtypes.uint64.as_datatype_enum, (3,), channel)
-        arguments = self.arguments(node, values)
-        for name in ("seed", "seed2"):
-            arguments.pop(name)
-        if node.record.op_type == "RandomUniformInt":
-            arguments.pop("dtype", None)
-        else:
-            arguments["dtype"] = node.outputs[0].dtype
-        operation = apply_op(
-            STATELESS_RANDOM[node.record.op_type],
-            key=state[:1],
-            counter=state[1:],
-            alg=1,
-            **arguments,
-        )
-        if not all(is_constant(source, self.out.folded) for source in node.inputs):
-            self.note_fallible(operation)  # a shape or range that may be wrong
-        return list(operation.outputs)
 
 
 def _are_equal(tensors: list[Any]) -> bool:
