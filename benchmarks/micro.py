@@ -6,6 +6,7 @@ Exits with 1 if a section failed, if outputs differ from eager's, or if terra fe
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import pathlib
@@ -16,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 from absl import app, flags
 
+import terra_tf as terra
 from benchmarks import control_flow, op_costs, replay_split, report, step_times
 
 _RESULTS = pathlib.Path(__file__).parent / "results"
@@ -44,7 +46,12 @@ _CONTROL_FLOW = {
     "rnn_training": functools.partial(control_flow.dynamic_rnn, training=True),
 }
 _SPLIT = [f"split_{name}" for name in ("mlp", "gpt64x2", "keras_mlp", "keras_cnn")]
-_NAMES = [*_OP_COSTS, *_TRAINING_STEPS, "batch_preparation", "overlap", *_SPLIT, *_CONTROL_FLOW]
+# Where Grappler may do to the arithmetic what it does in tf.function, at the price of eager's bits.
+_ARITHMETIC = "gpt64x2_arithmetic"
+_NAMES = [
+    *_OP_COSTS, *_TRAINING_STEPS, _ARITHMETIC, "batch_preparation", "overlap", *_SPLIT,
+    *_CONTROL_FLOW,
+]  # fmt: skip
 
 _ONLY = flags.DEFINE_list("only", _NAMES, "The sections to run.")
 _STEPS = flags.DEFINE_integer(
@@ -64,6 +71,9 @@ def _sections(num_steps: int) -> dict[str, Callable[[], report.Section]]:
         name: functools.partial(step_times.training_step, name, num_steps=num_steps, **arguments)
         for name, arguments in _TRAINING_STEPS.items()
     }
+    training_steps[_ARITHMETIC] = functools.partial(
+        _with_arithmetic, training_steps["gpt64x2"], _ARITHMETIC
+    )
     overlap = functools.partial(step_times.overlap, num_steps=num_steps)
     ways = {
         name: functools.partial(run_section, num_steps=num_steps)
@@ -81,6 +91,11 @@ def _sections(num_steps: int) -> dict[str, Callable[[], report.Section]]:
         for name in _SPLIT
     }
     return {**_OP_COSTS, **training_steps, **others, **split, **ways}
+
+
+def _with_arithmetic(run_section: Callable[[], report.Section], name: str) -> report.Section:
+    with terra.config.override(grappler_arithmetic=True):
+        return dataclasses.replace(run_section(), name=name)
 
 
 def _run(name: str, run_section: Callable[[], report.Section]) -> report.Section:
