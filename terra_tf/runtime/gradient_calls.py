@@ -1,8 +1,9 @@
 """`GradientTape.gradient` in steps, without the Python around the tape where that does nothing.
 
 For each source and target TensorFlow looks for composite tensors, asks whether it can be trained,
-and packs and unpacks structures: 0.6 ms for the variables of a small GPT (docs/design/0009). For one tensor and a flat list of plain variables and tensors all of this
-hands its input on, so the tape is asked at once. Anything else goes TensorFlow's way.
+and packs and unpacks structures: 0.6 ms for the variables of a small GPT (docs/design/0009). For
+one tensor and a flat list of plain variables and tensors all of this hands its input on, so the
+tape is asked at once. Anything else goes TensorFlow's way.
 """
 
 from __future__ import annotations
