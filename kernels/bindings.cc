@@ -88,13 +88,14 @@ py::list Referenced(Session& session) {
   return result;
 }
 
-// What a joined input was: (node, output), or an external tensor.
-py::object DecidedInput(Session& session, int join) {
+// What a joined input was: (node, output), or an external tensor; with
+// `as_sent`, the copy of one that NumPy could change.
+py::object DecidedInput(Session& session, int join, bool as_sent) {
   const Decided& decided = session.decided().at(join);
   if (!decided.is_set) return py::none();
   if (decided.node >= 0) return py::make_tuple(decided.node, decided.output);
-  return ObjectOf(decided.external_copy ? decided.external_copy
-                                        : decided.external);
+  const bool is_copied = as_sent && decided.external_copy;
+  return ObjectOf(is_copied ? decided.external_copy : decided.external);
 }
 
 void RaiseIfFailed(int result) {
@@ -279,6 +280,8 @@ void BindSession(py::module_& m) {
            })
       .def("poison_output", &Session::PoisonOutput)
       .def("feed", [](Session& s, int slot) { return ObjectOf(s.Feed(slot)); })
+      .def("feed_value",
+           [](Session& s, int slot) { return ObjectOf(s.FeedValue(slot)); })
       .def("variable",
            [](Session& s, int slot) { return ObjectOf(s.Variable(slot)); })
       .def_property_readonly("seeds", &Session::seeds)

@@ -79,7 +79,9 @@ void Session::MarkEpochClosed() {
   slot_written_.assign(slot_written_.size(), 0);
 }
 
-PyRef Session::Feed(int slot) const {
+PyRef Session::Feed(int slot) const { return feeds_.at(slot); }
+
+PyRef Session::FeedValue(int slot) const {
   return feed_copies_.at(slot) ? feed_copies_.at(slot) : feeds_.at(slot);
 }
 

@@ -186,7 +186,10 @@ class Session {
   bool committed() const { return committed_; }
   bool is_live() const { return live_; }
 
+  // The very tensor that was fed, and what the graph got: a copy of one that
+  // NumPy could change.
   PyRef Feed(int slot) const;
+  PyRef FeedValue(int slot) const;
   PyRef Variable(int slot) const;
   // (key, counter_low, counter_high) of a seeded node that was matched.
   const std::vector<std::pair<int, std::array<uint64_t, 3>>>& seeds() const {

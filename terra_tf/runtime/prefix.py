@@ -20,8 +20,18 @@ from terra_tf.trace.records import (
 from terra_tf.trace.trace_graph import Captured, Constant, Feed, Joined, Output, Variable
 
 
-def input_of(built: BuiltGraph, session: Any, number: int, position: int) -> Any:
+def input_of(
+    built: BuiltGraph, session: Any, number: int, position: int, as_sent: bool = False
+) -> Any:
     """Returns what an input was in this step: joined inputs are decided.
+
+    Args:
+      built: The graph that the step follows.
+      session: The step's session.
+      number: The node.
+      position: Which of its inputs.
+      as_sent: Whether to return the copy that was sent of a tensor whose bytes NumPy could
+        change, not that tensor. A copy has the value, and not the identity.
 
     Returns:
       The graph's own description of it, or the very tensor where a joined input came from
@@ -31,7 +41,7 @@ def input_of(built: BuiltGraph, session: Any, number: int, position: int) -> Any
     source = node.inputs[position]
     join = built.generated.joins.of_input.get((number, position))
     if join is not None:
-        decided = session.decided(join.number)
+        decided = session.decided(join.number, as_sent)
         return Output(*decided) if isinstance(decided, tuple) else decided
     return None if isinstance(source, Joined) else source
 

@@ -100,7 +100,9 @@ class Replay:
 
     def _sources(self, index: int) -> list:
         num_inputs = len(self._nodes[index].inputs)
-        return [input_of(self._built, self._session, index, i) for i in range(num_inputs)]
+        return [
+            input_of(self._built, self._session, index, i, as_sent=True) for i in range(num_inputs)
+        ]
 
     def _find_last_uses(self) -> dict[int, int]:
         last: dict[int, int] = {}
@@ -172,7 +174,7 @@ class Replay:
         if isinstance(source, (Constant, Captured)):
             return source.tensor
         if isinstance(source, Feed):
-            return self._session.feed(self._built.feed_slot(index, source))
+            return self._session.feed_value(self._built.feed_slot(index, source))
         if not isinstance(source, Output):
             return source  # a joined input that came from outside of the step
         folded = self._built.generated.folded.get(source.node)
