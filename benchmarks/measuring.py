@@ -30,6 +30,7 @@ from typing import Any
 
 from benchmarks.modes import MODES
 from benchmarks.programs.paper import PAPER_PROGRAMS
+from benchmarks.timing import balanced_orders
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -218,10 +219,11 @@ def _warm_up(contestants: dict[str, Contestant], spec: Spec, emit: Emit) -> None
 
 
 def _run_round(contestants: dict[str, Contestant], phase: str, turn: int, emit: Emit) -> None:
-    """Let each mode run one step; who goes first rotates. A mode that raises drops out."""
+    """Let each mode run one step, in balanced orders. A mode that raises drops out."""
     modes = list(contestants)
-    first = turn % len(modes)
-    for mode in modes[first:] + modes[:first]:
+    orders = balanced_orders(len(modes))
+    for position in orders[turn % len(orders)]:
+        mode = modes[position]
         contestant = contestants[mode]
         done = _attempt(mode, emit, functools.partial(_run_step, contestant, phase))
         if done is None:

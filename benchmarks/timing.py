@@ -83,7 +83,7 @@ def per_step(
 def interleave(
     samplers: Mapping[str, Sampler], *, num_turns: int, num_warmup_turns: int
 ) -> dict[str, Timing]:
-    """Run the samplers in turn and summarize each; who goes first rotates from round to round.
+    """Run the samplers in turn and summarize each, in `balanced_orders` from round to round.
 
     The first `num_warmup_turns` rounds are run but not counted. Turn numbers go up by one a round,
     through the warm-up.
@@ -92,13 +92,32 @@ def interleave(
         raise ValueError(f"num_turns must be at least 1, not {num_turns}")
     names = list(samplers)
     samples_s: dict[str, list[float]] = {name: [] for name in names}
+    orders = balanced_orders(len(names))
     for turn in range(num_warmup_turns + num_turns):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+        for position in orders[turn % len(orders)]:
+            name = names[position]
             elapsed_s = samplers[name](turn)
             if turn >= num_warmup_turns:
                 samples_s[name].append(elapsed_s)
     return {name: Timing(tuple(samples)) for name, samples in samples_s.items()}
+
+
+def balanced_orders(num_contestants: int) -> list[list[int]]:
+    """Return orders in which everybody runs behind every other one equally often.
+
+    A program runs slower behind one that has pushed its data out of the caches: were the order only
+    rotated, one contestant would always pay for that, and the one behind it never. (E. J. Williams,
+    "Experimental designs balanced for the estimation of residual effects of treatments", 1949.)
+    """
+    half = (num_contestants + 1) // 2
+    first = [0]
+    for step in range(1, half + 1):
+        first += [step, num_contestants - step]
+    first = list(dict.fromkeys(first))[:num_contestants]
+    orders = [[(who + shift) % num_contestants for who in first] for shift in range(num_contestants)]
+    if num_contestants % 2 and num_contestants > 1:
+        orders += [order[::-1] for order in orders]
+    return orders
 
 
 def speedups(timings: Mapping[str, Timing], baseline: str) -> dict[str, float]:

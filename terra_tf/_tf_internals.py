@@ -8,7 +8,7 @@ TensorFlow is one file's work. `tests/test_source_rules.py` holds this.
 import functools
 from typing import Any
 
-from tensorflow.core.framework import attr_value_pb2, node_def_pb2
+from tensorflow.core.framework import attr_value_pb2, function_pb2, node_def_pb2
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import backprop, context, core, execute, record
 from tensorflow.python.eager.polymorphic_function import atomic_function
@@ -52,6 +52,7 @@ __all__ = [
     "dtypes",
     "execute",
     "func_graph",
+    "function_pb2",
     "handle_data_util",
     "handle_shape_and_type",
     "inferred_attributes",

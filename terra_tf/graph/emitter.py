@@ -276,6 +276,7 @@ class Emitter:
         shapes = [c.shape for c in candidates if c is not None]
         if join.external is not None:
             shapes.append(static_shape(join.external.spec.shape))
+        shape = common_shape(shapes)
         if join.needs_message:
             keys = [(image, join.position) for image in self.images(join.node)]
             channel = self._channels(self.out.join_channels, keys)
@@ -284,9 +285,11 @@ class Emitter:
             tensor = apply_op(
                 "Terra>Select", step=self.step, inputs=candidates, channel=channel
             ).outputs[0]
+        elif candidates[0].shape.is_fully_defined() and candidates[0].shape == shape:
+            return candidates[0]
         else:
             tensor = array_ops.identity(candidates[0])
-        tensor.set_shape(common_shape(shapes))
+        tensor.set_shape(shape)
         return tensor
 
     def _constant(self, tensor: Any) -> Any:

@@ -55,8 +55,9 @@ class GeneratedGraph:
     Attributes:
       cases: The switch-cases.
       joins: How joined inputs are decided.
-      function: Keeps the function registered in TensorFlow's context while it lives.
-      name: The function's name.
+      function: The function as it was built, with a `Case` for each switch-case; for pictures.
+      lowered: The function that runs, registered in TensorFlow's context while this lives.
+      name: Its name.
       num_channels: How many channels a step's mailbox needs.
       captured_variables: Slots whose handles are the function's first inputs.
       held_handles: Slot of a captured variable -> what keeps its handle for `Terra>Handle`.
@@ -94,6 +95,7 @@ class GeneratedGraph:
     cases: CaseAssignment
     joins: Joins
     function: Any = None
+    lowered: Any = None
     name: str = ""
     num_channels: int = 0
     captured_variables: list[int] = dataclasses.field(default_factory=list)

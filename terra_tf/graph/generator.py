@@ -24,6 +24,8 @@ import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
+import tensorflow as tf
+
 from terra_tf._tf_internals import apply_op, atomic_function, func_graph, ops
 from terra_tf.errors import UndelegableOpError
 from terra_tf.graph.emitter import Emitter
@@ -34,6 +36,7 @@ from terra_tf.graph.loop_emitter import LoopEmitter
 from terra_tf.graph.loop_finder import LoopFinder
 from terra_tf.graph.loop_tables import LoopTables
 from terra_tf.graph.loops import CannotRollError, RolledLoop
+from terra_tf.graph.lowering import lower_cases
 from terra_tf.graph.scope import EpochState, HeldCase, HeldWrite, Scope
 from terra_tf.graph.switch_case import add_case, as_output, dummy, make_branch_graph
 from terra_tf.graph.symbols import common_shape, scalar, unique
@@ -152,7 +155,8 @@ class _Generator:
         function_graph.structured_outputs = None
         function_graph.control_outputs = unique(emitter.main.controls)
         out.function = atomic_function.from_func_graph(self._name, function_graph, {})
-        out.name = out.function.name.decode()
+        out.lowered = lower_cases(out.function)
+        out.name = tf.compat.as_str(out.lowered.name)
         return out
 
     def _emit_levels(self, first: int, end: int) -> None:

@@ -1,6 +1,8 @@
 """Timing and report logic, with clocks that only move when a contestant runs."""
 
+import collections
 import datetime
+import itertools
 import json
 import math
 
@@ -44,7 +46,19 @@ def test_per_step_keeps_preparation_out_of_the_clock():
     assert clock.now_s == pytest.approx(101.0)
 
 
-def test_interleave_gives_everyone_one_turn_a_round_and_rotates_the_first():
+@pytest.mark.parametrize("num_contestants", range(1, 8))
+def test_balanced_orders_let_everybody_run_behind_every_other_one_equally_often(num_contestants):
+    orders = timing.balanced_orders(num_contestants)
+    everybody = list(range(num_contestants))
+    assert all(sorted(order) == everybody for order in orders)
+    behind = collections.Counter(pair for order in orders for pair in itertools.pairwise(order))
+    assert set(behind) == {(a, b) for a in everybody for b in everybody if a != b}
+    assert len(set(behind.values())) <= 1
+    first = collections.Counter(order[0] for order in orders)
+    assert len(set(first.values())) == 1 and set(first) == set(everybody)
+
+
+def test_interleave_gives_everyone_one_turn_a_round_in_balanced_orders():
     order = []
 
     def sampler(name):
@@ -52,6 +66,9 @@ def test_interleave_gives_everyone_one_turn_a_round_and_rotates_the_first():
 
     timing.interleave({n: sampler(n) for n in "abc"}, num_turns=3, num_warmup_turns=0)
     assert order == ["a0", "b0", "c0", "b1", "c1", "a1", "c2", "a2", "b2"]
+    order.clear()
+    timing.interleave({n: sampler(n) for n in "abcd"}, num_turns=2, num_warmup_turns=1)
+    assert order == ["a0", "b0", "d0", "c0", "b1", "c1", "a1", "d1", "c2", "d2", "b2", "a2"]
 
 
 def test_interleave_does_not_count_warmup_turns():
