@@ -114,7 +114,9 @@ def balanced_orders(num_contestants: int) -> list[list[int]]:
     for step in range(1, half + 1):
         first += [step, num_contestants - step]
     first = list(dict.fromkeys(first))[:num_contestants]
-    orders = [[(who + shift) % num_contestants for who in first] for shift in range(num_contestants)]
+    orders = [
+        [(who + shift) % num_contestants for who in first] for shift in range(num_contestants)
+    ]
     if num_contestants % 2 and num_contestants > 1:
         orders += [order[::-1] for order in orders]
     return orders
