@@ -68,6 +68,7 @@ py::list Outputs(Session& session) {
 
 // [(node, output)] that somebody else holds and nobody will ever set.
 py::list Unfetched(Session& session) {
+  if (!session.FlushTapes()) throw py::error_already_set();
   py::list result;
   for (const Made& m : session.made()) {
     if (m.fetch_channel < 0 && !m.ready->load() && Session::IsReferenced(m)) {
@@ -186,6 +187,12 @@ void BindSession(py::module_& m) {
       .def_property_readonly("position", &Session::position)
       .def_property_readonly("plan_is_set",
                              [](Session& s) { return s.plan() != nullptr; })
+      .def_property_readonly(
+          "num_recorded",
+          [](Session& s) { return s.tape_log().num_recorded(); })
+      .def_property_readonly(
+          "num_unrecorded",
+          [](Session& s) { return s.tape_log().num_dropped(); })
       .def_property_readonly("num_matched",
                              [](Session& s) { return s.num_matched; })
       .def_property_readonly("python_stall_s",
@@ -289,8 +296,11 @@ void BindSession(py::module_& m) {
       .def("take_names", [](Session& s) { return ObjectOf(s.TakeNames()); })
       .def("release", &Session::Release)
       // The calling thread is inside the step from enter to leave.
-      .def("enter", [](Session& s) { CurrentThread().session = &s; })
-      .def("leave", [](Session&) { CurrentThread().session = nullptr; });
+      .def("enter", &Session::Enter)
+      .def("leave", [](Session& s) {
+        CurrentThread().session = nullptr;
+        if (!s.FlushTapes()) throw py::error_already_set();
+      });
 }
 
 void BindFunctions(py::module_& m) {

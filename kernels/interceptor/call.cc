@@ -85,7 +85,7 @@ PyRef ReadVariable(PyObject* py_context, PyObject* variable) {
   PyRef trainable = PyRef::Steal(PyObject_GetAttr(variable, trainable_name));
   if (!trainable) return PyRef();
   if (trainable.get() != Py_False) {
-    NoteVariableAccessed(variable);
+    if (!NoteVariableAccessed(variable)) return PyRef();
     TFE_Py_TapeVariableAccessed(variable);
     if (Runtime().variable_watcher != nullptr) {
       PyRef done = PyRef::Steal(

@@ -39,6 +39,12 @@ struct Call {
   PyObject* given_name() const;
 };
 
+// Whether the op runs a function, which may be Python's.
+inline bool RunsPython(const Call& call) {
+  return call.info == nullptr ||
+         call.info->name.find("PyFunc") != std::string::npos;
+}
+
 enum class ParseResult {
   kOk,
   kFallback,  // TensorFlow's own Python conversion has to do it

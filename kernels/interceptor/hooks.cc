@@ -207,12 +207,24 @@ PyObject* ExecuteHook(PyObject*, PyObject* args) {
   return nullptr;
 }
 
+// Appends the items of a list or tuple. False if some are no EagerTensors.
+bool AppendTensors(PyObject* list, std::vector<PyRef>* tensors) {
+  if (!PyList_Check(list) && !PyTuple_Check(list)) return false;
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(list); ++i) {
+    PyObject* item = PySequence_Fast_GET_ITEM(list, i);
+    if (!EagerTensor_CheckExact(item)) return false;
+    tensors->push_back(PyRef::Borrow(item));
+  }
+  return true;
+}
+
 // Python records the gradient of ops that came by the full route; append the
 // marker that names the op.
 PyObject* RecordGradientHook(PyObject*, PyObject* args) {
   const ThreadState& thread = CurrentThread();
   PyObject* original = Runtime().record_gradient;
   if (IsForwarded(thread) || PyTuple_GET_SIZE(args) < 4) {
+    if (!Session::FlushAllTapes()) return nullptr;
     return PyObject_Call(original, args, nullptr);
   }
   PyRef results = PyRef::Steal(PySequence_Tuple(PyTuple_GET_ITEM(args, 3)));
@@ -228,6 +240,7 @@ PyObject* RecordGradientHook(PyObject*, PyObject* args) {
   PyObject* attrs = PyTuple_GET_ITEM(args, 2);
   if (marker == nullptr || attrs == Py_None) {
     thread.session->ObstructPure("Python records an op of its own on the tape");
+    if (!thread.session->FlushTapes()) return nullptr;
     return PyObject_Call(original, args, nullptr);
   }
   PyRef list = PyRef::Steal(PySequence_List(attrs));
@@ -240,6 +253,18 @@ PyObject* RecordGradientHook(PyObject*, PyObject* args) {
   thread.session->LogRecord(PyTuple_GET_ITEM(args, 0),
                             PyTuple_GET_ITEM(args, 1), new_attrs);
   PyList_SetItem(new_args.get(), 2, new_attrs);
+  std::vector<PyRef> inputs;
+  if (AppendTensors(PyTuple_GET_ITEM(args, 1), &inputs)) {
+    std::vector<PyRef> outputs;
+    if (AppendTensors(results.get(), &outputs)) {
+      if (!thread.session->TellTapes(PyTuple_GET_ITEM(args, 0), inputs,
+                                     new_attrs, outputs)) {
+        return nullptr;
+      }
+      Py_RETURN_NONE;
+    }
+  }
+  if (!thread.session->FlushTapes()) return nullptr;
   PyRef tuple = PyRef::Steal(PyList_AsTuple(new_args.get()));
   return PyObject_Call(original, tuple.get(), nullptr);
 }

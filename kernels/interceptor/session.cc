@@ -313,6 +313,7 @@ void Session::Release() {
   variables_.clear();
   decided_.clear();
   history_.Clear();
+  tape_log_.Clear();
   markers_.clear();
   if (step_ != nullptr) step_->Unregister();
 }

@@ -32,6 +32,7 @@
 #include "kernels/interceptor/plan.h"
 #include "kernels/interceptor/pure_call.h"
 #include "kernels/interceptor/py_ref.h"
+#include "kernels/interceptor/tape_log.h"
 #include "kernels/step.h"
 
 namespace terra {
@@ -83,7 +84,7 @@ class Session {
   Session(const Session&) = delete;
 
   Mode mode() const { return mode_; }
-  void set_mode(Mode mode) { mode_ = mode; }
+  void set_mode(Mode mode);
   // How many ops have been matched, and which nodes they were.
   int position() const { return static_cast<int>(path_.size()); }
   const std::vector<int>& path() const { return path_; }
@@ -166,6 +167,21 @@ class Session {
   PyRef OutputTensor(int index) const;
   // Registers outputs of an op that ran for real under node `node`.
   void AddReal(int node, PyObject* marker, PyObject* outputs);
+  // Tells tapes of an op that has run, now or when somebody looks at them.
+  bool TellTapes(PyObject* name, const std::vector<PyRef>& inputs,
+                 PyObject* attrs, const std::vector<PyRef>& outputs);
+  // Puts what tapes have not been told on them. False with an exception set.
+  bool FlushTapes() { return tape_log_.is_empty() || tape_log_.Flush(); }
+  // The same for all sessions.
+  static bool FlushAllTapes();
+  // Before a variable is watched.
+  bool NoteAccess(PyObject* handle);
+  // A tape has been made: others may be gone.
+  void PruneTapes() { tape_log_.Prune(); }
+  const TapeLog& tape_log() const { return tape_log_; }
+  // The calling thread comes into the step.
+  void Enter();
+
   // Keeps the name of an op that is being traced.
   PyObject* KeepMarker(PyRef marker) {
     markers_.push_back(std::move(marker));
@@ -351,8 +367,11 @@ class Session {
                     PyObject* marker,
                     const tensorflow::PartialTensorShape& inferred);
   void RegisterReal(PyObject* tensor, int node, int output, PyObject* marker);
-  bool RecordOnTape(const Call& call, const PlanNode& node,
-                    const std::vector<PyRef>& outputs);
+  // Whether this thread's tapes can be told later.
+  bool DefersTapes();
+  // Runs the call for real with the tape stopped, then records it with a marker
+  // that names it. New reference to the result.
+  PyObject* ExecuteAndRecord(const Call& call, PyObject* marker);
   std::shared_ptr<std::atomic<bool>> NewReady(bool is_ready) {
     return {ready_, &ready_->emplace_back(is_ready)};
   }
@@ -399,16 +418,16 @@ class Session {
   int64_t num_obstacles_ = 0;
   const char* obstacle_ = "";
   bool runs_user_gradients_ = false;
+  TapeLog tape_log_;
+  bool has_outer_tapes_ = false;     // that recorded before the step began
+  int64_t tapes_version_ = -1;       // of the active tapes, when
+  bool knows_active_tapes_ = false;  // this was found out
   PyRef names_;
   bool takes_objects_ = false;      // of the call whose key is being made
   std::vector<PyObject*> objects_;  // among its arguments
   std::vector<PureLearning*> pure_learnings_;  // the innermost last
   std::vector<LoggedStep> log_;                // of the outermost
 };
-
-// Runs the call for real with the tape stopped, then records it with a marker
-// that names it. New reference to the result.
-PyObject* ExecuteAndRecord(const Call& call, PyObject* marker);
 
 // Hashes where the calling thread's Python is: code and instruction of every
 // frame inside `stop_frame`.

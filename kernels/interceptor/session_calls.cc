@@ -163,40 +163,7 @@ void Session::MixShapeOf(PyObject* tensor) {
   }
 }
 
-// -------------------------------------------------------------- tapes, reads
-
-void Session::NoteTapeEvent(TapeEvent event, PyObject* tape, PyObject* tensor) {
-  if (mode_ != Mode::kCoExecution) return;
-  if (event == TapeEvent::kStop) {
-    LogEvent(PureKind::kStop, nullptr);
-  } else if (event == TapeEvent::kRestart) {
-    LogEvent(PureKind::kRestart, nullptr);
-  } else if (event != TapeEvent::kVariableAccessed) {
-    ObstructPure("it uses a tape");
-  }
-  Hash& hash = history_.hash();
-  hash.Mix(Event::kTape, static_cast<uint64_t>(event));
-  if (event == TapeEvent::kNew) tapes_[tape] = num_tapes_++;
-  if (tape != nullptr) {
-    const auto known = tapes_.find(tape);
-    hash.Mix(known == tapes_.end() ? ~0ull
-                                   : static_cast<uint64_t>(known->second));
-  }
-  if (tensor == nullptr) return;
-  if (EagerTensor_CheckExact(tensor)) {
-    MixIdentity(tensor);
-  } else {
-    Obstruct("a tape was told of something that is no tensor");
-    runs_user_gradients_ = true;
-  }
-}
-
-void Session::NoteFlags(PyObject* flags) {
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(flags); ++i) {
-    const int flag = PyObject_IsTrue(PyTuple_GET_ITEM(flags, i));
-    history_.hash().Mix(Event::kNumber, static_cast<uint64_t>(flag));
-  }
-}
+// -------------------------------------------------------------------- reads
 
 void Session::NoteRead(PyObject* tensor, bool shape_only) {
   if (num_learning_ == 0 || !EagerTensor_CheckExact(tensor)) return;
@@ -231,7 +198,8 @@ std::string Session::WhyNotNow(const LibraryCall& call) const {
 }
 
 PyObject* Session::OnLibraryCall(const LibraryCall& call) {
-  auto run = [&] {
+  auto run = [&]() -> PyObject* {
+    if (call.differentiates && !FlushAllTapes()) return nullptr;
     return PyObject_Call(call.function, call.args, call.kwargs);
   };
   if (!AwaitSeizure()) return nullptr;

@@ -21,6 +21,7 @@ PyObject* Session::RunAndLearn(const LibraryCall& call, uint64_t key) {
   PyRef keep_alive = PyRef::Borrow(controller_);
   PyRef guard = GuardObjects(objects_);
   if (PyErr_Occurred()) return nullptr;
+  if (!FlushTapes()) return nullptr;
   if (mode_ != Mode::kCoExecution) {
     return PyObject_Call(call.function, call.args, call.kwargs);
   }

@@ -170,8 +170,10 @@ PyObject* Session::ReplayPure(const PureRecord& record,
   std::vector<PyRef> made;
   for (const PureStep& step : record.steps) {
     if (step.kind == PureKind::kAccess) {
-      AccessVariable(step.operand >= 0 ? operands[step.operand].object
-                                       : step.variable.get());
+      if (!AccessVariable(step.operand >= 0 ? operands[step.operand].object
+                                            : step.variable.get())) {
+        return nullptr;
+      }
       continue;
     }
     if (step.kind != PureKind::kOp) {
@@ -205,14 +207,16 @@ PyObject* Session::ReplayPure(const PureRecord& record,
       PyRef inputs = call.InputTuple();
       // For a call around this one that is being learned.
       LogRecord(call.py_name, inputs.get(), step.record_attrs.get());
-      PyRef recorded = PyRef::Steal(TFE_Py_RecordGradient(
-          call.py_name, inputs.get(), step.record_attrs.get(), outputs.get(),
-          Py_None));
-      if (!recorded) return nullptr;
     }
+    std::vector<PyRef> results;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(outputs.get()); ++i) {
-      made.push_back(PyRef::Borrow(PyList_GET_ITEM(outputs.get(), i)));
+      results.push_back(PyRef::Borrow(PyList_GET_ITEM(outputs.get(), i)));
     }
+    if (step.record_attrs && !TellTapes(call.py_name, call.inputs,
+                                        step.record_attrs.get(), results)) {
+      return nullptr;
+    }
+    made.insert(made.end(), results.begin(), results.end());
   }
   ++*record.num_replayed;
   return MakeResult(record.result, made, operands).release();

@@ -94,6 +94,7 @@ PyObject* Session::LearnPureCall(const PureCall& call, const PureKey& key) {
   if (PyErr_Occurred()) return nullptr;
   PyRef first_id = PyRef::Steal(PyObject_CallNoArgs(Runtime().next_id));
   if (!first_id) return nullptr;
+  if (!FlushTapes()) return nullptr;
   if (mode_ != Mode::kCoExecution) {
     return PyObject_Call(call.function, call.args, call.kwargs);
   }

@@ -17,90 +17,6 @@ bool Session::Diverge(const char* reason, const std::string& detail) {
                         detail.c_str());
 }
 
-bool TapeIsActive() {
-  PyRef empty = PyRef::Steal(TFE_Py_TapeSetIsEmpty());
-  return empty.get() != Py_True;
-}
-
-namespace {
-
-bool RunsPython(const Call& call) {
-  return call.info == nullptr ||
-         call.info->name.find("PyFunc") != std::string::npos;
-}
-
-// attrs + inferred attributes + the marker that names the forward op.
-PyRef TapeAttrs(const Call& call, PyObject* marker) {
-  PyRef list = PyRef::Steal(PySequence_List(call.attrs.get()));
-  auto append = [&](PyObject* name, PyRef value) {
-    PyList_Append(list.get(), name);
-    PyList_Append(list.get(), value.get());
-  };
-  size_t next = 0;
-  const OpInfo& info = *call.info;
-  for (size_t i = 0; i < info.args.size(); ++i) {
-    const OpInfo::Arg& arg = info.args[i];
-    const int n = call.counts[i] < 0 ? 1 : call.counts[i];
-    if (arg.kind == OpInfo::ArgKind::kRepeated) {
-      PyRef name = PyRef::Steal(PyUnicode_FromString(arg.number_attr.c_str()));
-      append(name.get(), PyRef::Steal(PyLong_FromLong(n)));
-    }
-    if (arg.kind == OpInfo::ArgKind::kHeterogeneous) {
-      PyRef name = PyRef::Steal(PyUnicode_FromString(arg.list_attr.c_str()));
-      PyRef types = PyRef::Steal(PyList_New(n));
-      for (int k = 0; k < n; ++k) {
-        PyList_SET_ITEM(
-            types.get(), k,
-            PyLong_FromLong(HandleOf(call.inputs[next + k].get())->DataType()));
-      }
-      append(name.get(), std::move(types));
-    } else if (arg.type_attr >= 0 && n > 0) {
-      PyRef name = PyRef::Steal(
-          PyUnicode_FromString(info.type_attrs[arg.type_attr].name.c_str()));
-      append(name.get(), PyRef::Steal(PyLong_FromLong(
-                             HandleOf(call.inputs[next].get())->DataType())));
-    }
-    next += n;
-  }
-  static PyObject* name = PyUnicode_InternFromString("_terra_node");
-  append(name, PyRef::Borrow(marker));
-  return PyRef::Steal(PyList_AsTuple(list.get()));
-}
-
-}  // namespace
-
-PyObject* ExecuteAndRecord(const Call& call, PyObject* marker) {
-  NestedScope nested;
-  if (call.route == Route::kFull || RunsPython(call) || !TapeIsActive()) {
-    return Execute(call);
-  }
-  TFE_Py_TapeSetStopOnThread();
-  PyRef result = PyRef::Steal(Execute(call));
-  TFE_Py_TapeSetRestartOnThread();
-  if (!result) return nullptr;
-  PyRef outputs = OutputList(result.get());
-  PyRef inputs = call.InputTuple();
-  PyRef attrs = TapeAttrs(call, marker);
-  PyRef recorded =
-      PyRef::Steal(TFE_Py_RecordGradient(call.info->py_name.get(), inputs.get(),
-                                         attrs.get(), outputs.get(), Py_None));
-  if (!recorded) return nullptr;
-  return result.release();
-}
-
-bool Session::RecordOnTape(const Call& call, const PlanNode& node,
-                           const std::vector<PyRef>& outputs) {
-  PyRef list = PyRef::Steal(PyList_New(outputs.size()));
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    PyList_SET_ITEM(list.get(), i, PyRef(outputs[i]).release());
-  }
-  PyRef inputs = call.InputTuple();
-  PyRef recorded = PyRef::Steal(
-      TFE_Py_RecordGradient(node.info->py_name.get(), inputs.get(),
-                            node.tape_attrs.get(), list.get(), Py_None));
-  return static_cast<bool>(recorded);
-}
-
 PyObject* Session::Delegate(const Call& call, int number) {
   PlanNode* node = &plan_->nodes[number];
   if (node->on_host) return RunOnHost(call, number);
@@ -165,7 +81,10 @@ PyObject* Session::Delegate(const Call& call, int number) {
       if (ready == 0 && !Diverge("op_error", node->name)) return nullptr;
       if (ready == 1) MixShapeOf(outputs[i].get());
     }
-    if (!RecordOnTape(call, *node, outputs)) return nullptr;
+    if (!TellTapes(node->info->py_name.get(), call.inputs,
+                   node->tape_attrs.get(), outputs)) {
+      return nullptr;
+    }
   }
   return WrapOutputs(call, std::move(outputs)).release();
 }

@@ -32,10 +32,12 @@ PyRef HandleOfVariable(PyObject* variable) {
 PyObject* NewTape(PyObject* original, PyObject* args, PyObject* kwargs) {
   PyRef tape = PyRef::Steal(PyObject_Call(original, args, kwargs));
   if (!tape) return nullptr;
+  ActiveTapes::OfThread().Enter(tape.get());
   // Another tape may have been there before.
   for (Session* session : Session::Live()) session->ForgetTape(tape.get());
   Session* session = CurrentSession();
   if (session != nullptr) {
+    session->PruneTapes();
     session->NoteTapeEvent(TapeEvent::kNew, tape.get(), nullptr);
     session->NoteFlags(args);
   }
@@ -48,6 +50,18 @@ PyObject* TapeOnly(PyObject* original, PyObject* args, PyObject* kwargs) {
   if (session != nullptr) {
     session->NoteTapeEvent(event, Argument(args, 0), nullptr);
   }
+  PyObject* tape = Argument(args, 0);
+  if (event == TapeEvent::kEnter && tape != nullptr) {
+    ActiveTapes::OfThread().Enter(tape);
+  } else if (event == TapeEvent::kLeave && tape != nullptr) {
+    ActiveTapes::OfThread().Leave(tape);
+  }
+  return PyObject_Call(original, args, kwargs);
+}
+
+// Asks tapes what they know, or tells them what they must hear in order.
+PyObject* Look(PyObject* original, PyObject* args, PyObject* kwargs) {
+  if (!Session::FlushAllTapes()) return nullptr;
   return PyObject_Call(original, args, kwargs);
 }
 
@@ -57,7 +71,7 @@ PyObject* Watch(PyObject* original, PyObject* args, PyObject* kwargs) {
     session->NoteTapeEvent(TapeEvent::kWatch, Argument(args, 0),
                            Argument(args, 1));
   }
-  return PyObject_Call(original, args, kwargs);
+  return Look(original, args, kwargs);
 }
 
 PyObject* WatchVariable(PyObject* original, PyObject* args, PyObject* kwargs) {
@@ -67,12 +81,14 @@ PyObject* WatchVariable(PyObject* original, PyObject* args, PyObject* kwargs) {
     session->NoteTapeEvent(TapeEvent::kWatchVariable, Argument(args, 0),
                            handle.get());
   }
-  return PyObject_Call(original, args, kwargs);
+  return Look(original, args, kwargs);
 }
 
 PyObject* VariableAccessed(PyObject* original, PyObject* args,
                            PyObject* kwargs) {
-  if (PyTuple_GET_SIZE(args) == 1) NoteVariableAccessed(Argument(args, 0));
+  if (PyTuple_GET_SIZE(args) == 1 && !NoteVariableAccessed(Argument(args, 0))) {
+    return nullptr;
+  }
   return PyObject_Call(original, args, kwargs);
 }
 
@@ -84,7 +100,7 @@ PyObject* RecordOperation(PyObject* original, PyObject* args,
     session->NoteTapeEvent(TapeEvent::kCustomGradient, nullptr, nullptr);
     session->NoteUserGradient();
   }
-  return PyObject_Call(original, args, kwargs);
+  return Look(original, args, kwargs);
 }
 
 template <int change>
@@ -97,7 +113,7 @@ PyObject* Watcher(PyObject* original, PyObject* args, PyObject* kwargs) {
 PyObject* Gradient(PyObject* original, PyObject* args, PyObject* kwargs) {
   Session* session = CurrentSession();
   if (session == nullptr || PyTuple_GET_SIZE(args) != 6) {
-    return PyObject_Call(original, args, kwargs);
+    return Look(original, args, kwargs);
   }
   LibraryCall call{
       "GradientTape.gradient", original, args, kwargs, {}, true, false};
@@ -119,17 +135,19 @@ PyMethodDef Method(const char* name, Hook hook) {
 
 }  // namespace
 
-void NoteVariableAccessed(PyObject* variable) {
+bool NoteVariableAccessed(PyObject* variable) {
   Session* session = CurrentSession();
-  if (session == nullptr || !TapeIsActive()) return;
+  if (session == nullptr || !TapeIsActive()) return true;
   session->LogEvent(PureKind::kAccess, variable);
   PyRef handle = HandleOfVariable(variable);
   session->NoteTapeEvent(TapeEvent::kVariableAccessed, nullptr, handle.get());
+  return session->NoteAccess(handle.get());
 }
 
-void AccessVariable(PyObject* variable) {
-  NoteVariableAccessed(variable);
+bool AccessVariable(PyObject* variable) {
+  if (!NoteVariableAccessed(variable)) return false;
   TFE_Py_TapeVariableAccessed(variable);
+  return true;
 }
 
 void StopTapes(bool stop) {
@@ -146,7 +164,7 @@ void StopTapes(bool stop) {
 }
 
 PyRef WrapTapeFunction(const std::string& name, PyObject* original) {
-  static std::array<PyMethodDef, 13> methods = {
+  static std::array<PyMethodDef, 16> methods = {
       Method("TapeSetNew", NewTape),
       Method("TapeSetAdd", TapeOnly<TapeEvent::kEnter>),
       Method("TapeSetRemove", TapeOnly<TapeEvent::kLeave>),
@@ -157,6 +175,9 @@ PyRef WrapTapeFunction(const std::string& name, PyObject* original) {
       Method("TapeVariableAccessed", VariableAccessed),
       Method("TapeSetRecordOperation", RecordOperation),
       Method("TapeSetRecordOperationBackprop", RecordOperation),
+      Method("TapeSetRecordOperationForwardprop", Look),
+      Method("TapeSetShouldRecordBackprop", Look),
+      Method("TapeSetPossibleGradientTypes", Look),
       Method("VariableWatcherNew", Watcher<1>),
       Method("VariableWatcherRemove", Watcher<-1>),
       Method("TapeGradient", Gradient),

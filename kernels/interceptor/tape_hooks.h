@@ -13,11 +13,12 @@ namespace terra {
 // with an exception set for one that has no hook.
 PyRef WrapTapeFunction(const std::string& name, PyObject* original);
 
-// A trainable variable is about to be read on this thread.
-void NoteVariableAccessed(PyObject* variable);
+// A trainable variable is about to be read on this thread. False with an
+// exception set.
+bool NoteVariableAccessed(PyObject* variable);
 
 // Notes it, and tells the tapes.
-void AccessVariable(PyObject* variable);
+bool AccessVariable(PyObject* variable);
 // Notes that this thread's tapes stop recording, or go on, and lets them.
 void StopTapes(bool stop);
 

@@ -36,6 +36,8 @@ class Stats:
       num_loops: Loops of the current graph.
       calls_replayed: Library function -> how often it was replayed without its Python.
       calls_not_replayed: "function: why" -> how often it was not.
+      tape_ops_recorded: Ops that gradient tapes were told of in steps that began in co-execution.
+      tape_ops_unrecorded: Ops that they never were told of: their gradients were replayed.
       python_stall_s: Time in which Python waited for the graph.
       graph_stall_s: Time in which some feed of the graph waited for Python.
       python_shares: Whose Python ran in the steps that `terra.profile` saw last, as shares of the
@@ -57,6 +59,8 @@ class Stats:
     num_loops: int
     calls_replayed: dict[str, int]
     calls_not_replayed: dict[str, int]
+    tape_ops_recorded: int
+    tape_ops_unrecorded: int
     python_stall_s: float
     graph_stall_s: float
     python_shares: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -84,6 +88,8 @@ class Counters:
         self.co_executed_steps = 0
         self.graph_builds = 0
         self.transitions = 0
+        self.tape_ops_recorded = 0
+        self.tape_ops_unrecorded = 0
         self.python_stall_s = 0.0
         self.graph_stall_s = 0.0
         self.fallbacks: collections.Counter[str] = collections.Counter()
@@ -116,8 +122,10 @@ class Counters:
         logs.emit(category, "%s: step %d: %s", self.name, self.steps, text)
 
     def add_session(self, session: Any) -> None:
-        """Adds the waiting of one co-executed step."""
+        """Adds the waiting of one co-executed step, and what its tapes were told."""
         if session.plan_is_set:
+            self.tape_ops_recorded += session.num_recorded
+            self.tape_ops_unrecorded += session.num_unrecorded
             self.python_stall_s += session.python_stall_s
             self.graph_stall_s += session.graph_stall_s
 
@@ -153,6 +161,8 @@ class Counters:
             num_loops=0 if built is None else len(built.generated.loops),
             calls_replayed=self._calls_replayed(),
             calls_not_replayed=self._calls_not_replayed(),
+            tape_ops_recorded=self.tape_ops_recorded,
+            tape_ops_unrecorded=self.tape_ops_unrecorded,
             python_stall_s=self.python_stall_s,
             graph_stall_s=self.graph_stall_s,
         )

@@ -16,7 +16,7 @@ STATS = Stats(
     steps=40, traced_steps=2, co_executed_steps=37, graph_builds=2, transitions=1,
     fallbacks={"dataflow_changed": 1, "stance": 2}, imperative_ops={"PrintV2": 1},
     num_nodes=30, num_feeds=2, num_fetches=2, num_switch_cases=1, num_loops=0,
-    calls_replayed={}, calls_not_replayed={},
+    calls_replayed={}, calls_not_replayed={}, tape_ops_recorded=0, tape_ops_unrecorded=0,
     python_stall_s=0.0655, graph_stall_s=0.1439,
 )  # fmt: skip
 EVENTS = (

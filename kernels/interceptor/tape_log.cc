@@ -1,0 +1,204 @@
+#include "kernels/interceptor/tape_log.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/interceptor/tf_python.h"
+
+namespace terra {
+namespace {
+
+PyRef ListOf(const PyRef* first, size_t count) {
+  PyRef list = PyRef::Steal(PyList_New(static_cast<Py_ssize_t>(count)));
+  for (size_t i = 0; i < count; ++i) {
+    PyList_SET_ITEM(list.get(), i, PyRef(first[i]).release());
+  }
+  return list;
+}
+
+PyRef TupleOf(const PyRef* first, size_t count) {
+  PyRef tuple = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(count)));
+  for (size_t i = 0; i < count; ++i) {
+    PyTuple_SET_ITEM(tuple.get(), i, PyRef(first[i]).release());
+  }
+  return tuple;
+}
+
+// While alive, this thread's tapes record although somebody has stopped them.
+class Restarted {
+ public:
+  Restarted()
+      : was_stopped_(PyRef::Steal(TFE_Py_TapeSetIsStopped()).get() == Py_True) {
+    if (was_stopped_) TFE_Py_TapeSetRestartOnThread();
+  }
+  ~Restarted() {
+    if (was_stopped_) TFE_Py_TapeSetStopOnThread();
+  }
+  Restarted(const Restarted&) = delete;
+
+ private:
+  const bool was_stopped_;
+};
+
+// While alive, other tapes record on this thread than those that are active.
+class Exchanged {
+ public:
+  explicit Exchanged(const std::vector<PyRef>& tapes) : tapes_(tapes) {
+    for (PyObject* tape : ActiveTapes::OfThread().tapes()) {
+      active_.push_back(PyRef::Borrow(tape));
+    }
+    differ_ = active_.size() != tapes_.size();
+    for (size_t i = 0; !differ_ && i < tapes_.size(); ++i) {
+      differ_ = tapes_[i].get() != active_[i].get();
+    }
+    if (!differ_) return;
+    for (const PyRef& tape : active_) TFE_Py_TapeSetRemove(tape.get());
+    for (const PyRef& tape : tapes_) TFE_Py_TapeSetAdd(tape.get());
+  }
+  ~Exchanged() {
+    if (!differ_) return;
+    for (const PyRef& tape : tapes_) TFE_Py_TapeSetRemove(tape.get());
+    for (const PyRef& tape : active_) TFE_Py_TapeSetAdd(tape.get());
+  }
+  Exchanged(const Exchanged&) = delete;
+
+ private:
+  const std::vector<PyRef>& tapes_;
+  std::vector<PyRef> active_;
+  bool differ_;
+};
+
+}  // namespace
+
+ActiveTapes& ActiveTapes::OfThread() {
+  static thread_local ActiveTapes tapes;
+  return tapes;
+}
+
+void ActiveTapes::Enter(PyObject* tape) {
+  ++version_;
+  if (std::find(tapes_.begin(), tapes_.end(), tape) == tapes_.end()) {
+    tapes_.push_back(tape);
+  }
+}
+
+void ActiveTapes::Leave(PyObject* tape) {
+  ++version_;
+  tapes_.erase(std::remove(tapes_.begin(), tapes_.end(), tape), tapes_.end());
+}
+
+void TapeLog::FollowActive(int64_t version) {
+  if (version == version_) return;
+  version_ = version;
+  accessed_.clear();
+  unwatched_.clear();
+}
+
+void TapeLog::Add(PyObject* name, const std::vector<PyRef>& inputs,
+                  PyObject* attrs, const std::vector<PyRef>& outputs) {
+  const ActiveTapes& active = ActiveTapes::OfThread();
+  FollowActive(active.version());
+  if (segments_.empty() || segments_.back().version != active.version()) {
+    Segment segment{active.version(), {}, {}, {}};
+    for (PyObject* tape : active.tapes()) {
+      segment.tapes.push_back(PyRef::Borrow(tape));
+    }
+    segments_.push_back(std::move(segment));
+  }
+  Segment& segment = segments_.back();
+  for (const PyRef& input : inputs) {
+    if (HandleOf(input.get())->DataType() == tensorflow::DT_RESOURCE &&
+        accessed_.count(IdOf(input.get())) == 0) {
+      unwatched_.insert(IdOf(input.get()));
+    }
+    segment.tensors.push_back(input);
+  }
+  segment.tensors.insert(segment.tensors.end(), outputs.begin(), outputs.end());
+  segment.entries.push_back({PyRef::Borrow(name), PyRef::Borrow(attrs),
+                             inputs.size(), outputs.size()});
+}
+
+bool TapeLog::NoteAccess(int64_t handle_id) {
+  FollowActive(ActiveTapes::OfThread().version());
+  accessed_.insert(handle_id);
+  return unwatched_.count(handle_id) > 0;
+}
+
+std::unordered_map<PyObject*, int64_t> TapeLog::CountHeld() const {
+  std::unordered_map<PyObject*, int64_t> held;
+  for (const Segment& segment : segments_) {
+    for (const PyRef& tape : segment.tapes) ++held[tape.get()];
+  }
+  return held;
+}
+
+void TapeLog::Prune() {
+  if (segments_.empty()) return;
+  std::unordered_map<PyObject*, int64_t> held = CountHeld();
+  std::vector<Segment> kept, gone;
+  for (Segment& segment : segments_) {
+    bool is_held = false;
+    for (const PyRef& tape : segment.tapes) {
+      is_held = is_held || Py_REFCNT(tape.get()) > held[tape.get()];
+    }
+    if (!is_held) num_dropped_ += static_cast<int64_t>(segment.entries.size());
+    (is_held ? kept : gone).push_back(std::move(segment));
+  }
+  // What goes may run Python, which may add: `gone` ends behind this.
+  segments_ = std::move(kept);
+}
+
+void TapeLog::Clear() {
+  std::vector<Segment> gone = std::exchange(segments_, {});
+}
+
+bool TapeLog::Record(PyObject* name, const PyRef* inputs, size_t num_inputs,
+                     PyObject* attrs, const PyRef* outputs,
+                     size_t num_outputs) {
+  ++num_recorded_;
+  PyRef given = TupleOf(inputs, num_inputs);
+  PyRef results = ListOf(outputs, num_outputs);
+  return static_cast<bool>(PyRef::Steal(
+      TFE_Py_RecordGradient(name, given.get(), attrs, results.get(), Py_None)));
+}
+
+bool TapeLog::RecordSegment(const Segment& segment) {
+  const PyRef* tensors = segment.tensors.data();
+  for (const Entry& entry : segment.entries) {
+    const PyRef* outputs = tensors + entry.num_inputs;
+    if (!Record(entry.name.get(), tensors, entry.num_inputs, entry.attrs.get(),
+                outputs, entry.num_outputs)) {
+      return false;
+    }
+    tensors = outputs + entry.num_outputs;
+  }
+  return true;
+}
+
+bool TapeLog::RecordAll(const std::vector<Segment>& segments) {
+  Restarted restarted;
+  for (const Segment& segment : segments) {
+    Exchanged exchanged(segment.tapes);
+    if (!RecordSegment(segment)) return false;
+  }
+  return true;
+}
+
+bool TapeLog::Flush() {
+  Prune();
+  if (segments_.empty()) return true;
+  const std::vector<Segment> segments = std::exchange(segments_, {});
+  unwatched_.clear();
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  if (!RecordAll(segments)) {
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    return false;
+  }
+  PyErr_Restore(type, value, traceback);
+  return true;
+}
+
+}  // namespace terra

@@ -1,0 +1,95 @@
+// What a step has not told its gradient tapes yet (docs/design/0009).
+//
+// A gradient that is replayed does not look at the tape, and then the tape
+// goes: nothing needs to have been recorded. So what TensorFlow's tapes would
+// be told of ops is kept here, in order, with the tapes that were active, and
+// put on them when somebody is about to look.
+//
+//   empty --Add--> deferred --Flush--> empty   tapes know everything
+//                  deferred --Flush--> empty   all its tapes are gone: dropped
+//
+// While something is deferred, nothing else may be put on a tape of the thread.
+// All of it happens with the GIL held.
+#ifndef TERRA_KERNELS_INTERCEPTOR_TAPE_LOG_H_
+#define TERRA_KERNELS_INTERCEPTOR_TAPE_LOG_H_
+
+#include <cstdint>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "kernels/interceptor/py_ref.h"
+
+namespace terra {
+
+// The tapes that record on the calling thread, as far as they were put there
+// since hooks were installed. Borrowed: TensorFlow holds those that are active.
+class ActiveTapes {
+ public:
+  static ActiveTapes& OfThread();
+  void Enter(PyObject* tape);
+  void Leave(PyObject* tape);
+  const std::vector<PyObject*>& tapes() const { return tapes_; }
+  // Another one after each change.
+  int64_t version() const { return version_; }
+
+ private:
+  std::vector<PyObject*> tapes_;
+  int64_t version_ = 0;
+};
+
+class TapeLog {
+ public:
+  bool is_empty() const { return segments_.empty(); }
+  // Says that an op has run, to the tapes that are active now.
+  void Add(PyObject* name, const std::vector<PyRef>& inputs, PyObject* attrs,
+           const std::vector<PyRef>& outputs);
+  // Puts everything on its tapes, but what only tapes would get that nobody
+  // holds any more. False with an exception set.
+  bool Flush();
+  // Forgets what only tapes would get that nobody holds any more.
+  void Prune();
+  void Clear();
+  // Says it to the tapes at once. False with an exception set.
+  bool Record(PyObject* name, const PyRef* inputs, size_t num_inputs,
+              PyObject* attrs, const PyRef* outputs, size_t num_outputs);
+  // A variable, known by its handle's id, is about to be watched. A tape does
+  // not connect what happened before: whether that is deferred.
+  bool NoteAccess(int64_t handle_id);
+  // How many ops have been put on tapes, and how many never were.
+  int64_t num_recorded() const { return num_recorded_; }
+  int64_t num_dropped() const { return num_dropped_; }
+
+ private:
+  struct Entry {
+    PyRef name;
+    PyRef attrs;
+    size_t num_inputs;
+    size_t num_outputs;
+  };
+  // What was added while the same tapes were active.
+  struct Segment {
+    int64_t version;  // of the active tapes
+    std::vector<PyRef> tapes;
+    std::vector<Entry> entries;
+    std::vector<PyRef> tensors;  // inputs, then outputs, of each entry in turn
+  };
+
+  bool RecordSegment(const Segment& segment);
+  bool RecordAll(const std::vector<Segment>& segments);
+  std::unordered_map<PyObject*, int64_t> CountHeld() const;
+  void FollowActive(int64_t version);
+
+  std::vector<Segment> segments_;
+  int64_t num_recorded_ = 0;
+  int64_t num_dropped_ = 0;
+  // Of variables' handles, as long as the same tapes are active: those that
+  // tapes watch, and those that ops have read without.
+  int64_t version_ = -1;
+  std::unordered_set<int64_t> accessed_;
+  std::unordered_set<int64_t> unwatched_;
+};
+
+}  // namespace terra
+
+#endif  // TERRA_KERNELS_INTERCEPTOR_TAPE_LOG_H_
