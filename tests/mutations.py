@@ -1,4 +1,4 @@
-"""Break thirteen central rules, one at a time, and see that a test notices: `make mutations`.
+"""Break fifteen central rules, one at a time, and see that a test notices: `make mutations`.
 
     python -m tests.mutations                    all of them
     python -m tests.mutations --only drain       one
@@ -152,9 +152,25 @@ MUTATIONS = (
         "replay-tape",
         "What Python itself records on a tape is recorded when its call is replayed.",
         "kernels/interceptor/session_pure.cc",
-        "if (step.record_attrs) {",
-        "if (step.record_attrs && false) {",
+        "if (step.record_attrs &&",
+        "if (step.record_attrs && false &&",
         ("tests/coexec/test_replayed_layers.py",),
+    ),
+    Mutation(
+        "tape-look",
+        "A tape that is looked at knows what it was not told before.",
+        "kernels/interceptor/tape_log.cc",
+        "if (!RecordAll(segments)) {",
+        "if (false && !RecordAll(segments)) {",
+        ("tests/coexec/test_unrecorded_tapes.py",),
+    ),
+    Mutation(
+        "tape-order",
+        "What happened before a variable is watched is not connected to it.",
+        "kernels/interceptor/session_tapes.cc",
+        "return !tape_log_.NoteAccess(IdOf(handle)) || FlushTapes();",
+        "return !tape_log_.NoteAccess(IdOf(handle)) || true;",
+        ("tests/coexec/test_unrecorded_tapes.py",),
     ),
 )
 
