@@ -152,8 +152,8 @@ MUTATIONS = (
         "replay-tape",
         "What Python itself records on a tape is recorded when its call is replayed.",
         "kernels/interceptor/session_pure.cc",
-        "if (step.record_attrs &&",
-        "if (step.record_attrs && false &&",
+        "if (!step.record_attrs) return true;",
+        "if (true) return true;",
         ("tests/coexec/test_replayed_layers.py",),
     ),
     Mutation(

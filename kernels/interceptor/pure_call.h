@@ -174,7 +174,9 @@ class PureKey {
   PureKey(const Session& session, bool takes_objects, bool is_at_fork)
       : session_(session),
         takes_objects_(takes_objects),
-        is_at_fork_(is_at_fork) {}
+        is_at_fork_(is_at_fork) {
+    operands_.reserve(4);
+  }
   // Null, or why the call has no key.
   const char* Add(const PureCall& call);
   // What Keras' layers inherit from the layer that calls them.

@@ -246,7 +246,9 @@ class Session {
   // False if this step cannot; with the error set in either case.
   bool PassAfterError(int number);
   PyObject* FinishReal(const Call& call, int number, int index, PyRef result);
-  PyObject* Delegate(const Call& call, int number);
+  // With `flat`, results may come there, and None as what is returned.
+  PyObject* Delegate(const Call& call, int number,
+                     std::vector<PyRef>* flat = nullptr);
   // Ops whose results the cursor knows (session_host.cc).
   PyObject* RunOnHost(const Call& call, int number);
   int AwaitKnown(const Call& call, bool shapes_only);
@@ -322,6 +324,8 @@ class Session {
   const char* KeyOfPure(const PureCall& call, bool is_at_fork,
                         PureKey* key) const;
   bool PureFits(const PureRecord& record, const std::vector<Operand>& operands);
+  bool ReplayOp(const PureStep& step, const std::vector<Operand>& operands,
+                std::vector<PyRef>* made);
   PyObject* ReplayPure(const PureRecord& record,
                        const std::vector<Operand>& operands);
   // Runs it, and compares.

@@ -26,6 +26,35 @@ class MarkedCall {
   const int is_marked_;
 };
 
+// A call whose vectors keep their memory from one op to the next. The GIL
+// guards the spare ones.
+class ReusedCall {
+ public:
+  ReusedCall() {
+    if (Spare().empty()) {
+      call_ = std::make_unique<Call>();
+    } else {
+      call_ = std::move(Spare().back());
+      Spare().pop_back();
+    }
+  }
+  ~ReusedCall() {
+    call_->inputs.clear();
+    call_->attrs = PyRef();
+    Spare().push_back(std::move(call_));
+  }
+  ReusedCall(const ReusedCall&) = delete;
+  Call& call() { return *call_; }
+
+ private:
+  static std::vector<std::unique_ptr<Call>>& Spare() {
+    static auto* spare = new std::vector<std::unique_ptr<Call>>;
+    return *spare;
+  }
+
+  std::unique_ptr<Call> call_;
+};
+
 // Null, or why a thread is where no pure call is replayed.
 const char* WhyNotOnThread(const ThreadState& thread, const PureCall& call) {
   if (thread.num_gradients > 0 && call.marker == nullptr) {
@@ -163,60 +192,64 @@ PyObject* Session::CheckPure(const PureCall& call, const PureKey& key,
   return result.release();
 }
 
+// One op of a replayed call; its results are added to `made`.
+bool Session::ReplayOp(const PureStep& step,
+                       const std::vector<Operand>& operands,
+                       std::vector<PyRef>* made) {
+  using Kind = TensorRef::Kind;
+  ReusedCall reused;
+  Call& call = reused.call();
+  call.info = step.info;
+  call.py_name = step.info->py_name.get();
+  call.route = step.route;
+  call.counts.assign(step.counts.begin(), step.counts.end());
+  call.attrs = step.attrs;
+  for (const TensorRef& ref : step.inputs) {
+    call.inputs.push_back(ref.kind == Kind::kObject ? ref.object
+                          : ref.kind == Kind::kMade
+                              ? (*made)[ref.number]
+                              : PyRef::Borrow(operands[ref.number].tensor()));
+  }
+  const size_t first = made->size();
+  PyRef result;
+  if (mode_ == Mode::kCoExecution) {
+    Decide(step.node);
+    bound_for_ = step.node;
+    result = PyRef::Steal(Delegate(call, step.node, made));
+  } else {  // something that was destroyed has ended it
+    result = PyRef::Steal(OnCall(call));
+  }
+  if (!result) return false;
+  if (made->size() == first) {
+    PyRef outputs = OutputList(result.get());
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(outputs.get()); ++i) {
+      made->push_back(PyRef::Borrow(PyList_GET_ITEM(outputs.get(), i)));
+    }
+  }
+  if (!step.record_attrs) return true;
+  PyRef inputs = call.InputTuple();
+  // For a call around this one that is being learned.
+  LogRecord(call.py_name, inputs.get(), step.record_attrs.get());
+  const std::vector<PyRef> outputs(made->begin() + first, made->end());
+  return TellTapes(call.py_name, call.inputs, step.record_attrs.get(), outputs);
+}
+
 PyObject* Session::ReplayPure(const PureRecord& record,
                               const std::vector<Operand>& operands) {
-  using Kind = TensorRef::Kind;
   GcPause no_python_in_between;
   std::vector<PyRef> made;
+  made.reserve(record.steps.size());
   for (const PureStep& step : record.steps) {
     if (step.kind == PureKind::kAccess) {
       if (!AccessVariable(step.operand >= 0 ? operands[step.operand].object
                                             : step.variable.get())) {
         return nullptr;
       }
-      continue;
-    }
-    if (step.kind != PureKind::kOp) {
+    } else if (step.kind != PureKind::kOp) {
       StopTapes(step.kind == PureKind::kStop);
-      continue;
-    }
-    Call call;
-    call.info = step.info;
-    call.py_name = step.info->py_name.get();
-    call.route = step.route;
-    call.counts = step.counts;
-    call.attrs = step.attrs;
-    call.inputs.reserve(step.inputs.size());
-    for (const TensorRef& ref : step.inputs) {
-      call.inputs.push_back(ref.kind == Kind::kObject ? ref.object
-                            : ref.kind == Kind::kMade
-                                ? made[ref.number]
-                                : PyRef::Borrow(operands[ref.number].tensor()));
-    }
-    PyRef result;
-    if (mode_ == Mode::kCoExecution) {
-      Decide(step.node);
-      bound_for_ = step.node;
-      result = PyRef::Steal(Delegate(call, step.node));
-    } else {  // something that was destroyed has ended it
-      result = PyRef::Steal(OnCall(call));
-    }
-    if (!result) return nullptr;
-    PyRef outputs = OutputList(result.get());
-    if (step.record_attrs) {
-      PyRef inputs = call.InputTuple();
-      // For a call around this one that is being learned.
-      LogRecord(call.py_name, inputs.get(), step.record_attrs.get());
-    }
-    std::vector<PyRef> results;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(outputs.get()); ++i) {
-      results.push_back(PyRef::Borrow(PyList_GET_ITEM(outputs.get(), i)));
-    }
-    if (step.record_attrs && !TellTapes(call.py_name, call.inputs,
-                                        step.record_attrs.get(), results)) {
+    } else if (!ReplayOp(step, operands, &made)) {
       return nullptr;
     }
-    made.insert(made.end(), results.begin(), results.end());
   }
   ++*record.num_replayed;
   return MakeResult(record.result, made, operands).release();

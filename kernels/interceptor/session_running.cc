@@ -17,7 +17,8 @@ bool Session::Diverge(const char* reason, const std::string& detail) {
                         detail.c_str());
 }
 
-PyObject* Session::Delegate(const Call& call, int number) {
+PyObject* Session::Delegate(const Call& call, int number,
+                            std::vector<PyRef>* flat) {
   PlanNode* node = &plan_->nodes[number];
   if (node->on_host) return RunOnHost(call, number);
   const bool records = call.route == Route::kFast && !node->outputs.empty() &&
@@ -86,7 +87,11 @@ PyObject* Session::Delegate(const Call& call, int number) {
       return nullptr;
     }
   }
-  return WrapOutputs(call, std::move(outputs)).release();
+  if (flat == nullptr || outputs.empty()) {
+    return WrapOutputs(call, std::move(outputs)).release();
+  }
+  for (PyRef& output : outputs) flat->push_back(std::move(output));
+  Py_RETURN_NONE;
 }
 
 // 1 when every input has a value; 0 when the session diverged instead; -1
