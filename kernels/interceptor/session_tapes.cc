@@ -63,7 +63,10 @@ bool TapeIsActive() {
 
 void Session::Enter() {
   CurrentThread().session = this;
-  has_outer_tapes_ = TapeIsActive();
+  PyRef stopped = PyRef::Steal(TFE_Py_TapeSetIsStopped());
+  has_outer_tapes_ = TapeIsActive() || stopped.get() == Py_True;
+  // Hooks may have been off when one was left.
+  if (!has_outer_tapes_) ActiveTapes::OfThread().Clear();
 }
 
 void Session::set_mode(Mode mode) {

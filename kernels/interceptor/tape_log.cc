@@ -87,6 +87,11 @@ void ActiveTapes::Leave(PyObject* tape) {
   tapes_.erase(std::remove(tapes_.begin(), tapes_.end(), tape), tapes_.end());
 }
 
+void ActiveTapes::Clear() {
+  ++version_;
+  tapes_.clear();
+}
+
 void TapeLog::FollowActive(int64_t version) {
   if (version == version_) return;
   version_ = version;

@@ -29,6 +29,8 @@ class ActiveTapes {
   static ActiveTapes& OfThread();
   void Enter(PyObject* tape);
   void Leave(PyObject* tape);
+  // None is active.
+  void Clear();
   const std::vector<PyObject*>& tapes() const { return tapes_; }
   // Another one after each change.
   int64_t version() const { return version_; }

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import terra_tf as terra
+from terra_tf.runtime import interception
 from terra_tf.testing import Program, assert_matches_eager
 
 pytestmark = pytest.mark.timeout(120)
@@ -374,3 +375,26 @@ def test_gradient_in_another_thread():
 
     (function,) = assert_matches_eager(program(body), NUM_CALLS)
     assert function.stats().co_executed_steps > 0
+
+
+def test_tape_that_was_left_while_hooks_were_off():
+    variables = [tf.Variable([1.0, 2.0]), tf.Variable([3.0, 4.0])]
+
+    @terra.function
+    def step(x, reads_all):
+        with tf.GradientTape() as tape:
+            loss = loss_of(variables, x)
+        return tape.gradient(loss, variables if reads_all else variables[:1])
+
+    x = tf.constant([0.5, 1.0])
+    expected = [g.numpy().tolist() for g in step.python_function(x, True)]
+    for i in range(6):
+        if i % 2:
+            terra.synchronize()
+            with tf.GradientTape():
+                interception.uninstall()
+            interception.install()
+        for _ in range(4):
+            step(x, False)
+        assert [g.numpy().tolist() for g in step(x, True)] == expected
+    assert step.stats().tape_ops_unrecorded > 0, step.explain()
