@@ -201,6 +201,7 @@ class _LoweredCase:
         if not is_constant and all(_node_of(name) in branch.constants for name in node.input):
             inputs.append(f"^{self._pivot(number)}")
         copy = self._add(node.op, branch.prefix + node.name, inputs)
+        copy.device = node.device
         for key, value in node.attr.items():
             copy.attr[key].CopyFrom(value)
 
