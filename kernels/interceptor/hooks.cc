@@ -254,7 +254,7 @@ PyObject* RecordGradientHook(PyObject*, PyObject* args) {
                             PyTuple_GET_ITEM(args, 1), new_attrs);
   PyList_SetItem(new_args.get(), 2, new_attrs);
   std::vector<PyRef> inputs;
-  if (AppendTensors(PyTuple_GET_ITEM(args, 1), &inputs)) {
+  if (TapeIsActive() && AppendTensors(PyTuple_GET_ITEM(args, 1), &inputs)) {
     std::vector<PyRef> outputs;
     if (AppendTensors(results.get(), &outputs)) {
       if (!thread.session->TellTapes(PyTuple_GET_ITEM(args, 0), inputs,

@@ -231,6 +231,10 @@ bool Session::ReplayOp(const PureStep& step,
   // For a call around this one that is being learned.
   LogRecord(call.py_name, inputs.get(), step.record_attrs.get());
   const std::vector<PyRef> outputs(made->begin() + first, made->end());
+  // The tape asks for shapes, holding the GIL.
+  for (const PyRef& output : outputs) {
+    if (!EnsureReadable(output.get(), Reading::kShape)) return false;
+  }
   return TellTapes(call.py_name, call.inputs, step.record_attrs.get(), outputs);
 }
 

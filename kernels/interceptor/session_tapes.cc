@@ -125,7 +125,13 @@ PyObject* Session::ExecuteAndRecord(const Call& call, PyObject* marker) {
 }
 
 bool Session::FlushAllTapes() {
-  for (Session* session : std::vector<Session*>(Live())) {
+  if (Live().empty()) return true;
+  // What a flush lets go of may run Python, which may end sessions.
+  std::vector<std::pair<Session*, PyRef>> sessions;
+  for (Session* session : Live()) {
+    sessions.emplace_back(session, PyRef::Borrow(session->controller()));
+  }
+  for (const auto& [session, keep_alive] : sessions) {
     if (!session->FlushTapes()) return false;
   }
   return true;

@@ -96,7 +96,6 @@ void TapeLog::FollowActive(int64_t version) {
   if (version == version_) return;
   version_ = version;
   accessed_.clear();
-  unwatched_.clear();
 }
 
 void TapeLog::Add(PyObject* name, const std::vector<PyRef>& inputs,
@@ -151,10 +150,12 @@ void TapeLog::Prune() {
   }
   // What goes may run Python, which may add: `gone` ends behind this.
   segments_ = std::move(kept);
+  if (segments_.empty()) unwatched_.clear();
 }
 
 void TapeLog::Clear() {
   std::vector<Segment> gone = std::exchange(segments_, {});
+  unwatched_.clear();
 }
 
 bool TapeLog::Record(PyObject* name, const PyRef* inputs, size_t num_inputs,

@@ -85,10 +85,10 @@ class TapeLog {
   std::vector<Segment> segments_;
   int64_t num_recorded_ = 0;
   int64_t num_dropped_ = 0;
-  // Of variables' handles, as long as the same tapes are active: those that
-  // tapes watch, and those that ops have read without.
+  // Variables' handles that the tapes active as of this version watch.
   int64_t version_ = -1;
   std::unordered_set<int64_t> accessed_;
+  // Those that ops in the segments have read without their being watched.
   std::unordered_set<int64_t> unwatched_;
 };
 

@@ -194,7 +194,9 @@ class _LoweredCase:
         inputs = []
         for name in node.input:
             if name.startswith("^"):
-                inputs.append(f"^{branch.prefix}{name[1:]}")
+                is_argument = name[1:] in branch.inputs
+                before = self._pivot(number) if is_argument else f"{branch.prefix}{name[1:]}"
+                inputs.append(f"^{before}")
             else:
                 inputs.append(branch.inputs.get(name, branch.prefix + name))
         is_constant = node.name in branch.constants
@@ -242,8 +244,8 @@ def _used_arguments(definition: Any) -> set[str]:
 
 
 def _ancestors(definition: Any) -> set[str]:
-    """The nodes that some output depends on."""
-    inputs = {node.name: node.input for node in definition.node_def}
+    """The nodes that some output depends on; constants that are handed out depend on none."""
+    inputs = {node.name: node.input for node in definition.node_def if node.op != "Const"}
     reached: set[str] = set()
     pending = [_node_of(tensor) for tensor in definition.ret.values()]
     while pending:

@@ -154,6 +154,28 @@ def test_variable_that_is_read_without_being_watched_first():
     run(body)
 
 
+@pytest.mark.parametrize("between", ["another tape", "stop_recording", "nothing"])
+def test_variable_that_is_watched_after_tapes_have_changed(between):
+    def body(variables, x, is_late):
+        with tf.GradientTape(persistent=True) as outer:
+            raw = tf.raw_ops.ReadVariableOp(resource=variables[0].handle, dtype=tf.float32)
+            early = raw * x
+            if between == "another tape":
+                with tf.GradientTape() as inner:
+                    late = tf.reduce_sum(variables[0] * x)
+                first = inner.gradient(late, variables[:1])
+            elif between == "stop_recording":
+                with outer.stop_recording():
+                    first = early * 2.0
+                late = tf.reduce_sum(variables[0] * x)
+            else:
+                first, late = None, tf.reduce_sum(variables[0] * x)
+        gradients = outer.gradient(early if is_late else late, variables[:1])
+        return first, gradients
+
+    run(body)
+
+
 def test_watched_variables_are_known_at_any_time():
     def body(variables, x, is_late):
         with tf.GradientTape() as tape:
