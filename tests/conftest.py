@@ -4,10 +4,14 @@ Set before TensorFlow is imported, which reads both once; a run that wants a GPU
 TensorFlow's log sets them itself. The time limit of each test is in pyproject.toml.
 """
 
+import functools
 import gc
+import inspect
 import os
 import signal
 import sys
+
+import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -26,3 +30,20 @@ def pytest_sessionstart(session):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(session.config, "workerinput"):
         session.config.get_terminal_writer()._file = sys.__stderr__
+
+
+@functools.cache
+def _makes_datasets(module):
+    return "data.Dataset" in inspect.getsource(module)
+
+
+@pytest.fixture(autouse=True)
+def _iterators_end_young(request):
+    """Iterators over datasets are not left to be collected in the middle of another test.
+
+    Destroying one waits for the thread that tunes its dataset, and that sleeps for ever longer, up
+    to a minute (`OptimizeLoop` in tensorflow/core/framework/model.cc).
+    """
+    yield
+    if _makes_datasets(request.module):
+        gc.collect()
