@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import terra_tf as terra
-from terra_tf import _terra_native as native
+from terra_tf import _native
 from terra_tf.runtime import replay
 from terra_tf.testing import Program, assert_matches_eager
 
@@ -438,7 +438,7 @@ def _constant(value, owns_memory):
     tensors = []
     for _ in range(200):
         tensors.append(tf.constant(value))
-        if native.owns_memory(tensors[-1]) == owns_memory:
+        if _native.load().module.owns_memory(tensors[-1]) == owns_memory:
             return tensors[-1]
         value = value.copy()
         tensors.append(value)
