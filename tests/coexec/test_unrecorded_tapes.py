@@ -223,22 +223,21 @@ def test_tape_that_is_entered_again():
     run(body)
 
 
-def test_custom_gradient_behind_what_was_not_recorded():
+def make_custom_gradient():
     @tf.custom_gradient
     def clipped(value):
         return value * 2.0, lambda upstream: tf.clip_by_value(upstream, -0.5, 0.5)
 
-    def body(variables, x, is_late):
-        with tf.GradientTape() as tape:
-            y = tf.sin(x * variables[0]) * variables[1]
-            loss = tf.reduce_sum((clipped(y) if is_late else y) * 3.0)
-        return tape.gradient(loss, variables)
-
-    run(body)
+    return clipped
 
 
-def test_graph_function_under_a_tape():
-    inner = tf.function(lambda value: tf.tanh(value) * value)
+def make_graph_function():
+    return tf.function(lambda value: tf.tanh(value) * value)
+
+
+@pytest.mark.parametrize("make_inner", [make_custom_gradient, make_graph_function])
+def test_what_records_itself_behind_what_was_not_recorded(make_inner):
+    inner = make_inner()
 
     def body(variables, x, is_late):
         with tf.GradientTape() as tape:
