@@ -175,7 +175,7 @@ WEIGHTED = {
         2 {R}.learning_rate = 0.1 / (1 + i % 3)
         1 {O}.momentum = 0.5 if i % 2 else 0.9
         1 {O}.__dict__.update(beta_1=0.8)
-        1 {O}.iterations.assign(0)
+        1 {O}._iterations.assign(0)
         1 {O}._learning_rate.__dict__.update(initial_learning_rate=0.03)
         1 {X}.kernel.constraint = keras.constraints.MaxNorm(0.5)
         1 {O}.clipvalue = 0.5
