@@ -28,7 +28,7 @@ OutputSpec MakeOutput(const PyOutput& from) {
 }
 
 void AddNode(Plan& plan, int kind, const std::string& name,
-             std::vector<int> counts,
+             const std::vector<int>& counts,
              const std::vector<std::tuple<int, int, int>>& inputs,
              const std::vector<PyOutput>& outputs, bool is_fast,
              py::tuple attrs, py::object canonical, py::object tape_attrs,
@@ -42,7 +42,7 @@ void AddNode(Plan& plan, int kind, const std::string& name,
   node.kind = static_cast<NodeKind>(kind);
   node.name = name;
   node.info = OpInfo::Of(name);
-  node.counts = std::move(counts);
+  node.counts.assign(counts.begin(), counts.end());
   for (const auto& [input_kind, a, b] : inputs) {
     node.inputs.push_back({static_cast<InputKind>(input_kind), a, b});
   }

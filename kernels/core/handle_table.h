@@ -31,6 +31,11 @@ class HandleTable {
     return s.key == nullptr ? -1 : s.value;
   }
 
+  // Makes room for so many at once.
+  void Reserve(size_t size) {
+    while (size * 4 > slots_.size() * 3) Grow();
+  }
+
   size_t size() const { return size_; }
 
   void Clear() {

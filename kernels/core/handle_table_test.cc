@@ -83,6 +83,17 @@ void AddressesOfRealObjectsAreFound() {
   for (const auto& object : objects) CHECK(table.Find(object.get()) == *object);
 }
 
+void ReservedRoomChangesNothing() {
+  HandleTable table;
+  table.Insert(Key(8), 1);
+  table.Reserve(1000);
+  CHECK(table.size() == 1);
+  CHECK(table.Find(Key(8)) == 1);
+  for (int32_t i = 2; i < 2000; ++i) table.Insert(Key(8 * i), i);
+  for (int32_t i = 1; i < 2000; ++i) CHECK(table.Find(Key(8 * i)) == i);
+  CHECK(table.Find(Key(8 * 2000)) == -1);
+}
+
 void RandomUseEqualsAMap() {
   for (uint32_t seed = 0; seed < 50; ++seed) {
     std::mt19937 random(seed);
@@ -118,5 +129,6 @@ int main() {
   RUN_TEST(GrowthKeepsAllEntries);
   RUN_TEST(KeysFarApartAreFound);
   RUN_TEST(AddressesOfRealObjectsAreFound);
+  RUN_TEST(ReservedRoomChangesNothing);
   RUN_TEST(RandomUseEqualsAMap);
 }

@@ -352,10 +352,10 @@ ParseResult ParseFullCall(PyObject* args, Call* call) {
 
 namespace {
 
-PyRef ListOf(std::vector<PyRef>* tensors, size_t begin, size_t end) {
+PyRef ListOf(absl::Span<PyRef> tensors, size_t begin, size_t end) {
   PyRef list = PyRef::Steal(PyList_New(end - begin));
   for (size_t i = begin; i < end; ++i) {
-    PyList_SET_ITEM(list.get(), i - begin, (*tensors)[i].release());
+    PyList_SET_ITEM(list.get(), i - begin, tensors[i].release());
   }
   return list;
 }
@@ -379,7 +379,7 @@ Py_ssize_t ListLength(const Call& call, const std::string& attr) {
 }
 
 // Several outputs, some of them lists: one item for each, as TensorFlow does.
-PyRef NestOutputs(const Call& call, std::vector<PyRef> outputs) {
+PyRef NestOutputs(const Call& call, absl::Span<PyRef> outputs) {
   const auto& def = *call.info->def;
   PyRef result = PyRef::Steal(PyList_New(def.output_arg_size()));
   size_t next = 0;
@@ -395,7 +395,7 @@ PyRef NestOutputs(const Call& call, std::vector<PyRef> outputs) {
       return PyRef();
     }
     PyRef item = attr.empty() ? std::move(outputs[next])
-                              : ListOf(&outputs, next, next + n);
+                              : ListOf(outputs, next, next + n);
     PyList_SET_ITEM(result.get(), i, item.release());
     next += n;
   }
@@ -404,13 +404,13 @@ PyRef NestOutputs(const Call& call, std::vector<PyRef> outputs) {
 
 }  // namespace
 
-PyRef WrapOutputs(const Call& call, std::vector<PyRef> outputs) {
+PyRef WrapOutputs(const Call& call, absl::Span<PyRef> outputs) {
   if (call.route == Route::kFast) {
     if (call.info->returns_none) return PyRef::Borrow(Py_None);
     if (call.info->returns_one) return std::move(outputs[0]);
-    if (call.info->nests_outputs) return NestOutputs(call, std::move(outputs));
+    if (call.info->nests_outputs) return NestOutputs(call, outputs);
   }
-  return ListOf(&outputs, 0, outputs.size());
+  return ListOf(outputs, 0, outputs.size());
 }
 
 PyRef OutputList(PyObject* result) {

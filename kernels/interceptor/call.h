@@ -2,8 +2,8 @@
 #ifndef TERRA_KERNELS_INTERCEPTOR_CALL_H_
 #define TERRA_KERNELS_INTERCEPTOR_CALL_H_
 
-#include <vector>
-
+#include "absl/container/inlined_vector.h"
+#include "absl/types/span.h"
 #include "kernels/interceptor/op_info.h"
 #include "kernels/interceptor/py_ref.h"
 
@@ -17,14 +17,18 @@ enum class Route { kFast, kFull };
 // Where inputs begin in a FastPathExecute call: after context, op name, name.
 constexpr Py_ssize_t kFirstInput = 3;
 
+// Most ops have few inputs and outputs: no memory is allocated for them.
+using Tensors = absl::InlinedVector<PyRef, 4>;
+using Counts = absl::InlinedVector<int, 4>;
+
 struct Call {
   const OpInfo* info = nullptr;  // null: no registered op (a function)
   PyObject* py_name = nullptr;   // borrowed
   Route route = Route::kFast;
-  PyObject* args = nullptr;   // borrowed: the hook's argument tuple
-  std::vector<PyRef> inputs;  // EagerTensors, flat
-  std::vector<int> counts;    // inputs per argument; -1 for a single one
-  PyRef attrs;                // tuple: name, value, name, value, ...
+  PyObject* args = nullptr;  // borrowed: the hook's argument tuple
+  Tensors inputs;            // EagerTensors, flat
+  Counts counts;             // inputs per argument; -1 for a single one
+  PyRef attrs;               // tuple: name, value, name, value, ...
 
   Call() = default;
   Call(const Call&) = delete;
@@ -65,7 +69,7 @@ ParseResult ParseFullCall(PyObject* args, Call* call);
 PyObject* Execute(const Call& call);
 
 // Makes (steals references of) the result in the shape the route promises.
-PyRef WrapOutputs(const Call& call, std::vector<PyRef> outputs);
+PyRef WrapOutputs(const Call& call, absl::Span<PyRef> outputs);
 
 // Flattens a result into a Python list.
 PyRef OutputList(PyObject* result);

@@ -10,6 +10,12 @@ void Hash::MixShape(const tensorflow::PartialTensorShape& shape) {
   }
 }
 
+uint64_t HashOfShape(const tensorflow::PartialTensorShape& shape) {
+  Hash hash(0);
+  hash.MixShape(shape);
+  return hash.value();
+}
+
 int History::NameOf(PyObject* tensor) {
   const auto [it, is_new] = names_.emplace(IdOf(tensor), num_names());
   if (is_new) named_.push_back(PyRef::Borrow(tensor));

@@ -62,6 +62,8 @@ class Hash {
   uint64_t value_;
 };
 
+uint64_t HashOfShape(const tensorflow::PartialTensorShape& shape);
+
 class History {
  public:
   Hash& hash() { return hash_; }

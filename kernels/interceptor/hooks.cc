@@ -208,7 +208,7 @@ PyObject* ExecuteHook(PyObject*, PyObject* args) {
 }
 
 // Appends the items of a list or tuple. False if some are no EagerTensors.
-bool AppendTensors(PyObject* list, std::vector<PyRef>* tensors) {
+bool AppendTensors(PyObject* list, Tensors* tensors) {
   if (!PyList_Check(list) && !PyTuple_Check(list)) return false;
   for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(list); ++i) {
     PyObject* item = PySequence_Fast_GET_ITEM(list, i);
@@ -253,9 +253,9 @@ PyObject* RecordGradientHook(PyObject*, PyObject* args) {
   thread.session->LogRecord(PyTuple_GET_ITEM(args, 0),
                             PyTuple_GET_ITEM(args, 1), new_attrs);
   PyList_SetItem(new_args.get(), 2, new_attrs);
-  std::vector<PyRef> inputs;
+  Tensors inputs;
   if (TapeIsActive() && AppendTensors(PyTuple_GET_ITEM(args, 1), &inputs)) {
-    std::vector<PyRef> outputs;
+    Tensors outputs;
     if (AppendTensors(results.get(), &outputs)) {
       if (!thread.session->TellTapes(PyTuple_GET_ITEM(args, 0), inputs,
                                      new_attrs, outputs)) {

@@ -3,8 +3,10 @@
 #include <cstring>
 #include <functional>
 
+#include "kernels/interceptor/history.h"
 #include "kernels/interceptor/tf_python.h"
 #include "tensorflow/core/framework/resource_handle.h"
+#include "tensorflow/core/framework/shape_inference.h"
 #include "tensorflow/core/framework/tensor.pb.h"
 
 namespace terra {
@@ -57,16 +59,20 @@ int SameTuple(PyObject* expected, PyObject* actual, bool skip_seeds) {
 
 }  // namespace
 
-void OutputSpec::SetShape(const tensorflow::PartialTensorShape& new_shape) {
+tensorflow::TensorHandle* NewPending(tensorflow::DataType dtype) {
+  tensorflow::EagerContext* context = Runtime().context;
+  return tensorflow::TensorHandle::CreateEmptyLocalHandle(
+      nullptr, context->HostCPU(), nullptr, dtype, context);
+}
+
+void TellShape(const tensorflow::PartialTensorShape& shape,
+               tensorflow::TensorHandle* pending) {
   using tensorflow::shape_inference::DimensionHandle;
   using tensorflow::shape_inference::DimensionOrConstant;
   using tensorflow::shape_inference::InferenceContext;
-  shape = new_shape;
-  shape_known = shape.IsFullyDefined();
-  if (!shape_known) return;
   static const auto* def = new tensorflow::OpDef;
   static const auto* node = new tensorflow::NodeDef;
-  context = std::make_unique<InferenceContext>(
+  InferenceContext context(
       0, tensorflow::AttrSlice(*node), *def,
       std::vector<tensorflow::PartialTensorShape>{},
       std::vector<const tensorflow::Tensor*>{},
@@ -75,9 +81,18 @@ void OutputSpec::SetShape(const tensorflow::PartialTensorShape& new_shape) {
           std::pair<tensorflow::PartialTensorShape, tensorflow::DataType>>>>{});
   std::vector<DimensionHandle> dims;
   for (int i = 0; i < shape.dims(); ++i) {
-    dims.push_back(context->MakeDim(DimensionOrConstant(shape.dim_size(i))));
+    dims.push_back(context.MakeDim(DimensionOrConstant(shape.dim_size(i))));
   }
-  shape_handle = context->MakeShape(dims);
+  pending->SetInferenceShape(&context, context.MakeShape(dims));
+}
+
+void OutputSpec::SetShape(const tensorflow::PartialTensorShape& new_shape) {
+  shape = new_shape;
+  shape_known = shape.IsFullyDefined();
+  if (!shape_known) return;
+  shape_hash = HashOfShape(shape);
+  shaped.reset(NewPending(dtype));
+  TellShape(shape, shaped.get());
 }
 
 int AttributesMatch(PlanNode* node, const Call& call) {

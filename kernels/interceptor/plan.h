@@ -19,7 +19,7 @@
 #include "kernels/interceptor/pure_call.h"
 #include "kernels/interceptor/py_ref.h"
 #include "kernels/interceptor/shapes.h"
-#include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/common_runtime/eager/tensor_handle.h"
 #include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/framework/tensor_shape.h"
 
@@ -83,13 +83,14 @@ struct OutputSpec {
   tensorflow::DataType dtype;
   bool shape_known;  // fully
   tensorflow::PartialTensorShape shape;
-  int fetch_channel;  // -1: never set
-  int feed_channel;   // imperative and seeded nodes: where the value goes
-  std::unique_ptr<tensorflow::shape_inference::InferenceContext> context;
-  tensorflow::shape_inference::ShapeHandle shape_handle;
-  std::vector<int> webs;  // that this output is a producer of
+  int fetch_channel;        // -1: never set
+  int feed_channel;         // imperative and seeded nodes: where the value goes
+  std::vector<int> webs;    // that this output is a producer of
+  uint64_t shape_hash = 0;  // if it is known
+  // Pending, too: a new handle learns a known shape from it. Else null.
+  tensorflow::core::RefCountPtr<tensorflow::TensorHandle> shaped;
 
-  // Sets `shape`, and what a pending tensor's handle needs to know it.
+  // Sets `shape` and what follows from it. Needs `dtype`.
   void SetShape(const tensorflow::PartialTensorShape& new_shape);
 };
 
@@ -99,7 +100,7 @@ struct PlanNode {
   NodeKind kind;
   const OpInfo* info;  // null: a function, known by `name`
   std::string name;
-  std::vector<int> counts;
+  Counts counts;
   std::vector<InputRef> inputs;
   std::vector<OutputSpec> outputs;
   // Attribute tuples known to mean the same as `canonical`.
@@ -192,8 +193,17 @@ struct Plan {
   std::unordered_map<uint64_t, std::shared_ptr<const CallRecord>> calls;
   // Pure calls by (function, place, arguments).
   std::unordered_map<uint64_t, std::shared_ptr<const PureRecord>> pure_calls;
+  // How many outputs and ops the last step had: the next one makes room.
+  size_t num_made_before = 0;
+  size_t num_ops_before = 0;
   std::shared_ptr<CallCounts> counts = std::make_shared<CallCounts>();
 };
+
+// A handle without a value yet. The caller owns it.
+tensorflow::TensorHandle* NewPending(tensorflow::DataType dtype);
+// Tells it its shape, fully known.
+void TellShape(const tensorflow::PartialTensorShape& shape,
+               tensorflow::TensorHandle* pending);
 
 // Whether the call's attributes mean what the node's do. -1: exception set.
 int AttributesMatch(PlanNode* node, const Call& call);

@@ -43,6 +43,8 @@ struct Operand {
   PyObject* tensor() const { return handle ? handle.get() : object; }
 };
 
+using Operands = absl::InlinedVector<Operand, 4>;
+
 // A tensor that an op of the call takes.
 struct TensorRef {
   enum class Kind {
@@ -72,7 +74,7 @@ struct PureStep {
   int node = -1;
   const OpInfo* info = nullptr;
   Route route = Route::kFast;
-  std::vector<int> counts;
+  Counts counts;
   PyRef attrs;
   PyRef record_attrs;  // with which Python records it on the tape; or null
   std::vector<TensorRef> inputs;
@@ -105,7 +107,7 @@ struct LoggedStep {
   int node = -1;
   const OpInfo* info = nullptr;
   Route route = Route::kFast;
-  std::vector<int> counts;
+  Counts counts;
   PyRef attrs;
   std::vector<LoggedInput> inputs;
 };
@@ -136,7 +138,7 @@ bool MarkAsZeros(PyObject* tensor);
 class PureLearner {
  public:
   PureLearner(const Session& session, const PureLearning& learning,
-              const std::vector<Operand>& operands, bool takes_objects)
+              const Operands& operands, bool takes_objects)
       : session_(session),
         learning_(learning),
         operands_(operands),
@@ -158,7 +160,7 @@ class PureLearner {
 
   const Session& session_;
   const PureLearning& learning_;
-  const std::vector<Operand>& operands_;
+  const Operands& operands_;
   const bool takes_objects_;
   PureRecord* record_ = nullptr;
   std::map<Output, int> made_;  // in the call -> number
@@ -174,16 +176,14 @@ class PureKey {
   PureKey(const Session& session, bool takes_objects, bool is_at_fork)
       : session_(session),
         takes_objects_(takes_objects),
-        is_at_fork_(is_at_fork) {
-    operands_.reserve(4);
-  }
+        is_at_fork_(is_at_fork) {}
   // Null, or why the call has no key.
   const char* Add(const PureCall& call);
   // What Keras' layers inherit from the layer that calls them.
   static uint64_t HashOfKerasContext();
   Hash& hash() { return hash_; }
   uint64_t value() const { return hash_.value(); }
-  const std::vector<Operand>& operands() const { return operands_; }
+  const Operands& operands() const { return operands_; }
   const std::vector<PyObject*>& objects() const { return objects_; }
 
  private:
@@ -201,7 +201,7 @@ class PureKey {
   const bool takes_objects_;
   const bool is_at_fork_;
   Hash hash_{0x9e11};
-  std::vector<Operand> operands_;
+  Operands operands_;
   std::vector<PyObject*> objects_;
 };
 

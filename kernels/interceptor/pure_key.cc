@@ -29,7 +29,22 @@ PyObject* ZerosMark() {
 
 }  // namespace
 
+namespace {
+
+// Visits what an object holds: whether it is more than its type.
+int FindAttribute(PyObject* held, void* found) {
+  if (PyType_Check(held)) return 0;
+  *static_cast<bool*>(found) = true;
+  return 1;
+}
+
+}  // namespace
+
 Attributes AttributesOf(PyObject* tensor) {
+  // Asking for the dictionary makes one, for each tensor.
+  bool has_some = false;
+  Py_TYPE(tensor)->tp_traverse(tensor, FindAttribute, &has_some);
+  if (!has_some) return Attributes::kNone;
   PyObject** attributes = _PyObject_GetDictPtr(tensor);
   if (attributes == nullptr || *attributes == nullptr) return Attributes::kNone;
   const Py_ssize_t n = PyDict_Size(*attributes);
@@ -220,13 +235,17 @@ const char* PureKey::MixTensor(PyObject* tensor) {
       hash_.Mix(Event::kMadeHere, static_cast<uint64_t>(made.node));
       hash_.Mix(static_cast<uint64_t>(made.output));
     }
+    if (const uint64_t* hash = session_.PlannedShape(index)) {
+      hash_.Mix(*hash);
+      return nullptr;
+    }
   } else if (!EnsureReadable(tensor, Reading::kShape)) {
     PyErr_Clear();
     return "a tensor that could not be read";
   }
   tensorflow::PartialTensorShape shape;
   if (!handle->Shape(&shape).ok()) return "a tensor of unknown shape";
-  hash_.MixShape(shape);
+  hash_.Mix(HashOfShape(shape));
   return nullptr;
 }
 

@@ -54,6 +54,8 @@ Session::Session(std::shared_ptr<Plan> plan, PyObject* controller)
     slot_written_.assign(plan_->variables.size(), 0);
     web_latest_.assign(plan_->num_webs, {-1, -1});
     decided_.resize(plan_->joins.size());
+    table_.Reserve(plan_->num_made_before);
+    path_.reserve(plan_->num_ops_before);
   }
   Live().push_back(this);
 }
@@ -132,7 +134,8 @@ bool Session::ConflictsWith(uint64_t key, bool writes) const {
 
 int Session::WaitReady(const Made& made) {
   if (made.ready->load(std::memory_order_acquire)) return 1;
-  auto ready = made.ready;
+  const auto keep_alive = ready_;
+  const std::atomic<bool>* ready = made.ready;
   const int node = made.node;
   Stall stall(this, Awaited::kValue, node);
   return stall.End(WaitInSlices(
@@ -255,25 +258,22 @@ void Session::Renumber() {
 PyRef Session::MakePending(const OutputSpec& spec, int node, int output,
                            PyObject* marker,
                            const tensorflow::PartialTensorShape& inferred) {
-  tensorflow::EagerContext* context = Runtime().context;
-  TensorHandle* handle = TensorHandle::CreateEmptyLocalHandle(
-      nullptr, context->HostCPU(), nullptr, spec.dtype, context);
+  TensorHandle* handle = NewPending(spec.dtype);
   if (spec.shape_known) {
-    handle->SetInferenceShape(spec.context.get(), spec.shape_handle);
+    // Cheaper than telling it.
+    handle->CopyInferenceShape(spec.shaped.get()).IgnoreError();
   } else if (inferred.IsFullyDefined()) {
-    OutputSpec exact;
-    exact.SetShape(inferred);
-    handle->SetInferenceShape(exact.context.get(), exact.shape_handle);
+    TellShape(inferred, handle);
   }
   handle->Ref();  // ours
   table_.Insert(handle, static_cast<int32_t>(made_.size()));
   made_.emplace_back(handle, node, output, spec.fetch_channel, marker,
                      NewReady(false));
-  made_.back().shape = inferred;
+  if (!spec.shape_known) made_.back().shape = inferred;
   NoteProduced(spec, node, output);
   if (spec.fetch_channel >= 0) {
     handle->Ref();  // the receiver's
-    auto ready = made_.back().ready;
+    std::shared_ptr<std::atomic<bool>> ready(ready_, made_.back().ready);
     std::shared_ptr<Step> step = step_;
     step_->mailbox().Take(
         spec.fetch_channel,
@@ -301,6 +301,10 @@ void Session::Release() {
       live.erase(live.begin() + i);
       break;
     }
+  }
+  if (plan_ != nullptr) {
+    plan_->num_made_before = made_.size();
+    plan_->num_ops_before = path_.size();
   }
   table_.Clear();
   for (Made& made : made_) {

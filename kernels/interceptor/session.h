@@ -47,21 +47,21 @@ enum class Mode : int {
 // One output that this step has made.
 struct Made {
   Made(tensorflow::TensorHandle* handle, int node, int output, int channel,
-       PyObject* marker, std::shared_ptr<std::atomic<bool>> ready)
+       PyObject* marker, std::atomic<bool>* ready)
       : handle(handle),
         node(node),
         output(output),
         fetch_channel(channel),
         marker(marker),
-        ready(std::move(ready)) {}
+        ready(ready) {}
   tensorflow::TensorHandle* handle;  // owned; null once released
   int node;
   int output;
   int fetch_channel;
   PyObject* marker;  // names the op on a tape; borrowed from plan or session
-  tensorflow::PartialTensorShape shape;      // where the cursor has inferred it
-  std::shared_ptr<std::atomic<bool>> ready;  // has a value (or is poisoned)
-  bool seen = false;  // Python has looked at the value: pinned
+  tensorflow::PartialTensorShape shape;  // where the cursor has inferred it
+  std::atomic<bool>* ready;  // the session's: has a value (or is poisoned)
+  bool seen = false;         // Python has looked at the value: pinned
 };
 
 // What a joined input turned out to be in this step.
@@ -93,6 +93,12 @@ class Session {
   PyObject* controller() const { return controller_; }
   std::deque<Made>& made() { return made_; }
   const Made& made(int index) const { return made_[index]; }
+  // The hash of an output's shape where the plan knows it, or null.
+  const uint64_t* PlannedShape(int index) const {
+    const Made& made = made_[index];
+    const OutputSpec& spec = plan_->nodes[made.node].outputs[made.output];
+    return spec.shape_known ? &spec.shape_hash : nullptr;
+  }
   bool ShapeIsKnown(int index) const { return ShapeIsKnown(made_[index]); }
   bool ShapeIsKnown(const Made& made) const {
     return made.ready->load() || made.shape.IsFullyDefined() ||
@@ -168,8 +174,8 @@ class Session {
   // Registers outputs of an op that ran for real under node `node`.
   void AddReal(int node, PyObject* marker, PyObject* outputs);
   // Tells tapes of an op that has run, now or when somebody looks at them.
-  bool TellTapes(PyObject* name, const std::vector<PyRef>& inputs,
-                 PyObject* attrs, const std::vector<PyRef>& outputs);
+  bool TellTapes(PyObject* name, absl::Span<const PyRef> inputs,
+                 PyObject* attrs, absl::Span<const PyRef> outputs);
   // Puts what tapes have not been told on them. False with an exception set.
   bool FlushTapes() { return tape_log_.is_empty() || tape_log_.Flush(); }
   // The same for all sessions.
@@ -246,9 +252,8 @@ class Session {
   // False if this step cannot; with the error set in either case.
   bool PassAfterError(int number);
   PyObject* FinishReal(const Call& call, int number, int index, PyRef result);
-  // With `flat`, results may come there, and None as what is returned.
-  PyObject* Delegate(const Call& call, int number,
-                     std::vector<PyRef>* flat = nullptr);
+  // With `flat`, results may be added there, and None is what is returned.
+  PyObject* Delegate(const Call& call, int number, Tensors* flat = nullptr);
   // Ops whose results the cursor knows (session_host.cc).
   PyObject* RunOnHost(const Call& call, int number);
   int AwaitKnown(const Call& call, bool shapes_only);
@@ -323,11 +328,9 @@ class Session {
   bool IsAtFork() const;
   const char* KeyOfPure(const PureCall& call, bool is_at_fork,
                         PureKey* key) const;
-  bool PureFits(const PureRecord& record, const std::vector<Operand>& operands);
-  bool ReplayOp(const PureStep& step, const std::vector<Operand>& operands,
-                std::vector<PyRef>* made);
-  PyObject* ReplayPure(const PureRecord& record,
-                       const std::vector<Operand>& operands);
+  bool PureFits(const PureRecord& record, const Operands& operands);
+  bool ReplayOp(const PureStep& step, const Operands& operands, Tensors* made);
+  PyObject* ReplayPure(const PureRecord& record, const Operands& operands);
   // Runs it, and compares.
   PyObject* CheckPure(const PureCall& call, const PureKey& key,
                       const std::shared_ptr<const PureRecord>& known);
@@ -339,8 +342,8 @@ class Session {
   int Fits(const CallRecord& record);
   PyObject* ReplayCall(const CallRecord& record);
   void Rebind(const Binding& binding);
-  PyRef MakeResult(const ResultPattern& pattern, const std::vector<PyRef>& made,
-                   const std::vector<Operand>& operands) const;
+  PyRef MakeResult(const ResultPattern& pattern, const Tensors& made,
+                   const Operands& operands) const;
   // Calls the controller. False with an exception set.
   bool Diverge(const char* reason, const std::string& detail);
   // What this step knows of a call's inputs, without waiting.
@@ -376,8 +379,8 @@ class Session {
   // Runs the call for real with the tape stopped, then records it with a marker
   // that names it. New reference to the result.
   PyObject* ExecuteAndRecord(const Call& call, PyObject* marker);
-  std::shared_ptr<std::atomic<bool>> NewReady(bool is_ready) {
-    return {ready_, &ready_->emplace_back(is_ready)};
+  std::atomic<bool>* NewReady(bool is_ready) {
+    return &ready_->emplace_back(is_ready);
   }
   int AwaitInputs(const Call& call);
   void SweepDead();

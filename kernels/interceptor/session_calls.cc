@@ -300,7 +300,7 @@ PyObject* Session::ReplayCall(const CallRecord& record) {
     SendDecision(channel, branch);
   }
   for (const Binding& binding : record.bindings) Rebind(binding);
-  std::vector<PyRef> made;
+  Tensors made;
   made.reserve(record.made.size());
   for (const CallRecord::Output& output : record.made) {
     PlanNode& node = plan_->nodes[output.node];
@@ -321,9 +321,8 @@ PyObject* Session::ReplayCall(const CallRecord& record) {
   return MakeResult(record.result, made, {}).release();
 }
 
-PyRef Session::MakeResult(const ResultPattern& pattern,
-                          const std::vector<PyRef>& made,
-                          const std::vector<Operand>& operands) const {
+PyRef Session::MakeResult(const ResultPattern& pattern, const Tensors& made,
+                          const Operands& operands) const {
   using Kind = ResultPattern::Kind;
   switch (pattern.kind) {
     case Kind::kObject:

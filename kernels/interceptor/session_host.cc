@@ -65,14 +65,14 @@ int Session::AwaitKnown(const Call& call, bool shapes_only) {
 
 PyRef Session::AskForShapes(const Call& call, const PlanNode& node) {
   const std::vector<KnownInput> inputs = KnownInputs(call);
-  std::vector<PyRef> outputs;
+  Tensors outputs;
   for (size_t i = 0; i < node.outputs.size(); ++i) {
     if (!inputs[i].shape.IsFullyDefined()) return PyRef();
     const Tensor value = Ask(node.name, inputs[i].shape, node.outputs[i].dtype);
     outputs.push_back(PyRef::Steal(EagerTensorFromHandle(
         tensorflow::wrap(tensorflow::TensorHandle::CreateLocalHandle(value)))));
   }
-  return WrapOutputs(call, std::move(outputs));
+  return WrapOutputs(call, absl::MakeSpan(outputs));
 }
 
 PyObject* Session::RunOnHost(const Call& call, int number) {

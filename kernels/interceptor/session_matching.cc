@@ -257,7 +257,7 @@ const char* Session::Verify(const Call& call, PlanNode* node,
         absl::StrCat(Describe(call), " where ", node->name, " was expected");
     return "new_path";
   }
-  static const std::vector<int> kAnyCounts = {-2};
+  static const Counts kAnyCounts = {-2};
   if (node->counts != call.counts && node->counts != kAnyCounts) {
     *detail = "another number of inputs";
     return "new_path";

@@ -26,34 +26,17 @@ class MarkedCall {
   const int is_marked_;
 };
 
-// A call whose vectors keep their memory from one op to the next. The GIL
-// guards the spare ones.
-class ReusedCall {
- public:
-  ReusedCall() {
-    if (Spare().empty()) {
-      call_ = std::make_unique<Call>();
-    } else {
-      call_ = std::move(Spare().back());
-      Spare().pop_back();
-    }
+// What TensorFlow's eager context knows of this thread, or null. It stays where
+// it is, and there is one context (EagerRuntime holds it).
+const tensorflow::EagerContextThreadLocalData* EagerThread() {
+  static thread_local const tensorflow::EagerContextThreadLocalData* data =
+      nullptr;
+  if (data == nullptr) {
+    data = tensorflow::GetEagerContextThreadLocalData(Runtime().py_context);
+    if (data == nullptr) PyErr_Clear();
   }
-  ~ReusedCall() {
-    call_->inputs.clear();
-    call_->attrs = PyRef();
-    Spare().push_back(std::move(call_));
-  }
-  ReusedCall(const ReusedCall&) = delete;
-  Call& call() { return *call_; }
-
- private:
-  static std::vector<std::unique_ptr<Call>>& Spare() {
-    static auto* spare = new std::vector<std::unique_ptr<Call>>;
-    return *spare;
-  }
-
-  std::unique_ptr<Call> call_;
-};
+  return data;
+}
 
 // Null, or why a thread is where no pure call is replayed.
 const char* WhyNotOnThread(const ThreadState& thread, const PureCall& call) {
@@ -63,17 +46,13 @@ const char* WhyNotOnThread(const ThreadState& thread, const PureCall& call) {
   if (thread.num_watchers > 0)
     return "somebody watches which variables it uses";
   // As C++ has it: Python's attributes of the same cost a third of a replay.
-  const auto* local =
-      tensorflow::GetEagerContextThreadLocalData(Runtime().py_context);
-  if (local == nullptr) {
-    PyErr_Clear();
-    return "a thread that TensorFlow does not know";
-  }
+  const auto* local = EagerThread();
+  if (local == nullptr) return "a thread that TensorFlow does not know";
   if (!local->is_eager) return "a part of a graph that is being built";
   PyObject* callbacks = local->op_callbacks.get();
-  const bool is_seen = callbacks != nullptr && PyObject_Size(callbacks) != 0;
+  if (callbacks == nullptr || PyObject_Size(callbacks) == 0) return nullptr;
   PyErr_Clear();
-  return is_seen ? "an op callback sees every op" : nullptr;
+  return "an op callback sees every op";
 }
 
 }  // namespace
@@ -144,8 +123,7 @@ PyObject* Session::OnPureCall(const PureCall& call) {
   return ReplayPure(*record, key.operands());
 }
 
-bool Session::PureFits(const PureRecord& record,
-                       const std::vector<Operand>& operands) {
+bool Session::PureFits(const PureRecord& record, const Operands& operands) {
   using Kind = TensorRef::Kind;
   if (record.guard && !GuardOf(record.guard.get())->IsUnchanged()) return false;
   std::string detail;
@@ -193,16 +171,14 @@ PyObject* Session::CheckPure(const PureCall& call, const PureKey& key,
 }
 
 // One op of a replayed call; its results are added to `made`.
-bool Session::ReplayOp(const PureStep& step,
-                       const std::vector<Operand>& operands,
-                       std::vector<PyRef>* made) {
+bool Session::ReplayOp(const PureStep& step, const Operands& operands,
+                       Tensors* made) {
   using Kind = TensorRef::Kind;
-  ReusedCall reused;
-  Call& call = reused.call();
+  Call call;
   call.info = step.info;
   call.py_name = step.info->py_name.get();
   call.route = step.route;
-  call.counts.assign(step.counts.begin(), step.counts.end());
+  call.counts = step.counts;
   call.attrs = step.attrs;
   for (const TensorRef& ref : step.inputs) {
     call.inputs.push_back(ref.kind == Kind::kObject ? ref.object
@@ -230,7 +206,7 @@ bool Session::ReplayOp(const PureStep& step,
   PyRef inputs = call.InputTuple();
   // For a call around this one that is being learned.
   LogRecord(call.py_name, inputs.get(), step.record_attrs.get());
-  const std::vector<PyRef> outputs(made->begin() + first, made->end());
+  const auto outputs = absl::MakeConstSpan(*made).subspan(first);
   // The tape asks for shapes, holding the GIL.
   for (const PyRef& output : outputs) {
     if (!EnsureReadable(output.get(), Reading::kShape)) return false;
@@ -239,10 +215,9 @@ bool Session::ReplayOp(const PureStep& step,
 }
 
 PyObject* Session::ReplayPure(const PureRecord& record,
-                              const std::vector<Operand>& operands) {
+                              const Operands& operands) {
   GcPause no_python_in_between;
-  std::vector<PyRef> made;
-  made.reserve(record.steps.size());
+  Tensors made;
   for (const PureStep& step : record.steps) {
     if (step.kind == PureKind::kAccess) {
       if (!AccessVariable(step.operand >= 0 ? operands[step.operand].object

@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t kMaxRecords = 1 << 16;
 
-int FindOperand(const std::vector<Operand>& operands, const PyObject* object) {
+int FindOperand(const Operands& operands, const PyObject* object) {
   for (size_t i = 0; i < operands.size(); ++i) {
     if (operands[i].object == object || operands[i].handle.get() == object) {
       return static_cast<int>(i);
@@ -25,7 +25,6 @@ int FindOperand(const std::vector<Operand>& operands, const PyObject* object) {
 // ------------------------------------------------------------------- the log
 
 void Session::LogOp(const Call& call, int number) {
-  if (pure_learnings_.empty()) return;
   LoggedStep step;
   step.node = number;
   step.info = call.info;

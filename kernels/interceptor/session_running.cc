@@ -17,8 +17,7 @@ bool Session::Diverge(const char* reason, const std::string& detail) {
                         detail.c_str());
 }
 
-PyObject* Session::Delegate(const Call& call, int number,
-                            std::vector<PyRef>* flat) {
+PyObject* Session::Delegate(const Call& call, int number, Tensors* flat) {
   PlanNode* node = &plan_->nodes[number];
   if (node->on_host) return RunOnHost(call, number);
   const bool records = call.route == Route::kFast && !node->outputs.empty() &&
@@ -45,10 +44,11 @@ PyObject* Session::Delegate(const Call& call, int number,
       return OnCall(call);
     }
   }
-  LogOp(call, number);
+  if (!pure_learnings_.empty()) LogOp(call, number);
   GcPause no_python_in_between;
-  std::vector<PyRef> outputs;
-  outputs.reserve(node->outputs.size());
+  Tensors own;
+  Tensors& all = flat == nullptr ? own : *flat;
+  const size_t num_before = all.size();
   if (node->kind == NodeKind::kFolded) {
     for (size_t i = 0; i < node->inputs.size(); ++i) {
       const InputRef& ref = node->inputs[i];
@@ -58,17 +58,17 @@ PyObject* Session::Delegate(const Call& call, int number,
       }
     }
     for (const PyRef& tensor : node->folded) {
-      outputs.push_back(SameValueNewObject(tensor.get()));
+      all.push_back(SameValueNewObject(tensor.get()));
     }
   } else {
     BindInputs(call, *node);
     if (node->seeded) PushSeeds(call, *node, number, shapes);
     for (size_t i = 0; i < node->outputs.size(); ++i) {
-      outputs.push_back(MakePending(node->outputs[i], number,
-                                    static_cast<int>(i), node->marker.get(),
-                                    shape_of(i)));
+      all.push_back(MakePending(node->outputs[i], number, static_cast<int>(i),
+                                node->marker.get(), shape_of(i)));
     }
   }
+  const auto outputs = absl::MakeSpan(all).subspan(num_before);
   const size_t first_made = made_.size() - outputs.size();
   Arrive(number);
   for (size_t i = 0; i < node->outputs.size(); ++i) {
@@ -88,9 +88,8 @@ PyObject* Session::Delegate(const Call& call, int number,
     }
   }
   if (flat == nullptr || outputs.empty()) {
-    return WrapOutputs(call, std::move(outputs)).release();
+    return WrapOutputs(call, outputs).release();
   }
-  for (PyRef& output : outputs) flat->push_back(std::move(output));
   Py_RETURN_NONE;
 }
 

@@ -46,8 +46,8 @@ PyRef TapeAttrs(const Call& call, PyObject* marker) {
   return PyRef::Steal(PyList_AsTuple(list.get()));
 }
 
-std::vector<PyRef> ItemsOf(PyObject* list) {
-  std::vector<PyRef> items;
+Tensors ItemsOf(PyObject* list) {
+  Tensors items;
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); ++i) {
     items.push_back(PyRef::Borrow(PyList_GET_ITEM(list, i)));
   }
@@ -94,15 +94,13 @@ bool Session::DefersTapes() {
   return knows_active_tapes_;
 }
 
-bool Session::TellTapes(PyObject* name, const std::vector<PyRef>& inputs,
-                        PyObject* attrs, const std::vector<PyRef>& outputs) {
+bool Session::TellTapes(PyObject* name, absl::Span<const PyRef> inputs,
+                        PyObject* attrs, absl::Span<const PyRef> outputs) {
   if (DefersTapes()) {
     tape_log_.Add(name, inputs, attrs, outputs);
     return true;
   }
-  return FlushTapes() &&
-         tape_log_.Record(name, inputs.data(), inputs.size(), attrs,
-                          outputs.data(), outputs.size());
+  return FlushTapes() && tape_log_.Record(name, inputs, attrs, outputs);
 }
 
 PyObject* Session::ExecuteAndRecord(const Call& call, PyObject* marker) {

@@ -192,6 +192,7 @@ std::vector<std::pair<int, int64_t>> Session::DecisionsBefore(int from,
 }
 
 void Session::Decide(int number) {
+  if (at_ >= 0 && plan_->nodes[at_].next == number) return;  // one block
   for (const auto& [channel, branch] : Decisions(at_, number)) {
     SendDecision(channel, branch);
   }

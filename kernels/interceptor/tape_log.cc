@@ -8,18 +8,19 @@
 namespace terra {
 namespace {
 
-PyRef ListOf(const PyRef* first, size_t count) {
-  PyRef list = PyRef::Steal(PyList_New(static_cast<Py_ssize_t>(count)));
-  for (size_t i = 0; i < count; ++i) {
-    PyList_SET_ITEM(list.get(), i, PyRef(first[i]).release());
+PyRef ListOf(absl::Span<const PyRef> items) {
+  PyRef list = PyRef::Steal(PyList_New(static_cast<Py_ssize_t>(items.size())));
+  for (size_t i = 0; i < items.size(); ++i) {
+    PyList_SET_ITEM(list.get(), i, PyRef(items[i]).release());
   }
   return list;
 }
 
-PyRef TupleOf(const PyRef* first, size_t count) {
-  PyRef tuple = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(count)));
-  for (size_t i = 0; i < count; ++i) {
-    PyTuple_SET_ITEM(tuple.get(), i, PyRef(first[i]).release());
+PyRef TupleOf(absl::Span<const PyRef> items) {
+  PyRef tuple =
+      PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(items.size())));
+  for (size_t i = 0; i < items.size(); ++i) {
+    PyTuple_SET_ITEM(tuple.get(), i, PyRef(items[i]).release());
   }
   return tuple;
 }
@@ -98,8 +99,8 @@ void TapeLog::FollowActive(int64_t version) {
   accessed_.clear();
 }
 
-void TapeLog::Add(PyObject* name, const std::vector<PyRef>& inputs,
-                  PyObject* attrs, const std::vector<PyRef>& outputs) {
+void TapeLog::Add(PyObject* name, absl::Span<const PyRef> inputs,
+                  PyObject* attrs, absl::Span<const PyRef> outputs) {
   const ActiveTapes& active = ActiveTapes::OfThread();
   FollowActive(active.version());
   if (segments_.empty() || segments_.back().version != active.version()) {
@@ -158,25 +159,24 @@ void TapeLog::Clear() {
   unwatched_.clear();
 }
 
-bool TapeLog::Record(PyObject* name, const PyRef* inputs, size_t num_inputs,
-                     PyObject* attrs, const PyRef* outputs,
-                     size_t num_outputs) {
+bool TapeLog::Record(PyObject* name, absl::Span<const PyRef> inputs,
+                     PyObject* attrs, absl::Span<const PyRef> outputs) {
   ++num_recorded_;
-  PyRef given = TupleOf(inputs, num_inputs);
-  PyRef results = ListOf(outputs, num_outputs);
+  PyRef given = TupleOf(inputs);
+  PyRef results = ListOf(outputs);
   return static_cast<bool>(PyRef::Steal(
       TFE_Py_RecordGradient(name, given.get(), attrs, results.get(), Py_None)));
 }
 
 bool TapeLog::RecordSegment(const Segment& segment) {
-  const PyRef* tensors = segment.tensors.data();
+  auto tensors = absl::MakeConstSpan(segment.tensors);
   for (const Entry& entry : segment.entries) {
-    const PyRef* outputs = tensors + entry.num_inputs;
-    if (!Record(entry.name.get(), tensors, entry.num_inputs, entry.attrs.get(),
-                outputs, entry.num_outputs)) {
+    if (!Record(entry.name.get(), tensors.first(entry.num_inputs),
+                entry.attrs.get(),
+                tensors.subspan(entry.num_inputs, entry.num_outputs))) {
       return false;
     }
-    tensors = outputs + entry.num_outputs;
+    tensors.remove_prefix(entry.num_inputs + entry.num_outputs);
   }
   return true;
 }

@@ -18,6 +18,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "kernels/interceptor/py_ref.h"
 
 namespace terra {
@@ -44,8 +45,8 @@ class TapeLog {
  public:
   bool is_empty() const { return segments_.empty(); }
   // Says that an op has run, to the tapes that are active now.
-  void Add(PyObject* name, const std::vector<PyRef>& inputs, PyObject* attrs,
-           const std::vector<PyRef>& outputs);
+  void Add(PyObject* name, absl::Span<const PyRef> inputs, PyObject* attrs,
+           absl::Span<const PyRef> outputs);
   // Puts everything on its tapes, but what only tapes would get that nobody
   // holds any more. False with an exception set.
   bool Flush();
@@ -53,8 +54,8 @@ class TapeLog {
   void Prune();
   void Clear();
   // Says it to the tapes at once. False with an exception set.
-  bool Record(PyObject* name, const PyRef* inputs, size_t num_inputs,
-              PyObject* attrs, const PyRef* outputs, size_t num_outputs);
+  bool Record(PyObject* name, absl::Span<const PyRef> inputs, PyObject* attrs,
+              absl::Span<const PyRef> outputs);
   // A variable, known by its handle's id, is about to be watched. A tape does
   // not connect what happened before: whether that is deferred.
   bool NoteAccess(int64_t handle_id);
