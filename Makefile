@@ -50,6 +50,8 @@ $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -qq "setuptools>=70.1" wheel "pybind11>=2.12" "$(TERRA_TF_PACKAGE)>=2.21,<2.22"
 	$(PY) -m pip install -qq --no-build-isolation -e ".[test]"
+	@# Without what it depends on: that would be another TensorFlow.
+	$(PY) -m pip install -qq --no-deps "tf_keras>=2.21,<2.22"
 	@touch $@
 
 # Always run: it looks at every source itself, and does nothing in half a second.

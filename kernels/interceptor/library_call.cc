@@ -22,6 +22,15 @@ PyRef MakeUnreadVariable(PyObject* attributes) {
   return made;
 }
 
+std::pair<PyRef, PyRef> PartsOfUnreadVariable(PyObject* variable) {
+  PyRef handle = PyRef::Steal(PyObject_GetAttrString(variable, "_handle"));
+  PyRef attributes = PyRef::Steal(PyObject_GetAttrString(variable, "__dict__"));
+  PyErr_Clear();
+  if (!handle || !attributes || !EagerTensor_CheckExact(handle.get()))
+    return {};
+  return {std::move(handle), PyRef::Steal(PyDict_Copy(attributes.get()))};
+}
+
 bool IsSlices(const PyObject* value) {
   return reinterpret_cast<const PyObject*>(Py_TYPE(value)) ==
          Runtime().indexed_slices_type;

@@ -3,6 +3,7 @@
 #define TERRA_KERNELS_INTERCEPTOR_LIBRARY_CALL_H_
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "kernels/interceptor/py_ref.h"
@@ -36,6 +37,8 @@ struct LibraryCall {
 // looked at. Its attributes never change, so another one has the same.
 bool IsUnreadVariable(const PyObject* value);
 PyRef MakeUnreadVariable(PyObject* attributes);
+// The handle of one and a copy of its attributes; both null if it has none.
+std::pair<PyRef, PyRef> PartsOfUnreadVariable(PyObject* variable);
 
 // Whether the value is IndexedSlices, and of no subclass.
 bool IsSlices(const PyObject* value);

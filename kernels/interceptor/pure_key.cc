@@ -27,9 +27,11 @@ PyObject* ZerosMark() {
   return mark;
 }
 
-}  // namespace
-
-namespace {
+// Keras' mask of a tensor. Read by Keras only, as None where there is none.
+PyObject* MaskName() {
+  static PyObject* name = PyUnicode_InternFromString("_keras_mask");
+  return name;
+}
 
 // Visits what an object holds: whether it is more than its type.
 int FindAttribute(PyObject* held, void* found) {
@@ -48,7 +50,9 @@ Attributes AttributesOf(PyObject* tensor) {
   PyObject** attributes = _PyObject_GetDictPtr(tensor);
   if (attributes == nullptr || *attributes == nullptr) return Attributes::kNone;
   const Py_ssize_t n = PyDict_Size(*attributes);
-  if (n == 0) return Attributes::kNone;
+  // `tf_keras` says of every tensor that it has no mask.
+  if (n == 0 || (n == 1 && PyDict_GetItem(*attributes, MaskName()) == Py_None))
+    return Attributes::kNone;
   const bool is_marked =
       n == 1 && PyDict_GetItem(*attributes, ZerosMark()) == Py_True;
   return is_marked ? Attributes::kZeros : Attributes::kOther;

@@ -147,6 +147,15 @@ std::string Session::LearnResult(PyObject* value, const Learning& learning,
   if (EagerTensor_CheckExact(value)) {
     return LearnTensor(value, learning, record, pattern);
   }
+  if (IsUnreadVariable(value)) {  // the count of an optimizer's steps
+    const auto [handle, attributes] = PartsOfUnreadVariable(value);
+    if (!attributes || plan_->fixed.count(HandleOf(handle.get())) == 0) {
+      return "it returns a variable that is not the same in every step";
+    }
+    pattern->kind = Kind::kUnread;
+    pattern->object = attributes;
+    return "";
+  }
   PyRef items;
   if (PyList_CheckExact(value) || PyTuple_CheckExact(value)) {
     pattern->kind = PyList_CheckExact(value) ? Kind::kList : Kind::kTuple;

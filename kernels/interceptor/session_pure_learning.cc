@@ -362,14 +362,12 @@ std::string PureLearner::LearnResult(PyObject* value, ResultPattern* pattern) {
     return "";
   }
   if (IsUnreadVariable(value)) {
-    PyRef handle = PyRef::Steal(PyObject_GetAttrString(value, "_handle"));
-    PyRef attributes = PyRef::Steal(PyObject_GetAttrString(value, "__dict__"));
-    PyErr_Clear();
-    if (!handle || !attributes || FindOperand(operands_, handle.get()) < 0) {
+    const auto [handle, attributes] = PartsOfUnreadVariable(value);
+    if (!attributes || FindOperand(operands_, handle.get()) < 0) {
       return "it returns a variable that it was not given";
     }
     pattern->kind = Kind::kUnread;
-    pattern->object = PyRef::Steal(PyDict_Copy(attributes.get()));
+    pattern->object = attributes;
     return "";
   }
   PyRef items;

@@ -1,4 +1,4 @@
-"""Hooks in Keras 3, put in place once the program has imported it."""
+"""Hooks in Keras 3 and in `tf_keras`, put in place once the program has imported them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from terra_tf.runtime.api_hooks import ApiHooks
 
 _OPTIMIZERS = "keras.src.optimizers.base_optimizer"
+_LEGACY_OPTIMIZERS = "tf_keras.src.optimizers.optimizer"
 _GLOBAL_STATE = "keras.src.backend.common.global_state"
 
 
@@ -23,26 +24,34 @@ class KerasHooks:
     def __init__(self, replace: Callable[[Any, str, Any], Any]) -> None:
         self._replace = replace
         self._methods = ApiHooks(_methods)
-        self._is_done = False
+        self._done: set[str] = set()
 
     def install(self, native: Any, wanted: bool) -> None:
-        """Hooks Keras if it has been imported by now. Called at each step."""
-        keras = sys.modules.get("keras")
-        if keras is None or not hasattr(keras, "Model"):  # or it is being imported
-            return
-        self._methods.sync(native, wanted)
-        if self._is_done:
-            return
-        self._is_done = True
-        native.set_keras_state(sys.modules[_GLOBAL_STATE])
-        optimizer = sys.modules[_OPTIMIZERS].BaseOptimizer
-        hook = native.replayable("Optimizer.apply", optimizer.__dict__["apply"])
-        self._replace(optimizer, "apply", hook)
+        """Hooks what has been imported by now. Called at each step."""
+        if _is_imported("keras"):
+            self._methods.sync(native, wanted)
+            if "keras" not in self._done:
+                native.set_keras_state(sys.modules[_GLOBAL_STATE])
+                optimizer = sys.modules[_OPTIMIZERS].BaseOptimizer
+                self._hook_optimizer(native, "keras", optimizer, "apply")
+        if "tf_keras" not in self._done and _is_imported("tf_keras"):
+            # `apply_gradients` is given an iterator, and hands a list on.
+            optimizer = sys.modules[_LEGACY_OPTIMIZERS].Optimizer
+            self._hook_optimizer(native, "tf_keras", optimizer, "_internal_apply_gradients")
+
+    def _hook_optimizer(self, native: Any, library: str, optimizer: type, method: str) -> None:
+        self._done.add(library)
+        name = f"Optimizer.{method.removeprefix('_internal_')}"
+        self._replace(optimizer, method, native.replayable(name, vars(optimizer)[method]))
 
     def forget(self) -> None:
         """Everything is put back."""
         self._methods.remove()
-        self._is_done = False
+        self._done.clear()
+
+
+def _is_imported(library: str) -> bool:
+    return hasattr(sys.modules.get(library), "Model")  # it may be being imported
 
 
 def _methods() -> Iterator[tuple[str, types.FunctionType, bool]]:

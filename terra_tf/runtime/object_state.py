@@ -19,7 +19,7 @@ import numpy as np
 from terra_tf import _native
 from terra_tf._tf_internals import BaseResourceVariable, EagerTensor, dtypes, ops, tensor_shape
 
-_LIBRARIES = frozenset({"keras", "tensorflow"})
+_LIBRARIES = frozenset({"keras", "tensorflow", "tf_keras"})
 # Never changed in place, so that being the same object is enough.
 _ATOMS = (
     type(None), bool, int, float, complex, str, bytes, np.generic, enum.Enum, type,
