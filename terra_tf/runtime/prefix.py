@@ -120,7 +120,7 @@ class _Prefix:
         slot = None if source is None else self._built.feed_slot(number, source)
         tensor = None if slot is None else self._session.feed(slot)
         if tensor is None:  # only an imperative op has seen it, and nothing depends on which it was
-            tensor = tf.constant(0)
+            tensor = tf.constant([0])  # and no scalar: TensorFlow has one tensor for all of a value
         spec = self._spec(number, position) if source is None else source.spec
         return External(tensor, spec, None, True, True)
 

@@ -470,3 +470,23 @@ def test_argument_in_numpys_memory_stays_one_tensor_on_a_new_path(owns_memory):
     stats = function.stats()
     assert stats.num_feeds == 1, function.explain()
     assert sum(stats.fallbacks.values()) == 1
+
+
+def test_program_uses_a_zero_after_an_argument_that_only_imperative_ops_saw():
+    """A stand-in for that argument was the very scalar 0 that TensorFlow caches for all."""
+
+    def make(wrap):
+        table, calls = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, 0), [0]
+
+        @wrap
+        def function(i):
+            calls[0] += 1
+            table.insert(i, i)
+            if calls[0] % 3 == 0:
+                tf.abs(i)
+            return tf.gather([1.0, 2.0, 3.0], i, axis=0)
+
+        return Program(lambda: function(tf.constant([0, 1], tf.int64)))
+
+    (function,) = assert_matches_eager(make, 24)
+    assert function.stats().co_executed_steps >= 16, function.explain()
