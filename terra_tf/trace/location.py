@@ -17,6 +17,7 @@ order, so markers take no ordinals:
     step: levels outside (the gradient call site) > marker > levels inside
 """
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from types import CodeType, FrameType
 
@@ -32,6 +33,7 @@ from terra_tf.trace.location_tree import (
 )
 from terra_tf.trace.static_stack import Point, StackReader, place_markers
 
+_OP_WRAPPERS = re.compile(r"[/\\]gen_\w+_ops\.py$")
 _READ, _READ_FUNCTION = "ReadVariableOp", "read_variable_op"
 
 __all__ = ["LibraryCall", "Location", "LocationChain", "LocationLevel", "LocationTracker",
@@ -55,6 +57,8 @@ class LocationChain:
             return first_location(stack)
         if self._is_op_of_previous_read(stack):
             return self._previous.called_again()
+        if self._has_converted_its_inputs(stack):
+            return self._previous.path[len(stack) - 1].called_again()
         return next_location(self._previous, stack, self._entered)
 
     def arrive(self, location: Location, op_type: str = "") -> None:
@@ -84,6 +88,23 @@ class LocationChain:
         return not is_own and len(path) == len(stack) and all(
             location.point is point for location, point in zip(path, stack, strict=True)
         )
+
+    def _has_converted_its_inputs(self, stack: Sequence[Point]) -> bool:
+        """Say whether the previous op ran in the conversion of this op's inputs.
+
+        A Keras variable converts itself, in Python that the op's wrapper calls from C: no loop
+        has turned since.
+        """
+        path = self._previous.path if self._previous is not None else ()
+        return len(stack) < len(path) and _is_op_wrapper(stack[-1]) and all(
+            location.point is point for location, point in zip(path, stack, strict=False)
+        )
+
+
+def _is_op_wrapper(point: Point) -> bool:
+    """Say whether a point is in one of TensorFlow's generated functions, each of which runs one op."""
+    file = "" if point.info is None else point.info.code.co_filename
+    return _OP_WRAPPERS.search(file) is not None
 
 
 class LocationTracker:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -490,3 +491,31 @@ def test_program_uses_a_zero_after_an_argument_that_only_imperative_ops_saw():
 
     (function,) = assert_matches_eager(make, 24)
     assert function.stats().co_executed_steps >= 16, function.explain()
+
+
+def test_layer_inserted_in_front_of_one_that_is_called_elsewhere():
+    """An op whose input Keras converted was taken for an op of the loop's next trip."""
+
+    def make(wrap):
+        keras.utils.set_random_seed(0)
+        last = keras.layers.Dense(3)
+        last.build((None, 3))
+        layers, calls = [last], [0]
+
+        @wrap
+        def function(x):
+            for layer in layers:
+                x = layer(x) if layer is last else layer(x)
+            return x
+
+        def step():
+            calls[0] += 1
+            if calls[0] == LATE:
+                layers.insert(0, keras.layers.Dense(3))
+                layers[0].build((None, 3))
+            return function(tf.ones([2, 3]))
+
+        return Program(step)
+
+    (function,) = assert_matches_eager(make, 24)
+    assert function.stats().co_executed_steps >= 18, function.explain()
