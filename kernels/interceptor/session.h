@@ -122,6 +122,10 @@ class Session {
   // Something has happened to a tape: part of the history.
   void NoteTapeEvent(TapeEvent event, PyObject* tape, PyObject* tensor);
   void NoteFlags(PyObject* flags);
+  // Tapes are told of an op whose gradient is a Python function
+  // (session_gradients.cc). New reference, or null with an exception set.
+  PyObject* OnRecordOperation(PyObject* original, PyObject* args,
+                              PyObject* kwargs);
   void ForgetTape(PyObject* tape) { tapes_.erase(tape); }
   bool KnowsTape(PyObject* tape) const { return tapes_.count(tape) > 0; }
   // Python reads a tensor while calls may be learned.
@@ -328,6 +332,15 @@ class Session {
                 std::vector<PyRef>* made);
   PyObject* ReplayPure(const PureRecord& record,
                        const std::vector<Operand>& operands);
+  bool ReplayGradient(const PureStep& step,
+                      const std::vector<Operand>& operands,
+                      const std::vector<PyRef>& made);
+  // Puts it into the history. False if it cannot be there.
+  bool NoteGradient(const std::shared_ptr<const LibraryGradient>& gradient,
+                    const std::vector<PyRef>& tensors);
+  // Its gradient may be the user's, or what it depends on is not known.
+  void NoteUnknownGradient();
+  LoggedInput LoggedFrom(const PyRef& tensor) const;
   // Runs it, and compares.
   PyObject* CheckPure(const PureCall& call, const PureKey& key,
                       const std::shared_ptr<const PureRecord>& known);

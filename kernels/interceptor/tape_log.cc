@@ -98,8 +98,7 @@ void TapeLog::FollowActive(int64_t version) {
   accessed_.clear();
 }
 
-void TapeLog::Add(PyObject* name, const std::vector<PyRef>& inputs,
-                  PyObject* attrs, const std::vector<PyRef>& outputs) {
+TapeLog::Segment& TapeLog::OpenSegment() {
   const ActiveTapes& active = ActiveTapes::OfThread();
   FollowActive(active.version());
   if (segments_.empty() || segments_.back().version != active.version()) {
@@ -109,17 +108,35 @@ void TapeLog::Add(PyObject* name, const std::vector<PyRef>& inputs,
     }
     segments_.push_back(std::move(segment));
   }
-  Segment& segment = segments_.back();
-  for (const PyRef& input : inputs) {
-    if (HandleOf(input.get())->DataType() == tensorflow::DT_RESOURCE &&
-        accessed_.count(IdOf(input.get())) == 0) {
-      unwatched_.insert(IdOf(input.get()));
-    }
-    segment.tensors.push_back(input);
+  return segments_.back();
+}
+
+void TapeLog::AddInput(Segment& segment, const PyRef& tensor) {
+  if (HandleOf(tensor.get())->DataType() == tensorflow::DT_RESOURCE &&
+      accessed_.count(IdOf(tensor.get())) == 0) {
+    unwatched_.insert(IdOf(tensor.get()));
   }
+  segment.tensors.push_back(tensor);
+}
+
+void TapeLog::Add(PyObject* name, const std::vector<PyRef>& inputs,
+                  PyObject* attrs, const std::vector<PyRef>& outputs) {
+  Segment& segment = OpenSegment();
+  for (const PyRef& input : inputs) AddInput(segment, input);
   segment.tensors.insert(segment.tensors.end(), outputs.begin(), outputs.end());
-  segment.entries.push_back({PyRef::Borrow(name), PyRef::Borrow(attrs),
+  segment.entries.push_back({nullptr, PyRef::Borrow(name), PyRef::Borrow(attrs),
                              inputs.size(), outputs.size()});
+}
+
+void TapeLog::Add(const std::shared_ptr<const LibraryGradient>& gradient,
+                  const std::vector<PyRef>& tensors) {
+  Segment& segment = OpenSegment();
+  const size_t num_inputs = gradient->num_inputs();
+  for (size_t i = 0; i < num_inputs; ++i) AddInput(segment, tensors[i]);
+  segment.tensors.insert(segment.tensors.end(), tensors.begin() + num_inputs,
+                         tensors.end());
+  segment.entries.push_back(
+      {gradient, PyRef(), PyRef(), num_inputs, tensors.size() - num_inputs});
 }
 
 bool TapeLog::NoteAccess(int64_t handle_id) {
@@ -172,8 +189,11 @@ bool TapeLog::RecordSegment(const Segment& segment) {
   const PyRef* tensors = segment.tensors.data();
   for (const Entry& entry : segment.entries) {
     const PyRef* outputs = tensors + entry.num_inputs;
-    if (!Record(entry.name.get(), tensors, entry.num_inputs, entry.attrs.get(),
-                outputs, entry.num_outputs)) {
+    if (entry.gradient != nullptr) {
+      ++num_recorded_;
+      if (!entry.gradient->Record(tensors)) return false;
+    } else if (!Record(entry.name.get(), tensors, entry.num_inputs,
+                       entry.attrs.get(), outputs, entry.num_outputs)) {
       return false;
     }
     tensors = outputs + entry.num_outputs;
