@@ -14,17 +14,17 @@ namespace {
 constexpr int kMaxDepth = 12;
 constexpr size_t kMaxKept = 4096;
 
-// Whether code that has these globals is the library's. (`__module__` of a
-// function does not say it: `functools.wraps` copies that.)
-bool AreLibrarys(PyObject* globals) {
+// Whether code that has these globals is TensorFlow's own. (`__module__` of a
+// function does not say it: `functools.wraps` copies that. Keras' depends on
+// settings of Keras', which the key of a gradient does not know.)
+bool AreTensorFlows(PyObject* globals) {
   static PyObject* key = PyUnicode_InternFromString("__name__");
   PyObject* name = PyDict_GetItemWithError(globals, key);
   const bool is_text = name != nullptr && PyUnicode_CheckExact(name);
   const char* text = is_text ? PyUnicode_AsUTF8(name) : nullptr;
   PyErr_Clear();
   if (text == nullptr) return false;
-  const std::string_view package(text, std::strcspn(text, "."));
-  return package == "tensorflow" || package == "keras";
+  return std::string_view(text, std::strcspn(text, ".")) == "tensorflow";
 }
 
 // Keeps what hashes know by its address alive for ever: code and globals of
@@ -163,7 +163,7 @@ bool LibraryGradient::AddFunction(PyObject* function, int depth, Part* part,
   PyObject* code = PyFunction_GET_CODE(function);
   PyObject* globals = PyFunction_GET_GLOBALS(function);
   // Attributes would be missing from one that is made like it.
-  if (!AreLibrarys(globals) || HasAttributes(function) || !Keep(code) ||
+  if (!AreTensorFlows(globals) || HasAttributes(function) || !Keep(code) ||
       !Keep(globals)) {
     return false;
   }

@@ -1,5 +1,5 @@
-// A gradient function of TensorFlow's or Keras' own that a tape is handed with
-// an op, as `tf.custom_gradient` does: `tf.nn.silu` has one (docs/design/0009).
+// A gradient function of TensorFlow's own that a tape is handed with an op, as
+// `tf.custom_gradient` does: `tf.nn.silu` has one (docs/design/0009).
 //
 // It is a closure over tensors of the step, made anew at each call. Taken apart
 // it is what is the same in every step, known by a hash, and its tensors; so a
