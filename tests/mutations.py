@@ -1,4 +1,4 @@
-"""Break fifteen central rules, one at a time, and see that a test notices: `make mutations`.
+"""Break sixteen central rules, one at a time, and see that a test notices: `make mutations`.
 
     python -m tests.mutations                    all of them
     python -m tests.mutations --only drain       one
@@ -171,6 +171,14 @@ MUTATIONS = (
         "return !tape_log_.NoteAccess(IdOf(handle)) || FlushTapes();",
         "return !tape_log_.NoteAccess(IdOf(handle)) || true;",
         ("tests/coexec/test_unrecorded_tapes.py",),
+    ),
+    Mutation(
+        "users-gradient",
+        "A custom gradient with code of the user's in it always runs.",
+        "kernels/interceptor/library_gradient.cc",
+        '== "tensorflow";',
+        '!= "";',
+        ("tests/coexec/test_users_gradients.py",),
     ),
 )
 

@@ -4,6 +4,15 @@
 
 namespace terra {
 
+bool IsEternal(PyObject* value) {
+  if (PyType_Check(value)) {
+    return !PyType_HasFeature(reinterpret_cast<PyTypeObject*>(value),
+                              Py_TPFLAGS_HEAPTYPE);
+  }
+  return value == Py_None || PyBool_Check(value) || value == Py_Ellipsis ||
+         reinterpret_cast<PyObject*>(Py_TYPE(value)) == Runtime().dtype_type;
+}
+
 bool IsUnreadVariable(const PyObject* value) {
   return reinterpret_cast<const PyObject*>(Py_TYPE(value)) ==
          Runtime().unread_variable_type;

@@ -20,7 +20,8 @@ enum class TapeEvent : uint64_t {
   kVariableAccessed,
   kStop,
   kRestart,
-  kCustomGradient,
+  kCustomGradient,   // whose Python nobody knows
+  kLibraryGradient,  // one that is known
 };
 
 struct LibraryCall {
@@ -32,6 +33,10 @@ struct LibraryCall {
   bool differentiates;           // runs gradient functions
   bool takes_objects;            // of which Python can see a change
 };
+
+// Whether it is never changed in place and never dies, so that its address says
+// what it is.
+bool IsEternal(PyObject* value);
 
 // What an assignment returns: a variable that reads the new value if it is
 // looked at. Its attributes never change, so another one has the same.

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <utility>
@@ -19,6 +20,7 @@
 #include "kernels/interceptor/call.h"
 #include "kernels/interceptor/call_record.h"
 #include "kernels/interceptor/history.h"
+#include "kernels/interceptor/library_gradient.h"
 #include "kernels/interceptor/py_ref.h"
 
 namespace terra {
@@ -65,6 +67,7 @@ enum class PureKind {
   kRecord,  // Python records the op before (learned as a part of that one)
   kStop,    // of this thread's tapes
   kRestart,
+  kGradient,  // an op with a gradient function of the library's is recorded
 };
 
 struct PureStep {
@@ -77,7 +80,8 @@ struct PureStep {
   Counts counts;
   PyRef attrs;
   PyRef record_attrs;  // with which Python records it on the tape; or null
-  std::vector<TensorRef> inputs;
+  std::shared_ptr<const LibraryGradient> gradient;
+  std::vector<TensorRef> inputs;  // of the op, or the gradient's tensors
 };
 
 struct PureRecord {
@@ -109,6 +113,7 @@ struct LoggedStep {
   Route route = Route::kFast;
   Counts counts;
   PyRef attrs;
+  std::shared_ptr<const LibraryGradient> gradient;
   std::vector<LoggedInput> inputs;
 };
 
@@ -150,6 +155,9 @@ class PureLearner {
  private:
   using Output = std::pair<int, int>;  // node, output
   std::string LearnEvent(const LoggedStep& logged);
+  std::string LearnGradient(const LoggedStep& logged);
+  // A tensor that a gradient function holds.
+  bool LearnHeld(const LoggedInput& logged, TensorRef* ref) const;
   std::string LearnOp(const LoggedStep& logged);
   std::string LearnInput(const LoggedInput& logged, const InputRef& expected,
                          TensorRef* ref);
@@ -166,6 +174,8 @@ class PureLearner {
   std::map<Output, int> made_;  // in the call -> number
   std::set<int> results_;       // numbers of those that it returns
   std::map<int, int> joins_;    // decided in the call -> operand
+  // What ops of the call have taken that is no argument.
+  std::map<PyObject*, TensorRef> objects_;
 };
 
 // Makes the key of a call from all that its Python can depend on.

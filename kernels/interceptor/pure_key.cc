@@ -11,16 +11,6 @@ namespace {
 
 constexpr int kMaxDepth = 8;  // of lists in lists
 
-// Compared by identity, as they are never changed in place and never die.
-bool IsEternal(PyObject* value) {
-  if (PyType_Check(value)) {
-    return !PyType_HasFeature(reinterpret_cast<PyTypeObject*>(value),
-                              Py_TPFLAGS_HEAPTYPE);
-  }
-  return value == Py_None || PyBool_Check(value) || value == Py_Ellipsis ||
-         reinterpret_cast<PyObject*>(Py_TYPE(value)) == Runtime().dtype_type;
-}
-
 // Gradient functions of convolutions and losses look for it.
 PyObject* ZerosMark() {
   static PyObject* mark = PyUnicode_InternFromString("_is_zeros_tensor");

@@ -128,6 +128,10 @@ class Session {
   // Something has happened to a tape: part of the history.
   void NoteTapeEvent(TapeEvent event, PyObject* tape, PyObject* tensor);
   void NoteFlags(PyObject* flags);
+  // Tapes are told of an op whose gradient is a Python function
+  // (session_gradients.cc). New reference, or null with an exception set.
+  PyObject* OnRecordOperation(PyObject* original, PyObject* args,
+                              PyObject* kwargs);
   void ForgetTape(PyObject* tape) { tapes_.erase(tape); }
   bool KnowsTape(PyObject* tape) const { return tapes_.count(tape) > 0; }
   // Python reads a tensor while calls may be learned.
@@ -331,6 +335,14 @@ class Session {
   bool PureFits(const PureRecord& record, const Operands& operands);
   bool ReplayOp(const PureStep& step, const Operands& operands, Tensors* made);
   PyObject* ReplayPure(const PureRecord& record, const Operands& operands);
+  bool ReplayGradient(const PureStep& step, const Operands& operands,
+                      const Tensors& made);
+  // Puts it into the history. False if it cannot be there.
+  bool NoteGradient(const std::shared_ptr<const LibraryGradient>& gradient,
+                    absl::Span<const PyRef> tensors);
+  // Its gradient may be the user's, or what it depends on is not known.
+  void NoteUnknownGradient();
+  LoggedInput LoggedFrom(const PyRef& tensor) const;
   // Runs it, and compares.
   PyObject* CheckPure(const PureCall& call, const PureKey& key,
                       const std::shared_ptr<const PureRecord>& known);

@@ -224,6 +224,8 @@ PyObject* Session::ReplayPure(const PureRecord& record,
                                             : step.variable.get())) {
         return nullptr;
       }
+    } else if (step.kind == PureKind::kGradient) {
+      if (!ReplayGradient(step, operands, made)) return nullptr;
     } else if (step.kind != PureKind::kOp) {
       StopTapes(step.kind == PureKind::kStop);
     } else if (!ReplayOp(step, operands, &made)) {

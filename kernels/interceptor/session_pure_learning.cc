@@ -24,6 +24,18 @@ int FindOperand(const Operands& operands, const PyObject* object) {
 
 // ------------------------------------------------------------------- the log
 
+LoggedInput Session::LoggedFrom(const PyRef& tensor) const {
+  LoggedInput logged;
+  const int32_t index = FindMade(HandleOf(tensor.get()));
+  if (index >= 0) {
+    logged.node = made_[index].node;
+    logged.output = made_[index].output;
+  } else {
+    logged.outside = tensor;
+  }
+  return logged;
+}
+
 void Session::LogOp(const Call& call, int number) {
   LoggedStep step;
   step.node = number;
@@ -32,15 +44,7 @@ void Session::LogOp(const Call& call, int number) {
   step.counts = call.counts;
   step.attrs = call.attrs;
   for (const PyRef& input : call.inputs) {
-    LoggedInput logged;
-    const int32_t index = FindMade(HandleOf(input.get()));
-    if (index >= 0) {
-      logged.node = made_[index].node;
-      logged.output = made_[index].output;
-    } else {
-      logged.outside = input;
-    }
-    step.inputs.push_back(std::move(logged));
+    step.inputs.push_back(LoggedFrom(input));
   }
   log_.push_back(std::move(step));
 }
@@ -165,7 +169,8 @@ bool IsSame(const TensorRef& a, const TensorRef& b) {
 bool IsSame(const PureStep& a, const PureStep& b) {
   if (a.kind != b.kind || a.operand != b.operand || a.node != b.node ||
       a.variable.get() != b.variable.get() ||
-      a.inputs.size() != b.inputs.size()) {
+      a.inputs.size() != b.inputs.size() || !a.gradient != !b.gradient ||
+      (a.gradient && a.gradient->hash() != b.gradient->hash())) {
     return false;
   }
   for (size_t i = 0; i < a.inputs.size(); ++i) {
@@ -237,6 +242,7 @@ std::string PureLearner::LearnEvent(const LoggedStep& logged) {
     record_->steps.back().record_attrs = logged.attrs;
     return "";
   }
+  if (logged.kind == PureKind::kGradient) return LearnGradient(logged);
   PureStep step;
   step.kind = logged.kind;
   if (step.kind != PureKind::kAccess) {
@@ -270,6 +276,9 @@ std::string PureLearner::LearnOp(const LoggedStep& logged) {
     const std::string problem =
         LearnInput(logged.inputs[i], node.inputs[i], &step.inputs.back());
     if (!problem.empty()) return problem;
+    if (step.inputs.back().object) {
+      objects_[logged.inputs[i].outside.get()] = step.inputs.back();
+    }
   }
   for (size_t i = 0; i < logged.inputs.size(); ++i) {
     if (node.inputs[i].kind == InputKind::kJoin) {

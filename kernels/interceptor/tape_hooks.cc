@@ -92,15 +92,14 @@ PyObject* VariableAccessed(PyObject* original, PyObject* args,
   return PyObject_Call(original, args, kwargs);
 }
 
-// Records an op whose gradient is a Python function, mostly the user's.
+// Records an op whose gradient is a Python function.
 PyObject* RecordOperation(PyObject* original, PyObject* args,
                           PyObject* kwargs) {
   Session* session = CurrentSession();
-  if (session != nullptr && TapeIsActive()) {
-    session->NoteTapeEvent(TapeEvent::kCustomGradient, nullptr, nullptr);
-    session->NoteUserGradient();
+  if (session == nullptr || !TapeIsActive()) {
+    return Look(original, args, kwargs);
   }
-  return Look(original, args, kwargs);
+  return session->OnRecordOperation(original, args, kwargs);
 }
 
 template <int change>

@@ -99,8 +99,7 @@ void TapeLog::FollowActive(int64_t version) {
   accessed_.clear();
 }
 
-void TapeLog::Add(PyObject* name, absl::Span<const PyRef> inputs,
-                  PyObject* attrs, absl::Span<const PyRef> outputs) {
+TapeLog::Segment& TapeLog::OpenSegment() {
   const ActiveTapes& active = ActiveTapes::OfThread();
   FollowActive(active.version());
   if (segments_.empty() || segments_.back().version != active.version()) {
@@ -110,17 +109,35 @@ void TapeLog::Add(PyObject* name, absl::Span<const PyRef> inputs,
     }
     segments_.push_back(std::move(segment));
   }
-  Segment& segment = segments_.back();
-  for (const PyRef& input : inputs) {
-    if (HandleOf(input.get())->DataType() == tensorflow::DT_RESOURCE &&
-        accessed_.count(IdOf(input.get())) == 0) {
-      unwatched_.insert(IdOf(input.get()));
-    }
-    segment.tensors.push_back(input);
+  return segments_.back();
+}
+
+void TapeLog::AddInput(Segment& segment, const PyRef& tensor) {
+  if (HandleOf(tensor.get())->DataType() == tensorflow::DT_RESOURCE &&
+      accessed_.count(IdOf(tensor.get())) == 0) {
+    unwatched_.insert(IdOf(tensor.get()));
   }
+  segment.tensors.push_back(tensor);
+}
+
+void TapeLog::Add(PyObject* name, absl::Span<const PyRef> inputs,
+                  PyObject* attrs, absl::Span<const PyRef> outputs) {
+  Segment& segment = OpenSegment();
+  for (const PyRef& input : inputs) AddInput(segment, input);
   segment.tensors.insert(segment.tensors.end(), outputs.begin(), outputs.end());
-  segment.entries.push_back({PyRef::Borrow(name), PyRef::Borrow(attrs),
+  segment.entries.push_back({nullptr, PyRef::Borrow(name), PyRef::Borrow(attrs),
                              inputs.size(), outputs.size()});
+}
+
+void TapeLog::Add(const std::shared_ptr<const LibraryGradient>& gradient,
+                  absl::Span<const PyRef> tensors) {
+  Segment& segment = OpenSegment();
+  const size_t num_inputs = gradient->num_inputs();
+  for (size_t i = 0; i < num_inputs; ++i) AddInput(segment, tensors[i]);
+  segment.tensors.insert(segment.tensors.end(), tensors.begin() + num_inputs,
+                         tensors.end());
+  segment.entries.push_back(
+      {gradient, PyRef(), PyRef(), num_inputs, tensors.size() - num_inputs});
 }
 
 bool TapeLog::NoteAccess(int64_t handle_id) {
@@ -171,9 +188,12 @@ bool TapeLog::Record(PyObject* name, absl::Span<const PyRef> inputs,
 bool TapeLog::RecordSegment(const Segment& segment) {
   auto tensors = absl::MakeConstSpan(segment.tensors);
   for (const Entry& entry : segment.entries) {
-    if (!Record(entry.name.get(), tensors.first(entry.num_inputs),
-                entry.attrs.get(),
-                tensors.subspan(entry.num_inputs, entry.num_outputs))) {
+    if (entry.gradient != nullptr) {
+      ++num_recorded_;
+      if (!entry.gradient->Record(tensors.data())) return false;
+    } else if (!Record(entry.name.get(), tensors.first(entry.num_inputs),
+                       entry.attrs.get(),
+                       tensors.subspan(entry.num_inputs, entry.num_outputs))) {
       return false;
     }
     tensors.remove_prefix(entry.num_inputs + entry.num_outputs);

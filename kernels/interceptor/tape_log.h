@@ -14,11 +14,13 @@
 #define TERRA_KERNELS_INTERCEPTOR_TAPE_LOG_H_
 
 #include <cstdint>
+#include <memory>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
 #include "absl/types/span.h"
+#include "kernels/interceptor/library_gradient.h"
 #include "kernels/interceptor/py_ref.h"
 
 namespace terra {
@@ -47,6 +49,9 @@ class TapeLog {
   // Says that an op has run, to the tapes that are active now.
   void Add(PyObject* name, absl::Span<const PyRef> inputs, PyObject* attrs,
            absl::Span<const PyRef> outputs);
+  // The same of one with a gradient function of the library's.
+  void Add(const std::shared_ptr<const LibraryGradient>& gradient,
+           absl::Span<const PyRef> tensors);
   // Puts everything on its tapes, but what only tapes would get that nobody
   // holds any more. False with an exception set.
   bool Flush();
@@ -65,6 +70,7 @@ class TapeLog {
 
  private:
   struct Entry {
+    std::shared_ptr<const LibraryGradient> gradient;  // or null:
     PyRef name;
     PyRef attrs;
     size_t num_inputs;
@@ -78,6 +84,9 @@ class TapeLog {
     std::vector<PyRef> tensors;  // inputs, then outputs, of each entry in turn
   };
 
+  // Where what the active tapes are told is added.
+  Segment& OpenSegment();
+  void AddInput(Segment& segment, const PyRef& tensor);
   bool RecordSegment(const Segment& segment);
   bool RecordAll(const std::vector<Segment>& segments);
   std::unordered_map<PyObject*, int64_t> CountHeld() const;

@@ -102,7 +102,7 @@ class LocationChain:
 
 
 def _is_op_wrapper(point: Point) -> bool:
-    """Say whether a point is in one of TensorFlow's generated functions, each of which runs one op."""
+    """Say whether a point is in a generated function of TensorFlow's: each runs one op."""
     file = "" if point.info is None else point.info.code.co_filename
     return _OP_WRAPPERS.search(file) is not None
 

@@ -8,6 +8,8 @@ import numpy as np
 import programs
 import tensorflow as tf
 
+from terra_tf.testing import assert_matches_eager
+
 LATE = 7
 NUM_STEPS = 12
 WIDTH = 16
@@ -49,3 +51,23 @@ def train_once(x, weight, rate=0.1):
 def assert_co_executed_before(function, num_steps=LATE):
     """Assert that the hazard of the late steps met a function that had co-executed."""
     assert function.stats().co_executed_steps >= num_steps - 5, function.explain()
+
+
+def assert_like_eager(make, num_steps=NUM_STEPS, **kwargs):
+    """Compare with eager; return the counters of the function that `make` has wrapped."""
+    functions = []
+
+    def make_and_keep(wrap):
+        def keep(function):
+            functions.append(wrap(function))
+            return functions[-1]
+
+        return make(keep)
+
+    assert_matches_eager(make_and_keep, num_steps, **kwargs)
+    return [f for f in functions if hasattr(f, "stats")][-1].stats()
+
+
+def num_gradients(stats):
+    """Return how many calls of `GradientTape.gradient` were replayed."""
+    return stats.calls_replayed.get("GradientTape.gradient", 0)

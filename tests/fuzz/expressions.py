@@ -56,6 +56,8 @@ WEIGHTED = {
         1 tf.maximum({M}, tf.minimum({M}, {p}))
         1 tf.sqrt(tf.abs({M}) + 0.1)
         1 tf.sigmoid({M}) * {M}
+        1 tf.nn.silu({M})
+        1 tf.nn.silu({M}, {S})
         1 tf.expand_dims({V}, 0) + {M}
         1 tf.square({M}) * 0.2
         1 tf.nn.embedding_lookup({M}, {I})

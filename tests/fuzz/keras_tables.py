@@ -92,7 +92,14 @@ WEIGHTED = {
         1 {E}({I})
         1 ({X} if i % 3 else {K})({M})
         1 functools.reduce(lambda h, layer: layer(h), blocks, {M})
-        1 tf.nn.silu({M})
+        2 tf.nn.silu({M})
+        1 tf.nn.silu({M}, {p})
+        1 tf.nn.silu({M}, beta=box.rate)
+        1 tf.nn.silu({M}, {S})
+        1 tf.nn.silu({W})[:3]
+        1 tf.grad_pass_through(tf.round)({M})
+        1 tf.grad_pass_through(user_act)({M})
+        1 tf.recompute_grad(user_act)({M})
         1 keras.ops.gelu(tf.identity({M}))
         1 keras.ops.matmul({M}, tf.tanh({W}))
         1 keras.activations.get("softplus")({M})
@@ -127,7 +134,7 @@ WEIGHTED = {
     "a": """
         3 "tanh"
         2 "relu"
-        1 "silu"
+        2 "silu"
         1 "gelu"
         1 tf.nn.relu
         1 tf.sin
@@ -237,6 +244,7 @@ WEIGHTED = {
         1 h = user_act(h)
         1 h = h + self.first.kernel[:3]
         1 h = tf.nn.silu(h)
+        1 h = tf.nn.silu(h, self.factor)
     """,
 }
 
