@@ -165,7 +165,8 @@ KNOBS: Mapping[str, Knob] = {
         _knob(
             "roll_constant_loops_from",
             500,
-            "the same of a loop that always has as many trips, which runs faster unrolled.",
+            "the same of a loop that always has as many trips, which runs faster unrolled;"
+            " one of 10,000 ops is rolled, too.",
             minimum=0,
         ),
         _knob(

@@ -10,6 +10,7 @@ that is always run to its end. Whatever does not fit stays unrolled.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Hashable
 from typing import Any
 
@@ -22,6 +23,7 @@ from terra_tf.trace.trace_graph import Constant, Feed, Output, Variable
 _MAX_LEVELS_PER_TRIP = 64
 _MAX_TRIES = 64
 _FEWEST_TRIPS = 3  # the first may be unlike the others, and the last
+_MANY_OPS = 10_000  # in the trips of one loop: they take TensorFlow many seconds to build
 
 
 class LoopFinder:
@@ -98,8 +100,15 @@ class LoopFinder:
         if (trips.level(first), period) in self._refused:
             return None
         loop = _Roller(trips, first, count).roll()
-        is_short = loop is not None and loop.num_trips < self._min_constant_trips
-        return None if loop is None or (loop.is_certain and is_short) else loop
+        return None if loop is None or self._is_better_unrolled(loop) else loop
+
+    def _is_better_unrolled(self, loop: RolledLoop) -> bool:
+        """Says whether every path makes all trips, which are few, and of few ops."""
+        if not loop.is_certain or loop.num_trips >= self._min_constant_trips:
+            return False
+        blocks = (block for level in loop.blocks.values() for block in level)
+        has_many_ops = sum(len(block.nodes) for block in blocks) >= _MANY_OPS
+        return not has_many_ops or self._min_constant_trips == sys.maxsize
 
 
 class _Roller:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable
 
 from terra_tf.trace.case_assignment import BasicBlock, CaseAssignment
 from terra_tf.trace.joins import Joins, Rule
-from terra_tf.trace.location_tree import place_in_user_loop
+from terra_tf.trace.loop_places import LoopPlaces
 from terra_tf.trace.op_classes import IN_PLACE_WRITES
 from terra_tf.trace.trace_graph import Output, TraceGraph, outputs_of
 
@@ -34,6 +34,7 @@ class LoopTables:
         epoch_starts: Collection[int] = (),
     ) -> None:
         self.graph, self.cases, self.joins = graph, cases, joins
+        self._places = LoopPlaces(graph.nodes)
         self.webs_of: dict[Output, list[int]] = {}
         for number, web in enumerate(joins.webs):
             for output in web:
@@ -64,7 +65,7 @@ class LoopTables:
     def _kind(self, number: int) -> Hashable:
         """What a node has in common with those of other trips."""
         node = self.graph.nodes[number]
-        place = place_in_user_loop(node.key.location)
+        place = self._places.of(number)
         if place is None or node.record.op_type in IN_PLACE_WRITES:
             return number
         record = node.record

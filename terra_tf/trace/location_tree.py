@@ -197,15 +197,6 @@ def place_in_code(location: object) -> tuple[Point, ...] | None:
     return tuple(level.point for level in location.path)
 
 
-def place_in_user_loop(location: object) -> tuple[Point, ...] | None:
-    """Return a location without its trips, or None if it is in no loop of the user's code."""
-    if isinstance(location, Location) and any(
-        level.counters and level.point.is_user for level in location.levels
-    ):
-        return tuple(level.point for level in location.path)
-    return None
-
-
 def first_location(stack: Sequence[Point]) -> Location:
     """Return the location of the first op of a step from its static stack."""
     return _entries[0].descend(stack, 1)

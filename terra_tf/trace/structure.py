@@ -6,7 +6,8 @@ import dataclasses
 
 from terra_tf.trace.case_assignment import CaseAssignment, assign_cases
 from terra_tf.trace.joins import Join, Joins, Rule, resolve_joins
-from terra_tf.trace.location_tree import Location, place_in_user_loop, turns_user_loop
+from terra_tf.trace.location_tree import Location, turns_user_loop
+from terra_tf.trace.loop_places import LoopPlaces
 from terra_tf.trace.trace_graph import END, START, Output, Path, TraceGraph
 
 
@@ -60,7 +61,8 @@ def cuts_of(graph: TraceGraph) -> set[int]:
     it may do so in its fifth.
     """
     turns = loop_turns(graph)
-    places = [place_in_user_loop(node.key.location) for node in graph.nodes]
+    loop_places = LoopPlaces(graph.nodes)
+    places = [loop_places.of(number) for number in range(len(graph.nodes))]
     begun = {places[node] for node in _heads(graph)} - {None}
     return turns | {node for node, place in enumerate(places) if place in begun}
 
