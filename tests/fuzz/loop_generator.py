@@ -1,8 +1,8 @@
 """Write a random program around long loops from a seed: the profile `loops`.
 
 Loops of 4 trips on are rolled (`roll_loops_from`). Their bodies hand values on, read, draw, branch,
-write variables, fail, hold a loop, and are left by `break`; what a trip makes is at times kept for
-after the loop, which then must not be rolled.
+write variables, train them, fail, hold a loop, and are left by `break`; what a trip makes is at
+times kept for after the loop, which then must not be rolled.
 """
 
 from tests.fuzz import expressions, generator, tree
@@ -26,6 +26,7 @@ BODY = (
     (2, "draw"),
     (2, "write_in_trip"),
     (2, "use_trip"),
+    (2, "train_in_trip"),
     (1, "effect"),
     (1, "inner_loop"),
     (1, "leave"),
@@ -136,6 +137,23 @@ class LoopWriter(generator.Writer):
             f"table.scatter_nd_update([[1]], [{value}])",
         ]
         return [Node(self.rnd.choice(rows))]
+
+    def train_in_trip(self):
+        """A step of gradient descent: no variable is used thrice (sums of three are not exact)."""
+        tape, kind, name = self.fresh("tape_"), *self.rnd.choice(["Ww", "Vb"])
+        other = f"tf.stop_gradient({self.expression(kind)})"
+        form = self.rnd.choice(
+            ["tf.tanh({0} * {1})", "tf.nn.silu({0} + {1})", "tf.sin({0}) * {1} + tf.cos({0})"]
+        )
+        losses = [Node(f"loss = tf.reduce_mean({form.format(name, other)})")]
+        if self.rnd.random() < 0.3:
+            losses = [Node(f"if {self.condition_in_trip()}:", losses, [
+                Node("else:", [Node(f"loss = tf.reduce_sum(tf.tanh({name}) ** 2)")])
+            ])]  # fmt: skip
+        return [
+            Node(f"with tf.GradientTape() as {tape}:", losses),
+            Node(f"{name}.assign_sub(0.1 * {tape}.gradient(loss, {name}))"),
+        ]
 
     def inner_loop(self):
         if self.depth > 1:
