@@ -146,6 +146,7 @@ void Initialize(const py::object& context, const py::capsule& handle,
     throw std::runtime_error("Terra: where does this EagerTensor have its id?");
   }
   r.canonical_attributes = keep(originals["canonical_attributes"]);
+  r.result_attributes = keep(originals["result_attributes"]);
 }
 
 py::object Alias(const py::object& tensor) {

@@ -17,6 +17,9 @@ using tensorflow::DataType;
 // (dtype enum, dims or None, fetch channel, feed channel, webs)
 using PyOutput = std::tuple<int, py::object, int, int, std::vector<int>>;
 
+// (dtype enum, dims or None)
+using PyInputSpec = std::tuple<int, py::object>;
+
 OutputSpec MakeOutput(const PyOutput& from) {
   OutputSpec spec;
   spec.dtype = static_cast<DataType>(std::get<0>(from));
@@ -37,7 +40,9 @@ void AddNode(Plan& plan, int kind, const std::string& name,
              const py::object& marker, int level, int branch, bool is_head,
              int next, std::vector<int> successors, bool is_fork,
              const py::bytes& shape_rule, bool on_host, bool asks_for_shapes,
-             bool may_raise) {
+             bool may_raise, bool has_siblings,
+             const std::vector<PyInputSpec>& input_specs,
+             const py::object& result_attributes) {
   PlanNode node;
   node.kind = static_cast<NodeKind>(kind);
   node.name = name;
@@ -70,6 +75,13 @@ void AddNode(Plan& plan, int kind, const std::string& name,
   node.on_host = on_host;
   node.asks_for_shapes = asks_for_shapes;
   node.may_raise = may_raise;
+  node.has_siblings = has_siblings;
+  for (const auto& [dtype, shape] : input_specs) {
+    node.input_specs.push_back({static_cast<DataType>(dtype), ShapeOf(shape)});
+  }
+  if (!result_attributes.is_none()) {
+    node.result_attributes = RefOf(result_attributes);
+  }
   const std::string rule = shape_rule;
   if (!rule.empty()) node.shape_rule = ShapeRule::Parse(rule);
   plan.nodes.push_back(std::move(node));
@@ -183,7 +195,9 @@ void BindPlan(py::module_& m) {
            py::arg("marker"), py::arg("level"), py::arg("branch"),
            py::arg("is_head"), py::arg("next"), py::arg("successors"),
            py::arg("is_fork"), py::arg("shape_rule"), py::arg("on_host"),
-           py::arg("asks_for_shapes"), py::arg("may_raise"))
+           py::arg("asks_for_shapes"), py::arg("may_raise"),
+           py::arg("has_siblings"), py::arg("input_specs"),
+           py::arg("result_attributes"))
       .def(
           "add_level",
           [](Plan& plan, int channel, int skip_index, int epoch) {

@@ -69,6 +69,9 @@ class Plan:
         on_host: bool,
         asks_for_shapes: bool,
         may_raise: bool,
+        has_siblings: bool,
+        input_specs: Sequence[tuple[int, Sequence[int] | None]],
+        result_attributes: Any,
     ) -> None: ...
     def add_level(self, *, channel: int, skip_index: int, epoch: int) -> None: ...
     def add_loop_turn(self, *, level: int, channel: int, end: int) -> None: ...

@@ -1,5 +1,6 @@
 #include "kernels/interceptor/plan.h"
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 
@@ -55,6 +56,29 @@ int SameTuple(PyObject* expected, PyObject* actual, bool skip_seeds) {
     if (same != 1) return same;
   }
   return 1;
+}
+
+// Whether a function of TensorFlow's has results of these types. A function
+// whose types depend on its attributes may.
+bool FunctionReturns(PyObject* py_name,
+                     const std::vector<OutputSpec>& outputs) {
+  const char* name = PyBytes_Check(py_name) ? PyBytes_AS_STRING(py_name)
+                                            : PyUnicode_AsUTF8(py_name);
+  if (name == nullptr) {
+    PyErr_Clear();
+    return true;
+  }
+  const auto record = Runtime().context->FindRecord(name);
+  if (record == nullptr) return true;
+  const auto& results = record->fdef().signature().output_arg();
+  const auto is_given = [](const auto& result) {
+    return result.type() == tensorflow::DT_INVALID;
+  };
+  if (std::any_of(results.begin(), results.end(), is_given)) return true;
+  return std::equal(results.begin(), results.end(), outputs.begin(),
+                    outputs.end(), [](const auto& result, const auto& spec) {
+                      return result.type() == spec.dtype;
+                    });
 }
 
 }  // namespace
@@ -114,6 +138,24 @@ int AttributesMatch(PlanNode* node, const Call& call) {
     node->attrs.emplace_back(call.route, call.attrs);
   }
   return same;
+}
+
+bool ResultsFit(PlanNode* node, const Call& call) {
+  if (node->info != call.info) return false;
+  if (call.info == nullptr) return FunctionReturns(call.py_name, node->outputs);
+  int same = -1;
+  if (!node->result_attributes) {
+    same = AttributesMatch(node, call);
+  } else {
+    PyRef attributes = PyRef::Steal(PyObject_CallFunctionObjArgs(
+        Runtime().result_attributes, call.py_name, call.attrs.get(), nullptr));
+    if (attributes) {
+      same = PyObject_RichCompareBool(attributes.get(),
+                                      node->result_attributes.get(), Py_EQ);
+    }
+  }
+  if (same < 0) PyErr_Clear();
+  return same == 1;
 }
 
 bool ConstantMatches(const ConstantSlot& constant,

@@ -94,6 +94,12 @@ struct OutputSpec {
   void SetShape(const tensorflow::PartialTensorShape& new_shape);
 };
 
+// What a node's input has been so far, where nothing guards it.
+struct InputSpec {
+  tensorflow::DataType dtype;
+  tensorflow::PartialTensorShape shape;
+};
+
 enum class NodeKind : int { kDelegated = 0, kFolded = 1, kImperative = 2 };
 
 struct PlanNode {
@@ -118,7 +124,14 @@ struct PlanNode {
   // kDelegated: follows from shapes and small values that Python has.
   bool on_host = false;
   bool asks_for_shapes = false;  // on_host: of its inputs' shapes alone
-  bool may_raise = false;       // kImperative: has raised, and the step went on
+  bool may_raise = false;  // kImperative: has raised, and the step went on
+  // kImperative: other nodes have this place and type. What the op is given and
+  // returns tells which one it is.
+  bool has_siblings = false;
+  std::vector<InputSpec> input_specs;  // has_siblings: of its inputs
+  // has_siblings: the attributes that say which results it has. Null: it is a
+  // function, or all of its attributes tell.
+  PyRef result_attributes;
   PyRef marker;                 // names the op to its gradient function
   int level = 0;                // where it is in the case assignment
   int branch = 0;               // its block's number in the level
@@ -207,6 +220,10 @@ void TellShape(const tensorflow::PartialTensorShape& shape,
 
 // Whether the call's attributes mean what the node's do. -1: exception set.
 int AttributesMatch(PlanNode* node, const Call& call);
+
+// Whether the call's results are as many as the node's, and of their types, as
+// far as that is known before it runs.
+bool ResultsFit(PlanNode* node, const Call& call);
 
 // Whether `tensor` equals the constant's value, type and shape.
 bool ConstantMatches(const ConstantSlot& constant,

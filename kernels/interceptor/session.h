@@ -267,6 +267,9 @@ class Session {
   int FindNode(const Call& call, const char** reason, std::string* detail);
   int TryNodes(const std::vector<int>& candidates, const Call& call,
                const char** reason, std::string* detail);
+  // Puts those first that merging would take the call for: where Python runs an
+  // op itself, Verify lets pass what any of several siblings could be.
+  void PreferFitting(const Call& call, std::vector<int>* candidates);
   // The nodes at the place where Python is. Null with an exception set.
   const Place* PlaceHere();
   bool IsLegal(int number) const;

@@ -110,6 +110,30 @@ int Session::TryNodes(const std::vector<int>& candidates, const Call& call,
   return -1;
 }
 
+void Session::PreferFitting(const Call& call, std::vector<int>* candidates) {
+  const auto is_unsure = [this](int number) {
+    return plan_->nodes[number].has_siblings;
+  };
+  if (candidates->size() < 2 || absl::c_none_of(*candidates, is_unsure)) return;
+  const std::vector<KnownInput> inputs = KnownInputs(call);
+  if (mode_ != Mode::kCoExecution) return;
+  const auto inputs_fit = [&](int number) {
+    if (!is_unsure(number)) return true;
+    const std::vector<InputSpec>& specs = plan_->nodes[number].input_specs;
+    bool fit = specs.size() == inputs.size();
+    for (size_t i = 0; fit && i < specs.size(); ++i) {
+      fit = specs[i].dtype == HandleOf(call.inputs[i].get())->DataType() &&
+            specs[i].shape.IsCompatibleWith(inputs[i].shape);
+    }
+    return fit;
+  };
+  const auto results_fit = [&](int number) {
+    return !is_unsure(number) || ResultsFit(&plan_->nodes[number], call);
+  };
+  std::stable_partition(candidates->begin(), candidates->end(), inputs_fit);
+  std::stable_partition(candidates->begin(), candidates->end(), results_fit);
+}
+
 int Session::FindNode(const Call& call, const char** reason,
                       std::string* detail) {
   *reason = "new_path";
@@ -129,7 +153,12 @@ int Session::FindNode(const Call& call, const char** reason,
       following = &next;
     }
   }
-  if (!is_fork && following->size() == 1) {
+  const bool has_one = !is_fork && following->size() == 1;
+  // Of a block nothing but its next node is legal.
+  const bool is_sure =
+      has_one &&
+      (!next.empty() || !plan_->nodes[following->front()].has_siblings);
+  if (is_sure) {
     const int number = TryNodes(*following, call, reason, detail);
     if (number >= 0 || mode_ != Mode::kCoExecution) return number;
   }
@@ -137,15 +166,19 @@ int Session::FindNode(const Call& call, const char** reason,
   if (known == nullptr) return -2;
   if (mode_ != Mode::kCoExecution) return -1;
   Place place = *known;  // what is tried may run Python
-  // As in merging, what has followed the op before comes first: where Python
-  // runs an op itself, its inputs may not tell apart what fits.
+  // As in merging, what has followed the op before comes first.
   std::stable_partition(place.here.begin(), place.here.end(),
                         [following](int candidate) {
                           return absl::c_linear_search(*following, candidate);
                         });
+  PreferFitting(call, &place.here);
+  if (mode_ != Mode::kCoExecution) return -1;
   int number = TryNodes(place.here, call, reason, detail);
   if (number < 0 && mode_ == Mode::kCoExecution) {
     number = TryNodes(place.other_trips, call, reason, detail);
+  }
+  if (number < 0 && mode_ == Mode::kCoExecution && has_one && !is_sure) {
+    number = TryNodes(*following, call, reason, detail);
   }
   if (number < 0 && detail->empty()) {
     *detail = Describe(call) + " at a place where no traced step had come";

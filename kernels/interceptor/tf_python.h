@@ -54,7 +54,8 @@ struct EagerRuntime {
   PyObject* keras_state = nullptr;           // Keras' module of global state
   PyObject* next_id = nullptr;               // Python: of tensors
   PyObject* canonical_attributes =
-      nullptr;  // Python: see Plan::AttributesMatch
+      nullptr;                            // Python: see Plan::AttributesMatch
+  PyObject* result_attributes = nullptr;  // Python: see ResultsFit
 };
 
 EagerRuntime& Runtime();

@@ -30,7 +30,7 @@ from terra_tf.config import config
 from terra_tf.runtime import gradient_calls, user_gradients
 from terra_tf.runtime.api_hooks import ApiHooks, functions_of_tensorflow
 from terra_tf.runtime.keras_hooks import KerasHooks
-from terra_tf.trace.attributes import canonical_attributes
+from terra_tf.trace.attributes import canonical_attributes, result_attributes
 from terra_tf.trace.markers import GradientMarkers, gradient_function_wrapper, marked_caller
 
 _MAX_INT32 = 2**31 - 1
@@ -167,6 +167,7 @@ def _runtime_objects() -> dict[str, Any]:
         "unread_variable_type": UnreadVariable,
         "next_id": pywrap_tfe.TFE_Py_UID,
         "canonical_attributes": canonical_attributes,
+        "result_attributes": result_attributes,
         "tensors": [tf.constant([float(number)]) for number in range(5)],
     }
 

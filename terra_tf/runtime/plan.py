@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import functools
+from collections.abc import Hashable
 from typing import Any
 
 from terra_tf import _native
@@ -12,9 +14,12 @@ from terra_tf.errors import ImperativeReason
 from terra_tf.graph.epochs import writes_variable
 from terra_tf.graph.folding import constant_value, is_constant
 from terra_tf.graph.generated_graph import GeneratedGraph
+from terra_tf.trace.attributes import result_attributes
 from terra_tf.trace.location_tree import turns_user_loop
 from terra_tf.trace.markers import MARKER
 from terra_tf.trace.op_classes import ASK_FOR_SHAPES, IN_PLACE_WRITES
+from terra_tf.trace.placing import FUNCTION
+from terra_tf.trace.records import TensorSpec
 from terra_tf.trace.trace_graph import (
     END,
     START,
@@ -22,6 +27,7 @@ from terra_tf.trace.trace_graph import (
     Feed,
     Joined,
     Node,
+    NodeInput,
     Output,
     TraceGraph,
     Variable,
@@ -66,6 +72,7 @@ class _PlanMaker:
             num_channels=generated.num_channels,
             check_devices=len(context.context().list_logical_devices()) > 1,
         )
+        self._num_alike = collections.Counter(map(_place_of, graph.nodes))
         self._constants: dict[int, int] = {}
         self._captured: dict[int, int] = {}
         self.feeds: dict[tuple[Feed, tuple | None], int] = {}
@@ -176,6 +183,11 @@ class _PlanMaker:
         is_last = position + 1 == len(block.nodes)
         following = self._following(index)
         marker = record.marker
+        has_siblings = (
+            imperative
+            and record.location is not None
+            and self._num_alike[_place_of(node)] > 1
+        )
         self._plan.add_node(
             kind=_IMPERATIVE if imperative else _FOLDED if folded else _DELEGATED,
             name=record.op_type,
@@ -201,6 +213,9 @@ class _PlanMaker:
             on_host=index in generated.on_host,
             asks_for_shapes=record.op_type in ASK_FOR_SHAPES,
             may_raise=node.may_raise,
+            has_siblings=has_siblings,
+            input_specs=[self._input_spec(s) for s in node.inputs] if has_siblings else [],
+            result_attributes=_result_attributes(node) if has_siblings else None,
         )
 
     def _output(self, index: int, node: Node, output: int) -> tuple:
@@ -268,14 +283,17 @@ class _PlanMaker:
             self._plan.add_feed(source.spec.dtype, _dims(source.spec.shape), channel, allowed)
         return slot
 
-    def _input_dtype(self, source: Any) -> int:
+    def _input_spec(self, source: NodeInput) -> TensorSpec:
+        """Returns what an input has been so far."""
         if isinstance(source, Variable):
-            return _RESOURCE
+            return TensorSpec(_RESOURCE, None)
         if isinstance(source, Output):
-            return self._graph.nodes[source.node].outputs[source.output].dtype
+            return self._graph.nodes[source.node].outputs[source.output]
         if isinstance(source, Joined):
-            return self._input_dtype(source.sources[0])
-        return source.spec.dtype
+            known = [self._input_spec(output) for output in source.sources]
+            known += [] if source.external is None else [source.external.spec]
+            return functools.reduce(TensorSpec.joined, known)
+        return source.spec
 
     def _inferred(self, node: Node) -> tuple:
         """The inferred attributes as TensorFlow gives them to the tape."""
@@ -286,7 +304,7 @@ class _PlanMaker:
         position = 0
         for arg, count in zip(definition.input_arg, node.record.counts):
             n = max(count, 1) if count < 0 else count
-            types = [self._input_dtype(s) for s in node.inputs[position : position + n]]
+            types = [self._input_spec(s).dtype for s in node.inputs[position : position + n]]
             position += n
             if arg.number_attr:
                 result += [arg.number_attr, n]
@@ -295,6 +313,16 @@ class _PlanMaker:
             elif arg.type_attr and types:
                 result += [arg.type_attr, types[0]]
         return tuple(result)
+
+
+def _place_of(node: Node) -> Hashable:
+    return node.key.op_type, node.key.location
+
+
+def _result_attributes(node: Node) -> Hashable:
+    """Returns those that tell a node from its siblings; None: all that it has, or it has none."""
+    is_any = node.key.attributes is None and node.key.op_type != FUNCTION
+    return result_attributes(node.record.op_type, node.record.attrs) if is_any else None
 
 
 def _takes_anything(node: Node) -> bool:

@@ -80,6 +80,33 @@ def canonical_attributes(op_type: str, attrs: tuple, is_fast: bool) -> Hashable:
     return tuple(sorted(pairs.items()))
 
 
+def result_attributes(op_type: str, attrs: tuple) -> Hashable:
+    """Returns what of an op's attributes says how many results it has, and of which types.
+
+    Args:
+      op_type: A registered op.
+      attrs: As TensorFlow's entry points get them.
+
+    Returns:
+      A hashable value, as `canonical_attributes` has it.
+    """
+    if isinstance(op_type, bytes):
+        op_type = op_type.decode()
+    names = _names_for_results(op_type)
+    pairs = list(zip(attrs[::2], attrs[1::2]))
+    telling = tuple(item for pair in pairs if pair[0] in names for item in pair)
+    return canonical_attributes(op_type, telling, True)
+
+
+@functools.cache
+def _names_for_results(op_type: str) -> frozenset[str]:
+    definition = op_def_registry.get(op_type)
+    results = () if definition is None else definition.output_arg
+    return frozenset(
+        name for arg in results for name in (arg.type_attr, arg.type_list_attr, arg.number_attr)
+    )
+
+
 def _freeze_typed(op_type: str, name: str, value: Any) -> Hashable:
     """Freezes with the attribute's declared type in view: 1 and True are one bool."""
     attr = _attribute_types(op_type).get(name)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from terra_tf import _tf_internals
 from terra_tf._tf_internals import dtypes, execute, op_def_registry, pywrap_tfe, tensor_shape
-from terra_tf.trace.attributes import canonical_attributes, freeze, is_seeded
+from terra_tf.trace.attributes import canonical_attributes, freeze, is_seeded, result_attributes
 
 _VECTOR, _MATRIX = np.float32([1.0, 2.0]), np.float32([[1.0, 2.0], [3.0, 4.0]])
 _IMAGE = np.ones([1, 4, 4, 1], np.float32)
@@ -241,3 +241,14 @@ def test_function_attribute_is_its_name():
 def test_proto_attribute_is_its_contents():
     one, other = tf.compat.v1.AttrValue(i=1), tf.compat.v1.AttrValue(i=2)
     assert freeze(one) == freeze(tf.compat.v1.AttrValue(i=1)) != freeze(other)
+
+
+def test_results_are_told_by_the_attributes_of_their_types():
+    def telling(*dtypes_of_results, token):
+        attrs = ("token", token, "Tin", [tf.int32], "Tout", list(dtypes_of_results))
+        return result_attributes("EagerPyFunc", attrs)
+
+    assert telling(tf.float32, token="a") == telling(tf.float32.as_datatype_enum, token="b")
+    assert telling(tf.float32, token="a") != telling(tf.int32, token="a")
+    assert telling(tf.float32, token="a") != telling(tf.float32, tf.float32, token="a")
+    assert result_attributes("MatMul", ("transpose_a", True)) == ()
