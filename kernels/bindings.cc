@@ -89,6 +89,15 @@ py::list Referenced(Session& session) {
   return result;
 }
 
+// [(node, output, until)] of outputs that were held at a later op.
+py::list LifetimesAtEnd(const Session& session, int num_ops) {
+  py::list result;
+  for (const Lifetime& each : session.LifetimesAtEnd(num_ops)) {
+    result.append(py::make_tuple(each.node, each.output, each.until));
+  }
+  return result;
+}
+
 // What a joined input was: (node, output), or an external tensor; with
 // `as_sent`, the copy of one that NumPy could change.
 py::object DecidedInput(Session& session, int join, bool as_sent) {
@@ -259,6 +268,7 @@ void BindSession(py::module_& m) {
       .def("outputs", &Outputs)
       .def("unfetched", &Unfetched)
       .def("referenced", &Referenced)
+      .def("lifetimes_at_end", &LifetimesAtEnd)
       .def("find_output", &FindOutput)
       .def("made_index",
            [](Session& s, const py::object& tensor) -> py::object {

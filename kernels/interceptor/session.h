@@ -29,6 +29,7 @@
 #include "kernels/interceptor/call.h"
 #include "kernels/interceptor/history.h"
 #include "kernels/interceptor/library_call.h"
+#include "kernels/interceptor/lifetimes.h"
 #include "kernels/interceptor/plan.h"
 #include "kernels/interceptor/pure_call.h"
 #include "kernels/interceptor/py_ref.h"
@@ -153,6 +154,10 @@ class Session {
   int EpochsLeft() const;
   // From now on made() numbers ops by their place in the step.
   void Renumber();
+  // How long outputs were held while the step was traced, which has ended.
+  std::vector<Lifetime> LifetimesAtEnd(int num_ops) const {
+    return lifetimes_.AtEnd(made_, num_ops);
+  }
   const std::vector<Decided>& decided() const { return decided_; }
   void set_stop_frame(PyObject* frame) { stop_frame_ = frame; }
 
@@ -432,6 +437,7 @@ class Session {
   std::vector<char> slot_written_;               // in the open epoch
   std::vector<std::pair<int, std::array<uint64_t, 3>>> seeds_;
   int64_t real_bytes_ = 0;
+  Lifetimes lifetimes_;
   History history_;
   std::vector<Binding> bindings_;             // in the order of first use
   std::unordered_map<PyObject*, int> tapes_;  // made in this step -> number

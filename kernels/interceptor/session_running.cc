@@ -299,6 +299,7 @@ PyObject* Session::Trace(const Call& call) {
       static_cast<int>(PyLong_AsLong(PyTuple_GET_ITEM(begun.get(), 0)));
   PyObject* marker =
       KeepMarker(PyRef::Borrow(PyTuple_GET_ITEM(begun.get(), 1)));
+  lifetimes_.Look(made_, node);
   PyRef result = PyRef::Steal(ExecuteAndRecord(call, marker));
   if (!result) {
     PyObject *type, *value, *traceback;

@@ -22,6 +22,7 @@ from terra_tf._tf_internals import (
     ops,
 )
 from terra_tf.errors import ImperativeReason, UndelegableOpError
+from terra_tf.graph.epochs import kept_over_epochs
 from terra_tf.graph.fallibility import Fallibility
 from terra_tf.graph.folding import can_fold, constant_value, is_constant
 from terra_tf.graph.foreknowledge import Foreknowledge
@@ -80,6 +81,7 @@ class Emitter:
         self.inputs: list = []  # of the function
         self._used_table = False  # whether an input differs by trip
         self._captured: dict[int, Any] = {}
+        self._kept = graph.fetches | kept_over_epochs(graph, out.cases, epoch_starts)
         self._taken = {
             source
             for node in graph.nodes
@@ -415,7 +417,7 @@ class Emitter:
         if index in self.out.on_host:
             return
         images = [(image, output) for image in self.images(index)]
-        wanted = any(key in self.graph.fetches or key in self._needed_late for key in images)
+        wanted = any(key in self._kept or key in self._needed_late for key in images)
         if not self._foreknowledge.knows_shape(index, output):
             # Who asks for the shape gets the value; the tape asks at once.
             asked = any(key in self.graph.shape_reads for key in images)

@@ -18,6 +18,7 @@ of a block, the block is cut there.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 
@@ -73,6 +74,22 @@ def plan_epochs(graph: TraceGraph) -> EpochPlan:
         if cut is None:
             return EpochPlan(cases, tuple(walk.starts))
         cuts.add(cut)
+
+
+def kept_over_epochs(
+    graph: TraceGraph, cases: CaseAssignment, starts: tuple[int, ...]
+) -> set[tuple[int, int]]:
+    """Returns the outputs that Python still held, on some traced way, when an epoch later began."""
+
+    def epoch_of(node: int) -> int:
+        return bisect.bisect_right(starts, cases.level_of(node))
+
+    return {
+        (node, output)
+        for (node, output), lasts in graph.kept_until.items()
+        if not graph.nodes[node].is_imperative
+        and any(epoch_of(last) > epoch_of(node) for last in lasts)
+    }
 
 
 def why_imperative(node: Node) -> ImperativeReason | None:

@@ -201,6 +201,8 @@ class StepSession:
         trace = self._recorder.trace
         self._recorder = None  # its location tracker holds the step's frames
         trace.alive |= set(self.native.referenced())
+        lifetimes = self.native.lifetimes_at_end(len(trace.ops))
+        trace.kept_until = {(node, output): until for node, output, until in lifetimes}
         self.native.leave()  # what building a graph runs is no part of the step
         self.entry.add_trace(trace, diverged=self.built is not None)
 

@@ -316,6 +316,8 @@ class _Merger:
         nodes = self._placement.nodes
         new = {(nodes[n], o) for n, o in self._trace.fetches()} - self._graph.fetches
         self._graph.add_fetches(new)
+        for (n, o), until in self._trace.kept_until.items():
+            self._graph.kept_until.setdefault((nodes[n], o), set()).add(nodes[until])
         self._graph.shape_reads |= {(nodes[n], o) for n, o in self._trace.shape_reads()}
         return [f"a new fetch of op {min(new)[0]}"] if new else []
 

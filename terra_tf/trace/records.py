@@ -163,7 +163,8 @@ class Trace:
       variables: Handle tensors; what `VariableRef.slot` means.
       made_variables: Slots of the variables that the step itself has made.
       materializations: In order.
-      alive: Outputs that somebody still referenced when the step, or one of its epochs, ended.
+      alive: Outputs that somebody still referenced when the step ended.
+      kept_until: Outputs that were still referenced when a later op began -> the last such op.
       followed: The nodes that the first ops were, where the step has left its graph.
       generation: The `TraceGraph.generation` in which `followed` has its meaning.
     """
@@ -174,6 +175,7 @@ class Trace:
     made_variables: set[int] = dataclasses.field(default_factory=set)
     materializations: list[Materialization] = dataclasses.field(default_factory=list)
     alive: set[tuple[int, int]] = dataclasses.field(default_factory=set)
+    kept_until: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     followed: tuple[int, ...] = ()
     generation: int = 0
 

@@ -186,7 +186,9 @@ class TraceGraph:
       nodes: By number, in order of discovery.
       successors: Node or START -> what ran right after it -> in how many traces.
       variables: By slot.
-      fetches: (node, output) whose values Python needs.
+      fetches: (node, output) whose values Python needs, wherever epochs begin.
+      kept_until: (node, output) that Python held for a while -> on each way, the last node that
+        it still held it at the entry of.
       shape_reads: (node, output) whose shapes Python asks for.
       raised_locations: Where an op has raised.
       varying: (place, input) whose floating-point constants are fed, since one has varied.
@@ -208,6 +210,7 @@ class TraceGraph:
         self.successors: dict[int, dict[int, int]] = {START: {}}
         self.variables: list[VariableSlot] = []
         self.fetches: set[tuple[int, int]] = set()
+        self.kept_until: dict[tuple[int, int], set[int]] = {}
         self.shape_reads: set[tuple[int, int]] = set()
         self.raised_locations: set[Any] = set()
         self.varying: set[Any] = set()
@@ -329,6 +332,7 @@ class TraceGraph:
         copy.successors = {node: dict(after) for node, after in self.successors.items()}
         copy.variables = [dataclasses.replace(variable) for variable in self.variables]
         copy.fetches = set(self.fetches)
+        copy.kept_until = {output: set(nodes) for output, nodes in self.kept_until.items()}
         copy.shape_reads = set(self.shape_reads)
         copy.raised_locations = set(self.raised_locations)
         copy.varying = set(self.varying)
@@ -350,6 +354,11 @@ class TraceGraph:
             self.nodes[old].inputs = tuple(self._renumber_input(i, number) for i in inputs)
         self.nodes = [self.nodes[old] for old in kept]
         self.fetches = {(number[n], o) for n, o in self.fetches if n in number}
+        self.kept_until = {
+            (number[n], o): {number[until] for until in nodes if until in number}
+            for (n, o), nodes in self.kept_until.items()
+            if n in number
+        }
         self.shape_reads = {(number[n], o) for n, o in self.shape_reads if n in number}
         self.successors, self.paths, self.structure = {START: {}}, {}, None
         self.generation += 1

@@ -70,6 +70,9 @@ def check_trace_graph(graph: TraceGraph, traces: Iterable[Trace] = ()) -> None:
     _check_siblings(graph)
     _check_output_set(graph, "fetch", graph.fetches)
     _check_output_set(graph, "shape read", graph.shape_reads)
+    _check_output_set(graph, "lifetime", graph.kept_until)
+    lasts = {until for nodes in graph.kept_until.values() for until in nodes}
+    _require(lasts <= set(range(len(graph.nodes))), "fetch", "a lifetime ends at no node")
     _check_structure(graph)
     for number, trace in enumerate(traces):
         _check_executable(graph, f"trace {number}", trace)

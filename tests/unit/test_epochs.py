@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from terra_tf.errors import ImperativeReason
-from terra_tf.graph.epochs import plan_epochs, writes_variable
+from terra_tf.graph.epochs import kept_over_epochs, plan_epochs, writes_variable
 from terra_tf.trace.merging import merge
 from terra_tf.trace.op_classes import DENSE_WRITES, IN_PLACE_WRITES, READS
 from terra_tf.trace.verify import check_trace_graph
@@ -16,6 +16,7 @@ from tests.unit.synthetic_traces import TraceBuilder, make_trace_graph
 CALLBACK = ImperativeReason.PYTHON_CALLBACK
 FUNCTION = ImperativeReason.NO_OP_DEFINITION
 ITERATOR = ImperativeReason.DATASET_ITERATOR
+WAYS = (["read w"], ["read v"])
 STATEFUL = ImperativeReason.STATEFUL_OP
 RESOURCE = ImperativeReason.RESOURCE_OP
 
@@ -169,6 +170,45 @@ def test_in_place_writes_one_after_another_are_an_epoch_each():
 
 def test_closing_forgets_what_was_changed_in_place():
     assert starts(("scatter", "w"), ("python",), ("read", "w")) == [1]
+
+
+# ---------------------------------------------------- what is held over an end
+
+
+def held_over(kept_until, *actions):
+    """Return what is held where an epoch begins, of outputs that are held until an op's entry."""
+    trace, graph = run(*actions), make_trace_graph()
+    trace.kept_until = kept_until
+    merge(graph, trace)
+    check_trace_graph(graph, [trace])
+    plan = plan_epochs(graph)
+    return kept_over_epochs(graph, plan.cases, plan.starts)
+
+
+def test_only_what_is_held_at_the_first_op_of_a_later_epoch_is_held_over_its_beginning():
+    actions = [("compute",), ("compute",), ("scatter", "w"), ("read", "w"), ("compute",)]
+    kept_until = {(0, 0): 2, (1, 0): 3, (3, 0): 4}
+    assert starts(*actions) == [3]
+    assert held_over(kept_until, *actions) == {(1, 0)}
+
+
+def test_what_python_has_made_itself_is_not_held_over_an_end():
+    assert held_over({(1, 0): 2}, ("read", "w"), ("python", FUNCTION), ("read", "w")) == set()
+
+
+def test_where_there_is_one_epoch_nothing_is_held_over_an_end():
+    assert held_over({(0, 0): 2}, ("read", "w"), ("compute",), ("assign", "w")) == set()
+
+
+def test_lifetimes_of_nodes_that_are_forgotten_are_forgotten():
+    graph, traces = make_trace_graph(), [Ways().take("compute", *way, "assign v") for way in WAYS]
+    for trace in traces:
+        trace.kept_until = {(0, 0): 1, (1, 0): 2}
+        merge(graph, trace)
+    assert graph.kept_until == {(0, 0): {1, 3}, (1, 0): {2}, (3, 0): {2}}
+    assert graph.compact(1) == 1
+    check_trace_graph(graph)
+    assert graph.kept_until == {(0, 0): {2}, (2, 0): {1}}
 
 
 # -------------------------------------------------------------------- branches
