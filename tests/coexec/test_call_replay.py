@@ -7,31 +7,20 @@ only the step's history can tell them apart.
 import numpy as np
 import pytest
 import tensorflow as tf
-from hazards import NUM_STEPS, WIDTH, Counter, draw_inputs, make_weight, train_once
+from hazards import (
+    WIDTH,
+    Counter,
+    assert_like_eager,
+    draw_inputs,
+    make_weight,
+    num_gradients,
+    train_once,
+)
 
 import terra_tf
-from terra_tf.testing import assert_co_executing, assert_matches_eager
+from terra_tf.testing import assert_co_executing
 
 pytestmark = pytest.mark.timeout(60)
-
-
-def run(make, num_steps=NUM_STEPS, **kwargs):
-    """Compare with eager; return the counters."""
-    functions = []
-
-    def make_and_keep(wrap):
-        def keep(function):
-            functions.append(wrap(function))
-            return functions[-1]
-
-        return make(keep)
-
-    assert_matches_eager(make_and_keep, num_steps, **kwargs)
-    return [f for f in functions if hasattr(f, "stats")][-1].stats()
-
-
-def num_gradients(stats):
-    return stats.calls_replayed.get("GradientTape.gradient", 0)
 
 
 def test_gradient_of_a_straight_step_is_replayed_in_every_co_executed_step_but_the_first():
@@ -40,7 +29,7 @@ def test_gradient_of_a_straight_step_is_replayed_in_every_co_executed_step_but_t
         train = wrap(train_once)
         return lambda: (train(draw(), weight), weight)
 
-    stats = run(make)
+    stats = assert_like_eager(make)
     assert num_gradients(stats) == stats.co_executed_steps - 1
     # In the step that is followed, the tape holds axes that Python made: the gradient reads them.
     assert set(stats.calls_not_replayed) <= {
@@ -78,7 +67,7 @@ def test_what_is_watched_decides_and_not_only_what_is_computed():
 
         return step
 
-    assert num_gradients(run(make, 24)) > 0
+    assert num_gradients(assert_like_eager(make, 24)) > 0
 
 
 def test_one_tensor_given_twice_is_another_call():
@@ -98,7 +87,7 @@ def test_one_tensor_given_twice_is_another_call():
 
         return step
 
-    assert num_gradients(run(make, 24)) > 0
+    assert num_gradients(assert_like_eager(make, 24)) > 0
 
 
 def test_equal_constants_of_which_one_is_watched():
@@ -115,7 +104,7 @@ def test_equal_constants_of_which_one_is_watched():
 
         return lambda: differentiate(tf.constant(3.0 + count.advance()), count.value % 2 == 0)
 
-    run(make, 24)
+    assert_like_eager(make, 24)
 
 
 def test_trainable_flag_of_a_variable_that_changes_between_steps():
@@ -134,7 +123,7 @@ def test_trainable_flag_of_a_variable_that_changes_between_steps():
 
         return step
 
-    assert num_gradients(run(make, 24)) > 0
+    assert num_gradients(assert_like_eager(make, 24)) > 0
 
 
 def test_output_gradients_that_were_a_constant_and_change():
@@ -162,7 +151,7 @@ def test_output_gradients_that_were_a_constant_and_change():
 
         return step
 
-    assert num_gradients(run(make, 24)) > 0
+    assert num_gradients(assert_like_eager(make, 24)) > 0
 
 
 def test_output_gradient_is_returned_as_it_is():
@@ -194,7 +183,7 @@ def test_persistent_tape_and_several_gradients_of_one_step():
 
         return lambda: differentiate(draw(), count.advance() % 2 == 0)
 
-    assert num_gradients(run(make, 24)) > 0
+    assert num_gradients(assert_like_eager(make, 24)) > 0
 
 
 def test_recording_that_is_stopped_at_times():
@@ -215,7 +204,7 @@ def test_recording_that_is_stopped_at_times():
 
         return lambda: differentiate(draw(), count.advance() % 3 == 1)
 
-    run(make, 24)
+    assert_like_eager(make, 24)
 
 
 @pytest.mark.parametrize("unconnected", ["none", "zero"])
@@ -235,7 +224,7 @@ def test_unconnected_gradients(unconnected):
 
         return step
 
-    assert num_gradients(run(make, 24)) > 0
+    assert num_gradients(assert_like_eager(make, 24)) > 0
 
 
 def test_gradient_of_a_gather_is_slices():
@@ -255,7 +244,7 @@ def test_gradient_of_a_gather_is_slices():
 
         return lambda: (train(tf.constant(draw.integers(0, WIDTH, [6]))), table)
 
-    run(make)
+    assert_like_eager(make)
 
 
 def test_second_order_gradients_and_tapes_within_tapes():
@@ -275,7 +264,7 @@ def test_second_order_gradients_and_tapes_within_tapes():
 
         return lambda: differentiate(draw())
 
-    stats = run(make)
+    stats = assert_like_eager(make)
     assert num_gradients(stats) == stats.co_executed_steps - 1  # the outer one
     assert "GradientTape.gradient: a tape was recording it" in stats.calls_not_replayed
 
@@ -295,7 +284,7 @@ def test_two_tapes_at_once_that_are_used_in_either_order():
 
         return lambda: differentiate(draw(), draw(), count.advance() % 2 == 0)
 
-    assert num_gradients(run(make, 24)) > 0
+    assert num_gradients(assert_like_eager(make, 24)) > 0
 
 
 def test_tape_that_was_made_outside_of_the_step():
@@ -315,7 +304,7 @@ def test_tape_that_was_made_outside_of_the_step():
 
         return step
 
-    stats = run(make)
+    stats = assert_like_eager(make)
     assert num_gradients(stats) == 0
 
 
@@ -340,7 +329,7 @@ def test_gradient_functions_of_the_user_always_run():
 
         return lambda: (differentiate(draw()), list(seen))
 
-    stats = run(make)
+    stats = assert_like_eager(make)
     assert num_gradients(stats) == 0
     assert "GradientTape.gradient: it runs a gradient of the user's" in stats.calls_not_replayed
 
@@ -359,7 +348,7 @@ def test_attributes_of_an_op_that_python_runs_decide():
 
         return lambda: differentiate(draw(), float(count.advance()))
 
-    run(make)
+    assert_like_eager(make)
 
 
 def test_step_that_leaves_the_graph_after_a_replayed_gradient():
@@ -379,7 +368,7 @@ def test_step_that_leaves_the_graph_after_a_replayed_gradient():
 
         return lambda: (train(draw(), count.advance() % 7 == 6), weight)
 
-    assert num_gradients(run(make, 24)) > 0
+    assert num_gradients(assert_like_eager(make, 24)) > 0
 
 
 def test_gradients_of_many_paths():
@@ -402,7 +391,7 @@ def test_gradients_of_many_paths():
 
         return lambda: train(draw(), [bool(b) for b in rng.integers(0, 2, [4])])
 
-    assert num_gradients(run(make, 60)) > 5
+    assert num_gradients(assert_like_eager(make, 60)) > 5
 
 
 def test_lengths_that_vary():
@@ -423,7 +412,7 @@ def test_lengths_that_vary():
 
         return step
 
-    run(make, 60)
+    assert_like_eager(make, 60)
 
 
 def test_gradients_that_outlive_their_step():
@@ -443,7 +432,7 @@ def test_gradients_that_outlive_their_step():
 
         return step
 
-    assert num_gradients(run(make)) > 0
+    assert num_gradients(assert_like_eager(make)) > 0
 
 
 def test_error_of_an_op_inside_a_replayed_call():
@@ -463,4 +452,4 @@ def test_error_of_an_op_inside_a_replayed_call():
 
         return step
 
-    run(make, 18)
+    assert_like_eager(make, 18)

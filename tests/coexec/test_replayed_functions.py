@@ -4,27 +4,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hazards import NUM_STEPS, Counter, draw_inputs, make_weight
+from hazards import Counter, assert_like_eager, draw_inputs, make_weight
 
 import terra_tf
 from terra_tf.testing import assert_matches_eager
 
 pytestmark = pytest.mark.timeout(120)
-
-
-def run(make, num_steps=NUM_STEPS, **kwargs):
-    """Compare with eager; return the counters."""
-    functions = []
-
-    def make_and_keep(wrap):
-        def keep(function):
-            functions.append(wrap(function))
-            return functions[-1]
-
-        return make(keep)
-
-    assert_matches_eager(make_and_keep, num_steps, **kwargs)
-    return [f for f in functions if hasattr(f, "stats")][-1].stats()
 
 
 # ------------------------------------------------------------------- counters
@@ -43,7 +28,7 @@ def test_every_call_of_a_straight_step_is_replayed():
 
         return lambda: (step(draw()), weight)
 
-    stats = run(make)
+    stats = assert_like_eager(make)
     replayed = stats.co_executed_steps - 1  # the first one is followed op by op
     assert set(stats.calls_replayed) == {
         "tf.matmul", "Tensor.__add__", "tf.nn.relu", "Tensor.__getitem__", "Tensor.__pow__",
@@ -100,7 +85,7 @@ def test_replays_on_random_paths():
 
         return lambda: step(draw(), [bool(b) for b in rng.integers(0, 2, [5])])
 
-    stats = run(make, 60)
+    stats = assert_like_eager(make, 60)
     assert stats.calls_replayed["tf.reduce_sum"] > 20
     assert stats.calls_replayed["tf.nn.relu"] > 30
 
@@ -132,7 +117,7 @@ def test_argument_that_changes(what):
         step = wrap(lambda x, v: function(x + 1.0, v))
         return lambda: step(x, values[count.advance() // 3 % len(values)])
 
-    run(make, 9 * len(values))
+    assert_like_eager(make, 9 * len(values))
 
 
 def test_list_that_is_changed_in_place():
@@ -146,7 +131,7 @@ def test_list_that_is_changed_in_place():
 
         return call
 
-    run(make, 20)
+    assert_like_eager(make, 20)
 
 
 def test_same_tensor_twice_is_another_call():
@@ -162,7 +147,7 @@ def test_same_tensor_twice_is_another_call():
 
         return lambda: step(draw(), draw(), count.advance() % 3 == 0)
 
-    run(make, 24)
+    assert_like_eager(make, 24)
 
 
 def test_value_that_the_function_itself_reads():
@@ -171,7 +156,7 @@ def test_value_that_the_function_itself_reads():
         step = wrap(lambda x, n: tf.reduce_sum(tf.one_hot(tf.argmax(x), n) * float(n)))
         return lambda: step(tf.range(3.0), 3 + count.advance() // 4 % 2)
 
-    run(make, 24)
+    assert_like_eager(make, 24)
 
 
 def test_tensor_that_says_a_shape():
@@ -180,7 +165,7 @@ def test_tensor_that_says_a_shape():
         step = wrap(lambda x, shape: tf.reshape(x, shape) + 1.0)
         return lambda: step(tf.range(8.0), shapes[count.advance() // 3 % 2])
 
-    run(make, 18)
+    assert_like_eager(make, 18)
 
 
 # ---------------------------------------------------------------- tapes, state
@@ -206,7 +191,7 @@ def test_what_tapes_watch():
 
         return lambda: step(draw(), count.advance() % 3 == 0, count.value % 5 < 3)
 
-    run(make, 30)
+    assert_like_eager(make, 30)
 
 
 def test_variable_that_becomes_trainable():
@@ -225,7 +210,7 @@ def test_variable_that_becomes_trainable():
 
         return call
 
-    run(make, 24)
+    assert_like_eager(make, 24)
 
 
 def test_custom_gradients_inside_and_outside_of_functions():
@@ -251,7 +236,7 @@ def test_custom_gradients_inside_and_outside_of_functions():
 
         return lambda: step(draw())
 
-    run(make)
+    assert_like_eager(make)
 
 
 def test_what_an_assignment_returns_is_the_variable_read_later():
@@ -266,7 +251,7 @@ def test_what_an_assignment_returns_is_the_variable_read_later():
 
         return lambda: (step(draw()), weight)
 
-    run(make)
+    assert_like_eager(make)
 
 
 def test_python_state_on_a_tensor():
@@ -283,7 +268,7 @@ def test_python_state_on_a_tensor():
 
         return lambda: step(draw(), count.advance() % 3)
 
-    run(make, 18)
+    assert_like_eager(make, 18)
 
 
 # ---------------------------------------------------------- gradient functions
@@ -321,13 +306,13 @@ def random_branches(wrap, num_choices=7, order=1):
 
 
 def test_gradient_functions_are_replayed_where_the_history_is_new():
-    stats = run(random_branches, 60, exact=False)
+    stats = assert_like_eager(random_branches, 60, exact=False)
     assert stats.calls_replayed["a gradient function"] > 200
     assert stats.calls_replayed["a sum of gradients"] > 20
 
 
 def test_second_order_gradients_on_random_paths():
-    run(lambda wrap: random_branches(wrap, 3, order=2), 40, exact=False)
+    assert_like_eager(lambda wrap: random_branches(wrap, 3, order=2), 40, exact=False)
 
 
 def test_gradients_of_gathers_on_random_paths():
@@ -346,7 +331,7 @@ def test_gradients_of_gathers_on_random_paths():
 
         return lambda: step(tf.constant(rng.integers(0, 7, [3])), bool(rng.integers(0, 2)))
 
-    run(make, 30)
+    assert_like_eager(make, 30)
 
 
 # ------------------------------------------------------------------- functions
@@ -364,7 +349,7 @@ def test_functions_that_build_graphs_within_a_step():
 
         return lambda: step(draw())
 
-    run(make, 12)
+    assert_like_eager(make, 12)
 
 
 def test_errors_that_functions_raise_are_eagers():
@@ -380,7 +365,7 @@ def test_errors_that_functions_raise_are_eagers():
 
         return lambda: step(draw(), count.advance() % 4 == 3)
 
-    run(make, 16)
+    assert_like_eager(make, 16)
 
 
 class Masked(tf.experimental.ExtensionType):
@@ -425,7 +410,7 @@ def test_zeros_keep_their_mark():
 
         return lambda: (step(draw()), weight)
 
-    stats = run(make)
+    stats = assert_like_eager(make)
     assert stats.calls_replayed["tf.zeros_like"] >= 2 * (stats.co_executed_steps - 2)
     assert not any("attributes" in call for call in stats.calls_not_replayed)
 
@@ -441,7 +426,7 @@ def test_other_attributes_of_tensors_are_not_lost():
 
         return lambda: step(draw())
 
-    stats = run(make)
+    stats = assert_like_eager(make)
     assert stats.calls_not_replayed["tf.nn.relu: a tensor with attributes"] > 4
 
 
@@ -461,5 +446,5 @@ def test_numbers_in_lists_are_part_of_the_key():
 
         return lambda: (step([int(word) for word in rng.integers(0, 4, [3])]), table)
 
-    stats = run(make, 40)
+    stats = assert_like_eager(make, 40)
     assert stats.calls_replayed["tf.nn.embedding_lookup"] > 40
