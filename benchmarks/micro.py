@@ -22,13 +22,15 @@ from benchmarks import control_flow, op_costs, replay_split, report, step_times
 
 _RESULTS = pathlib.Path(__file__).parent / "results"
 
-# An MLP as in the speed target, a GPT as in the table of baselines, and two Keras models.
+# An MLP as in the speed target, a GPT as in the table of baselines, two Keras models, and a network
+# that is differentiated by `batch_jacobian`.
 _TRAINING_STEPS: dict[str, dict[str, Any]] = {
     "mlp": dict(program="mlp", sizes={}),
     "mlp_read_every_10": dict(program="mlp", sizes={}, read_every=10),
     "gpt64x2": dict(program="gpt", sizes={"width": 64, "batch": 2}),
     "keras_mlp": dict(program="keras_mlp", sizes={}),
     "keras_cnn": dict(program="keras_cnn", sizes={}),
+    "pinn": dict(program="pinn", sizes={}),
 }
 _OP_COSTS = {
     "off_overhead": op_costs.off_overhead,

@@ -304,6 +304,15 @@ void BindSession(py::module_& m) {
            [](Session& s, int slot) { return ObjectOf(s.Variable(slot)); })
       .def_property_readonly("seeds", &Session::seeds)
       .def("note_user_gradient", &Session::NoteUserGradient)
+      .def("make_once",
+           [](Session& s, const std::string& name, const py::object& function,
+              const py::object& tape, const py::tuple& given,
+              const py::object& make) {
+             PyRef made = PyRef::Steal(s.OnMaking(
+                 {name, function.ptr(), tape.ptr(), given.ptr(), make.ptr()}));
+             if (!made) throw py::error_already_set();
+             return ObjectOf(std::move(made));
+           })
       .def("take_names", [](Session& s) { return ObjectOf(s.TakeNames()); })
       .def("release", &Session::Release)
       // The calling thread is inside the step from enter to leave.

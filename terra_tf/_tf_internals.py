@@ -8,10 +8,16 @@ TensorFlow is one file's work. `tests/test_source_rules.py` holds this.
 import functools
 from typing import Any
 
-from tensorflow.core.framework import attr_value_pb2, function_pb2, node_def_pb2
+from tensorflow.core.framework import (
+    attr_value_pb2,
+    function_pb2,
+    node_def_pb2,
+    tensor_shape_pb2,
+)
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import backprop, context, core, execute, record
 from tensorflow.python.eager.polymorphic_function import atomic_function
+from tensorflow.python.eager.polymorphic_function.eager_function_run import functions_run_eagerly
 from tensorflow.python.framework import (
     composite_tensor,
     dtypes,
@@ -23,6 +29,7 @@ from tensorflow.python.framework import (
     tensor_util,
 )
 from tensorflow.python.ops import array_ops, handle_data_util, resource_variable_ops
+from tensorflow.python.ops.parallel_for import control_flow_ops as pfor_ops
 from tensorflow.python.util import nest
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
@@ -34,6 +41,7 @@ CompositeTensor = composite_tensor.CompositeTensor
 NotOkStatusException = core._NotOkStatusException
 FallbackException = core._FallbackException
 tensor_cache_class = context._EagerTensorCache
+uid = pywrap_tfe.TFE_Py_UID
 
 __all__ = [
     "BaseResourceVariable",
@@ -53,6 +61,7 @@ __all__ = [
     "execute",
     "func_graph",
     "function_pb2",
+    "functions_run_eagerly",
     "handle_data_util",
     "handle_shape_and_type",
     "inferred_attributes",
@@ -60,12 +69,15 @@ __all__ = [
     "node_def_pb2",
     "op_def_registry",
     "ops",
+    "pfor_ops",
     "pywrap_tfe",
     "record",
     "status_to_exception",
     "tensor_cache_class",
     "tensor_shape",
+    "tensor_shape_pb2",
     "tensor_util",
+    "uid",
     "xplane_pb2",
 ]
 

@@ -10,7 +10,7 @@ after the other with different decorators start from the same state:
 
 from collections.abc import Callable
 
-from benchmarks.programs import cnn, gpt, keras_cnn, keras_mlp, mlp, transformer_block
+from benchmarks.programs import cnn, gpt, keras_cnn, keras_mlp, mlp, pinn, transformer_block
 from benchmarks.programs.program import Program
 
 PROGRAMS: dict[str, Callable[..., Program]] = {
@@ -19,6 +19,7 @@ PROGRAMS: dict[str, Callable[..., Program]] = {
     "keras_mlp": keras_mlp.make,
     "keras_cnn": keras_cnn.make,
     "cnn": cnn.make,
+    "pinn": pinn.make,
     "transformer_block": transformer_block.make,
 }
 

@@ -55,6 +55,7 @@ struct ResultPattern {
   Kind kind = Kind::kObject;
   int number = -1;
   bool is_zeros = false;  // a tensor with TensorFlow's mark for zeros
+  PyRef assign;           // of a tensor that is a slice of a variable
   PyRef object;
   std::vector<ResultPattern> items;
 };

@@ -15,6 +15,7 @@
 
 #include "kernels/interceptor/call.h"
 #include "kernels/interceptor/call_record.h"
+#include "kernels/interceptor/making.h"
 #include "kernels/interceptor/op_info.h"
 #include "kernels/interceptor/pure_call.h"
 #include "kernels/interceptor/py_ref.h"
@@ -204,6 +205,8 @@ struct Plan {
   std::unordered_map<const void*, int> constant_of;
   // Library calls by (history, function, arguments), for replay.
   std::unordered_map<uint64_t, std::shared_ptr<const CallRecord>> calls;
+  // What Python makes, by (history, function, arguments).
+  std::unordered_map<uint64_t, std::shared_ptr<const MakingRecord>> makings;
   // Pure calls by (function, place, arguments).
   std::unordered_map<uint64_t, std::shared_ptr<const PureRecord>> pure_calls;
   // How many outputs and ops the last step had: the next one makes room.

@@ -133,11 +133,15 @@ struct PureLearning {
 enum class Attributes {
   kNone,
   kZeros,  // TensorFlow's mark that all its items are zero, nothing else
+  kSlice,  // `assign`, which a slice of a variable has, nothing else
   kOther,  // Keras sets masks
 };
 Attributes AttributesOf(PyObject* tensor);
 // TensorFlow's mark; false with an error set if it cannot be.
 bool MarkAsZeros(PyObject* tensor);
+// What a slice of a variable has. Null if it holds results of the step.
+PyRef AssignOfSlice(const Session& session, PyObject* tensor);
+bool MarkAsSlice(PyObject* tensor, PyObject* assign);
 
 // Turns what was logged of a call into a record (session_pure_learning.cc).
 class PureLearner {

@@ -23,6 +23,22 @@ PyObject* MaskName() {
   return name;
 }
 
+// A method that TensorFlow gives to slices of variables.
+PyObject* AssignName() {
+  static PyObject* name = PyUnicode_InternFromString("assign");
+  return name;
+}
+
+// Whether it is the method that TensorFlow makes for a slice.
+bool IsAssignOfSlice(PyObject* value) {
+  if (!PyFunction_Check(value)) return false;
+  PyObject* module =
+      PyDict_GetItemString(PyFunction_GetGlobals(value), "__name__");
+  return module != nullptr && PyUnicode_Check(module) &&
+         PyUnicode_CompareWithASCIIString(
+             module, "tensorflow.python.ops.array_ops") == 0;
+}
+
 // Visits what an object holds: whether it is more than its type.
 int FindAttribute(PyObject* held, void* found) {
   if (PyType_Check(held)) return 0;
@@ -43,13 +59,35 @@ Attributes AttributesOf(PyObject* tensor) {
   // `tf_keras` says of every tensor that it has no mask.
   if (n == 0 || (n == 1 && PyDict_GetItem(*attributes, MaskName()) == Py_None))
     return Attributes::kNone;
-  const bool is_marked =
-      n == 1 && PyDict_GetItem(*attributes, ZerosMark()) == Py_True;
-  return is_marked ? Attributes::kZeros : Attributes::kOther;
+  if (n > 1) return Attributes::kOther;
+  if (PyDict_GetItem(*attributes, ZerosMark()) == Py_True) {
+    return Attributes::kZeros;
+  }
+  PyObject* assign = PyDict_GetItem(*attributes, AssignName());
+  return assign != nullptr && IsAssignOfSlice(assign) ? Attributes::kSlice
+                                                      : Attributes::kOther;
 }
 
 bool MarkAsZeros(PyObject* tensor) {
   return PyObject_SetAttr(tensor, ZerosMark(), Py_True) == 0;
+}
+
+PyRef AssignOfSlice(const Session& session, PyObject* tensor) {
+  PyRef assign = PyRef::Steal(PyObject_GetAttr(tensor, AssignName()));
+  PyObject* closure = assign ? PyFunction_GetClosure(assign.get()) : nullptr;
+  if (closure == nullptr) return PyRef();
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(closure); ++i) {
+    PyObject* held = PyCell_GET(PyTuple_GET_ITEM(closure, i));
+    if (held == nullptr || (EagerTensor_CheckExact(held) &&
+                            session.FindMade(HandleOf(held)) >= 0)) {
+      return PyRef();
+    }
+  }
+  return assign;
+}
+
+bool MarkAsSlice(PyObject* tensor, PyObject* assign) {
+  return PyObject_SetAttr(tensor, AssignName(), assign) == 0;
 }
 
 uint64_t PureKey::HashOfKerasContext() {

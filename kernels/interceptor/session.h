@@ -30,6 +30,7 @@
 #include "kernels/interceptor/history.h"
 #include "kernels/interceptor/library_call.h"
 #include "kernels/interceptor/lifetimes.h"
+#include "kernels/interceptor/making.h"
 #include "kernels/interceptor/plan.h"
 #include "kernels/interceptor/pure_call.h"
 #include "kernels/interceptor/py_ref.h"
@@ -118,6 +119,9 @@ class Session {
   PyObject* OnLibraryCall(const LibraryCall& call);
   // The same for a function that depends on its arguments only.
   PyObject* OnPureCall(const PureCall& call);
+  // What Python makes of the step so far, or has made in a step like it
+  // (session_making.cc). New reference, or null with an exception set.
+  PyObject* OnMaking(const Making& making);
   // Something that tapes are going to be told: part of calls being learned.
   void LogEvent(PureKind kind, PyObject* variable);
   // Python records the last op itself.
@@ -337,6 +341,12 @@ class Session {
   std::string LearnKept(const Learning& learning,
                         const CallRecord& record) const;
   bool DependsOnNumbers(const PlanNode& node) const;
+  std::string WhyNotMade(const Making& making) const;
+  PyObject* ReplayMaking(const MakingRecord& record, PyObject* tensors);
+  PyObject* MakeAndLearn(const Making& making, uint64_t key);
+  std::string LearnTensors(PyObject* tensors, int num_names,
+                           MakingRecord* record) const;
+  PyRef FindTensors(const MakingRecord& record) const;
   bool IsAtFork() const;
   const char* KeyOfPure(const PureCall& call, bool is_at_fork,
                         PureKey* key) const;

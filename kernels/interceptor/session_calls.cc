@@ -335,6 +335,10 @@ PyRef Session::MakeResult(const ResultPattern& pattern, const Tensors& made,
       if (tensor && pattern.is_zeros && !MarkAsZeros(tensor.get())) {
         return PyRef();
       }
+      if (tensor && pattern.assign &&
+          !MarkAsSlice(tensor.get(), pattern.assign.get())) {
+        return PyRef();
+      }
       return tensor;
     }
     case Kind::kUnread:

@@ -5,6 +5,24 @@
 #include "kernels/interceptor/tf_python.h"
 
 namespace terra {
+namespace {
+
+// Whether (op, outputs, inputs, ...) is an op of a graph that is being built.
+// No gradient of a tensor of the step goes through it.
+bool IsOfGraph(PyObject* args) {
+  PyObject* outputs =
+      PyTuple_GET_SIZE(args) > 1 ? PyTuple_GET_ITEM(args, 1) : Py_None;
+  if (!PyList_Check(outputs) && !PyTuple_Check(outputs)) return false;
+  const Py_ssize_t n = PySequence_Fast_GET_SIZE(outputs);
+  for (Py_ssize_t i = 0; i < n; ++i) {
+    if (EagerTensor_CheckExact(PySequence_Fast_GET_ITEM(outputs, i))) {
+      return false;
+    }
+  }
+  return n > 0;
+}
+
+}  // namespace
 
 void Session::NoteUnknownGradient() {
   NoteTapeEvent(TapeEvent::kCustomGradient, nullptr, nullptr);
@@ -31,7 +49,7 @@ bool Session::NoteGradient(
 
 PyObject* Session::OnRecordOperation(PyObject* original, PyObject* args,
                                      PyObject* kwargs) {
-  if (mode_ == Mode::kCoExecution) {
+  if (mode_ == Mode::kCoExecution && !IsOfGraph(args)) {
     std::vector<PyRef> tensors;
     const auto gradient = kwargs == nullptr
                               ? LibraryGradient::Of(original, args, &tensors)

@@ -406,6 +406,13 @@ std::string PureLearner::LearnTensor(PyObject* tensor, ResultPattern* pattern) {
     return "it returns a tensor with attributes";
   }
   pattern->is_zeros = attributes == Attributes::kZeros;
+  if (attributes == Attributes::kSlice) {
+    // What it holds besides follows from the key if no tensor was given.
+    pattern->assign = AssignOfSlice(session_, tensor);
+    if (operands_.size() != 1 || !pattern->assign) {
+      return "it returns a slice that depends on a tensor";
+    }
+  }
   pattern->kind = ResultPattern::Kind::kMade;
   const int32_t index = session_.FindMade(HandleOf(tensor));
   if (index >= 0) {

@@ -58,6 +58,15 @@ class TapeLog {
   // Forgets what only tapes would get that nobody holds any more.
   void Prune();
   void Clear();
+  // Calls `visit` with each tensor that is kept, until it returns false.
+  template <typename Visit>
+  void ForEachTensor(Visit visit) const {
+    for (const Segment& segment : segments_) {
+      for (const PyRef& tensor : segment.tensors) {
+        if (!visit(tensor.get())) return;
+      }
+    }
+  }
   // Says it to the tapes at once. False with an exception set.
   bool Record(PyObject* name, absl::Span<const PyRef> inputs, PyObject* attrs,
               absl::Span<const PyRef> outputs);

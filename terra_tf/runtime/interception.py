@@ -27,7 +27,7 @@ from terra_tf._tf_internals import (
     tensor_cache_class,
 )
 from terra_tf.config import config
-from terra_tf.runtime import gradient_calls, user_gradients
+from terra_tf.runtime import gradient_calls, jacobian_calls, user_gradients
 from terra_tf.runtime.api_hooks import ApiHooks, functions_of_tensorflow
 from terra_tf.runtime.keras_hooks import KerasHooks
 from terra_tf.trace.attributes import canonical_attributes, result_attributes
@@ -98,6 +98,7 @@ def install() -> None:
     _install_accumulator_hook(native)
     _install_cache_bypass(native)
     originals["gradient"] = gradient_calls.hook(native)
+    originals["jacobian"] = jacobian_calls.Hooks()
 
 
 _applied_knobs: tuple | None = None
@@ -140,6 +141,7 @@ def uninstall() -> None:
     pywrap_tfe.TFE_Py_RegisterVSpace(backprop._default_vspace)
     _native.load().module.uninstall_buffer_reader()
     originals["gradient"].restore()
+    originals["jacobian"].restore()
     originals.clear()
     _keras.forget()
     _api.remove()

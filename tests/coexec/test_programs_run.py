@@ -17,6 +17,7 @@ _CASES = {
     "mlp_batch_norm": ("mlp", {**_TINY_MLP, "batch_norm": True}),
     "gpt": ("gpt", _TINY_GPT),
     "gpt_adam": ("gpt", {**_TINY_GPT, "optimizer": "adam"}),
+    "pinn": ("pinn", {"depth": 2, "width": 8, "batch": 4}),
     "keras_mlp": ("keras_mlp", _TINY_MLP),
     "keras_cnn": ("keras_cnn", {**_TINY_CNN, "channels": (2, 2)}),
     "cnn": ("cnn", _TINY_CNN),

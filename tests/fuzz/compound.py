@@ -129,6 +129,9 @@ class CompoundWriter:
         if is_persistent:
             name = self.define("W", "gw")
             call = f"{tape}.gradient({m}, w, unconnected_gradients='zero')"
+            if self.rnd.random() < 0.3:
+                rows = f"{tape}.jacobian({m}, w, unconnected_gradients='zero')"
+                call = f"tf.reduce_mean({rows}, [0, 1])"
             nodes.append(Node(f"{name} = tf.convert_to_tensor({call})"))
             nodes.append(Node(f"del {tape}"))
         elif watched:

@@ -257,10 +257,16 @@ class KerasWriter(generator.Writer):
                 f"batch_jacobian({h}, x, 'zero')",
             ]
         )
-        head = f"with tf.GradientTape(persistent=True) as {tape}:"
+        flag = self.rnd.choice(["", "persistent=True"]) if "use_pfor" not in call else "True"
+        head = f"with tf.GradientTape({flag}) as {tape}:"
+        taped = Node(head, [Node(f"{tape}.watch(x)"), *body])
+        if self.rnd.random() < 0.5:
+            return [taped, self.keep(f"tf.reduce_sum({tape}.{call} * 0.5)")]
+        outer, total = self.fresh("tape_"), self.fresh("g_")  # trained through it
+        through = Node(f"{total} = tf.reduce_mean(tf.square({tape}.{call}))")
         return [
-            Node(head, [Node(f"{tape}.watch(x)"), *body]),
-            self.keep(f"tf.reduce_sum({tape}.{call} * 0.5)"),
+            Node(f"with tf.GradientTape() as {outer}:", [taped, through]),
+            self.keep(self.total(f"{outer}.gradient({total}, {self.sources()})")),
         ]
 
     # ---- the whole program -----------------------------------------------------------
