@@ -22,11 +22,11 @@ from terra_tf._tf_internals import (
     ops,
 )
 from terra_tf.errors import ImperativeReason, UndelegableOpError
+from terra_tf.graph.eager_kernels import apply_like_eager
 from terra_tf.graph.epochs import kept_over_epochs
 from terra_tf.graph.fallibility import Fallibility
 from terra_tf.graph.folding import can_fold, constant_value, is_constant
 from terra_tf.graph.foreknowledge import Foreknowledge
-from terra_tf.graph.fusion_barriers import guard_inputs
 from terra_tf.graph.generated_graph import GeneratedGraph, OpRange
 from terra_tf.graph.loops import CannotRollError, Carried, TripFeed, Varying
 from terra_tf.graph.random_ops import draw
@@ -455,8 +455,9 @@ class Emitter:
             return [trivial]
         arguments = self.arguments(node, values)
         if self._keeps_bits:
-            guard_inputs(node.record.op_type, arguments)
-        operation = apply_op(node.record.op_type, **arguments)
+            operation = apply_like_eager(node.record.op_type, arguments)
+        else:
+            operation = apply_op(node.record.op_type, **arguments)
         self._note_fallible(index, node, operation)
         return list(operation.outputs)
 

@@ -1,0 +1,49 @@
+"""Adds ops whose kernels give eager's bits, whatever TensorFlow would make of them in a graph.
+
+Most are the same op, some behind a barrier (`fusion_barriers`). In the place of some is a kernel of
+this package, which is faster. Eager's `MaxPoolGrad` looks for the largest item of each window anew,
+an item at a time; in a `tf.function` with oneDNN it takes what the forward op has kept, which eager
+does not. In a small CNN's step that was nearly all that the graph took longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from terra_tf._tf_internals import apply_op, dtypes
+from terra_tf.graph.fusion_barriers import guard_inputs
+
+
+def apply_like_eager(op_type: str, arguments: dict[str, Any]) -> Any:
+    """Adds an op to the current graph; returns the graph's `Operation`.
+
+    Args:
+      op_type: What eager runs.
+      arguments: Its inputs and attributes by name.
+    """
+    if op_type == "MaxPoolGrad" and _is_plain_pooling(arguments):
+        kept = ("orig_input", "grad", "ksize", "strides", "padding")
+        return apply_op("Terra>MaxPoolGrad", **{name: arguments[name] for name in kept})
+    guard_inputs(op_type, arguments)
+    return apply_op(op_type, **arguments)
+
+
+def _is_plain_pooling(arguments: Mapping[str, Any]) -> bool:
+    """Says whether it is a float32 pooling of rows and columns on the CPU."""
+    ksize, strides = list(arguments["ksize"]), list(arguments["strides"])
+    return (
+        arguments["orig_input"].dtype == dtypes.float32
+        and arguments["orig_input"].shape.rank == 4
+        and arguments["grad"].shape.rank == 4
+        and _text(arguments.get("padding")) in ("SAME", "VALID")
+        and _text(arguments.get("data_format") or "NHWC") == "NHWC"
+        and ksize[0] == ksize[3] == strides[0] == strides[3] == 1
+        and not tf.config.list_logical_devices("GPU")
+    )
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
