@@ -14,9 +14,12 @@ from tensorflow.core.framework import (
     node_def_pb2,
     tensor_shape_pb2,
 )
+from tensorflow.core.function import trace_type
+from tensorflow.core.function.polymorphism import function_type
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import backprop, context, core, execute, record
-from tensorflow.python.eager.polymorphic_function import atomic_function
+from tensorflow.python.eager.polymorphic_function import atomic_function, concrete_function
+from tensorflow.python.eager.polymorphic_function.autograph_util import py_func_from_autograph
 from tensorflow.python.eager.polymorphic_function.eager_function_run import functions_run_eagerly
 from tensorflow.python.framework import (
     composite_tensor,
@@ -56,6 +59,7 @@ __all__ = [
     "atomic_function",
     "attr_value_pb2",
     "backprop",
+    "concrete_function_of",
     "context",
     "dtypes",
     "execute",
@@ -70,6 +74,7 @@ __all__ = [
     "op_def_registry",
     "ops",
     "pfor_ops",
+    "py_func_from_autograph",
     "pywrap_tfe",
     "record",
     "status_to_exception",
@@ -80,6 +85,18 @@ __all__ = [
     "uid",
     "xplane_pb2",
 ]
+
+
+def concrete_function_of(graph: Any) -> concrete_function.ConcreteFunction:
+    """Returns a function of a finished FuncGraph that takes no arguments."""
+    outputs = trace_type.from_value(
+        graph.structured_outputs, trace_type.InternalTracingContext()
+    )
+    captures = graph.function_captures.capture_types
+    signature = function_type.FunctionType([], captures, return_annotation=outputs)
+    return concrete_function.ConcreteFunction.from_func_graph(
+        graph, signature, {}, shared_func_graph=False
+    )
 
 
 @functools.cache

@@ -180,6 +180,14 @@ MUTATIONS = (
         '!= "";',
         ("tests/coexec/test_users_gradients.py",),
     ),
+    Mutation(
+        "kept-tensors",
+        "What is kept of an earlier step is code; its tensors are those of this step.",
+        "kernels/interceptor/session_making.cc",
+        "if (source.name < 0) source.object",
+        "if (true) source.object",
+        ("tests/coexec/test_jacobians.py",),
+    ),
 )
 
 

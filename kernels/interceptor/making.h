@@ -17,7 +17,8 @@ struct Making {
   PyObject* function;  // the library's
   PyObject* tape;
   PyObject* given;  // a tuple: what it depends on besides the step so far
-  // Returns (what is made, a tuple of tensors), or why it cannot be made.
+  // Returns what is made, a tuple of tensors that it takes, and why it cannot
+  // be used again, or None.
   PyObject* make;
 };
 

@@ -72,7 +72,7 @@ PyObject* Session::ReplayMaking(const MakingRecord& record, PyObject* tensors) {
   history_.JumpTo(record.history_after, record.num_names_after);
   names_ = record.names_after;
   ++*record.num_replayed;
-  return PyTuple_Pack(2, record.made.get(), tensors);
+  return PyTuple_Pack(3, record.made.get(), tensors, Py_None);
 }
 
 PyObject* Session::MakeAndLearn(const Making& making, uint64_t key) {
@@ -93,8 +93,8 @@ PyObject* Session::MakeAndLearn(const Making& making, uint64_t key) {
     record->refusal = obstacle_;
   } else if (position() != begin || epoch_ != epoch || epoch_is_pending_) {
     record->refusal = "it runs ops of the step";
-  } else if (PyUnicode_Check(result.get())) {
-    record->refusal = PyUnicode_AsUTF8(result.get());
+  } else if (PyTuple_GET_ITEM(result.get(), 2) != Py_None) {
+    record->refusal = PyUnicode_AsUTF8(PyTuple_GET_ITEM(result.get(), 2));
   } else {
     record->made = PyRef::Borrow(PyTuple_GET_ITEM(result.get(), 0));
     record->refusal =

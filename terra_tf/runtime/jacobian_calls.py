@@ -1,11 +1,12 @@
 """`GradientTape.jacobian` and `batch_jacobian` in steps.
 
 TensorFlow makes a function of its own in each call: it traces the gradient of one row, vectorizes
-it (`pfor`) and runs the result once. Here the result is run op by op, as ops of the step, and kept:
-what has been made of the same history is not made again (docs/design/0009).
+it (`pfor`) and runs the result once. Here what is made of the same history is not made again, and
+is run op by op, as ops of the step (docs/design/0009).
 
-    jacobian -> pfor -> kept? -- yes --> its tensors are looked up --> run (a pure call)
-                          '---- no ----> made, with its code --------------^
+    jacobian -> pfor -> def_function.function(f)()
+                          '-> kept? -- yes --> its tensors are looked up --> run
+                                '----- no ---> made, out of a graph ----------^
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ from __future__ import annotations
 import functools
 import threading
 import types
+from collections.abc import Callable
 from typing import Any, NamedTuple
-
-import tensorflow as tf
 
 from terra_tf import _native
 from terra_tf._tf_internals import (
     EagerTensor,
     backprop,
+    concrete_function_of,
     context,
     func_graph,
     functions_run_eagerly,
     nest,
     pfor_ops,
+    py_func_from_autograph,
     uid,
 )
 from terra_tf.config import config
@@ -52,20 +54,38 @@ _calls = _Calls()
 
 
 class Hooks:
-    """The swapped code of what is hooked; `restore()` puts it back."""
+    """What of TensorFlow is replaced; `restore()` puts it back."""
 
     def __init__(self) -> None:
         tape = backprop.GradientTape
-        self._swapped = [
-            SwappedCode(tape.jacobian, _jacobian),
-            SwappedCode(tape.batch_jacobian, _jacobian),
-            SwappedCode(pfor_ops.pfor, _pfor),
-        ]
+        self._swapped = [SwappedCode(method, _jacobian) for method in
+                         (tape.jacobian, tape.batch_jacobian)]  # fmt: skip
+        self._def_function = pfor_ops.def_function
+        pfor_ops.def_function = _DefFunction(self._def_function)
 
     def restore(self) -> None:
         """Puts TensorFlow's code back."""
+        pfor_ops.def_function = self._def_function
         for swapped in self._swapped:
             swapped.restore()
+
+
+class _DefFunction:
+    """TensorFlow's module of that name, as `pfor` sees it."""
+
+    def __init__(self, module: types.ModuleType) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+    def function(self, vectorized: Callable[[], Any]) -> Callable[[], Any]:
+        """Returns what runs the function that `pfor` has written."""
+        call, _calls.current = _calls.current, None
+        controller = _controller()
+        if call is None or controller is None:
+            return self._module.function(vectorized)
+        return functools.partial(_run, controller, call, vectorized)
 
 
 def _jacobian(original: types.FunctionType) -> Any:
@@ -83,7 +103,8 @@ def _jacobian(original: types.FunctionType) -> Any:
 
 def _described(
     function: types.FunctionType, tape: Any = None, target: Any = None, sources: Any = None,
-    unconnected_gradients: Any = None, *_: Any, source: Any = None, **__: Any,
+    unconnected_gradients: Any = None, parallel_iterations: Any = None, *_: Any,
+    source: Any = None, **__: Any,
 ) -> _Call | None:  # fmt: skip
     """Returns the call, or None where TensorFlow has to look at its arguments."""
     flat = nest.flatten(sources if source is None else source)
@@ -95,7 +116,7 @@ def _described(
         return None
     if not all(type(tensor) is EagerTensor for tensor in tensors):
         return None
-    return _Call(function, tape, (*tensors, str(unconnected_gradients)))
+    return _Call(function, tape, (*tensors, str(unconnected_gradients), parallel_iterations))
 
 
 def _controller() -> Any:
@@ -109,51 +130,32 @@ def _controller() -> Any:
     return controller
 
 
-def _pfor(original: types.FunctionType) -> Any:
-    def pfor(args: tuple, kwargs: dict[str, Any]) -> Any:
-        call, _calls.current = _calls.current, None
-        controller = _controller() if call is not None else None
-        if call is None or controller is None:
-            return original(*args, **kwargs)
-        made = _made(controller, call, args, kwargs)
-        if isinstance(made, str):
-            return original(*args, **kwargs)
-        _use_up(call.tape)
-        body, captured = made
-        return body(captured)
-
-    return pfor
-
-
-def _made(controller: Any, call: _Call, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Returns a body and the tensors it takes, or why the graph cannot be taken apart."""
-    make = functools.partial(_make, call.tape, args, kwargs)
+def _run(controller: Any, call: _Call, vectorized: Callable[[], Any]) -> Any:
+    make = functools.partial(_make, vectorized)
     if call.tape._recording:
-        return make()
-    given = (*call.given, args[1], kwargs.get("parallel_iterations"))
-    name = f"GradientTape.{call.function.__name__}"
-    return controller.native.make_once(name, call.function, call.tape._tape._tape, given, make)
-
-
-def _make(tape: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[_Body, tuple] | str:
-    kept = tape._tape
-    graph = _CapturingGraph("vectorized")
-    try:
-        func_graph.func_graph_from_py_func(
-            graph.name, functools.partial(_vectorize, *args, **kwargs), (), {}, func_graph=graph
+        made = make()
+    else:
+        name = f"GradientTape.{call.function.__name__}"
+        made = controller.native.make_once(
+            name, call.function, call.tape._tape._tape, call.given, make
         )
+    body, captured, _ = made
+    _use_up(call.tape)
+    return body(captured)
+
+
+def _make(vectorized: Callable[[], Any]) -> tuple[Callable[[tuple], Any], tuple, str | None]:
+    """Returns a body, the tensors it takes, and why it cannot be used again (or None)."""
+    graph = _CapturingGraph(vectorized.__name__)
+    func_graph.func_graph_from_py_func(
+        graph.name, py_func_from_autograph(vectorized), (), {}, func_graph=graph
+    )
+    try:
         code = StraightLineCode(graph)
-        return _body_of(code, graph.structured_outputs), tuple(code.captured)
-    except (NotStraightError, ValueError, NotImplementedError) as error:
-        tape._tape = kept  # TensorFlow starts anew, and raises the program's error if it is one
-        return str(error) if isinstance(error, NotStraightError) else "it cannot be vectorized"
-
-
-
-def _vectorize(
-    loop_fn: Any, iterations: Any, fallback_to_while_loop: bool = True, **options: Any
-) -> Any:
-    return pfor_ops._pfor_impl(loop_fn, iterations, fallback_to_while_loop, **options)
+        return _straight_body(code, graph.structured_outputs), tuple(code.captured), None
+    except NotStraightError as error:
+        body, captured = _whole_body(graph)
+        return body, captured, str(error) if error.has_effect else None
 
 
 def _use_up(tape: Any) -> None:
@@ -176,8 +178,11 @@ class _CapturingGraph(func_graph.FuncGraph):
         return captures._create_placeholder_helper(self, tensor, name or str(uid()))
 
 
-class _Body:
-    """A vectorized gradient: takes the tensors it was made of, returns what `pfor` returns."""
+# ----------------------------------------------------------------------------- what is made
+
+
+class _StraightBody:
+    """Runs a vectorized gradient op by op, on the tensors it was made of."""
 
     def __init__(self, code: StraightLineCode, outputs: Any) -> None:
         self._run = _native.load().module.pure_function(
@@ -191,20 +196,25 @@ class _Body:
                                   self._outputs)  # fmt: skip
 
 
-_bodies: dict[bytes, _Body] = {}  # a body's code is known by its address: none is freed
+_bodies: dict[bytes, _StraightBody] = {}  # code is known by its address: none is freed
 
 
-def _body_of(code: StraightLineCode, outputs: Any) -> _Body:
+def _straight_body(code: StraightLineCode, outputs: Any) -> _StraightBody:
     """Returns the same body for the same code.
 
     Raises:
       NotStraightError: There are too many of them.
     """
-    if not all(output is None or tf.is_tensor(output) for output in nest.flatten(outputs)):
-        raise NotStraightError("it returns something that is no tensor")
     key = code.fingerprint + repr(nest.map_structure(lambda o: o is None, outputs)).encode()
     if key not in _bodies:
         if len(_bodies) >= _MAX_BODIES:
             raise NotStraightError("there are too many already")
-        _bodies[key] = _Body(code, outputs)
+        _bodies[key] = _StraightBody(code, outputs)
     return _bodies[key]
+
+
+def _whole_body(graph: Any) -> tuple[Callable[[tuple], Any], tuple]:
+    """Returns what runs the graph as one function, and the tensors it takes."""
+    function = concrete_function_of(graph)
+    inputs = tuple(function.captured_inputs)
+    return lambda captured: function._call_flat([], list(captured)), inputs

@@ -34,7 +34,15 @@ _MAX_FOLDED_ITEMS = 64
 
 
 class NotStraightError(Exception):
-    """The graph has an op that is more than its inputs and attributes."""
+    """The graph has an op that is more than its inputs and attributes.
+
+    Attributes:
+      has_effect: Whether running the same graph twice is not like running two that are alike.
+    """
+
+    def __init__(self, message: str, has_effect: bool = False) -> None:
+        super().__init__(message)
+        self.has_effect = has_effect
 
 
 class StraightLineCode:
@@ -173,9 +181,9 @@ def _check_has_no_effect(graph: Any) -> None:
     for operation in graph.get_operations():
         definition = op_def_registry.get(operation.type)
         if definition is None:
-            raise NotStraightError(f"{operation.type} is a function")
+            raise NotStraightError(f"{operation.type} is a function", has_effect=True)
         if definition.is_stateful and operation.type not in _READS:
-            raise NotStraightError(f"{operation.type} has an effect")
+            raise NotStraightError(f"{operation.type} has an effect", has_effect=True)
 
 
 def _check_is_plain(operation: Any) -> None:

@@ -197,7 +197,9 @@ def test_tape_knows_what_it_was_not_told_at_once(look):
 
         return lambda: step(draw(), count.advance() in (9, 13, 14))
 
-    assert num_gradients(assert_like_eager(make, 18)) > 0
+    # TensorFlow vectorizes in a function of its own, with other last bits.
+    is_exact = look is not LOOKS["jacobian"]
+    assert num_gradients(assert_like_eager(make, 18, exact=is_exact, rtol=1e-6)) > 0
 
 
 def test_step_that_leaves_the_graph_behind_a_replayed_gradient():
