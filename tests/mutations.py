@@ -1,4 +1,4 @@
-"""Break sixteen central rules, one at a time, and see that a test notices: `make mutations`.
+"""Break seventeen central rules, one at a time, and see that a test notices: `make mutations`.
 
     python -m tests.mutations                    all of them
     python -m tests.mutations --only drain       one
