@@ -1,9 +1,13 @@
 """Adds ops whose kernels give eager's bits, whatever TensorFlow would make of them in a graph.
 
-Most are the same op, some behind a barrier (`fusion_barriers`). In the place of some is a kernel of
-this package, which is faster. Eager's `MaxPoolGrad` looks for the largest item of each window anew,
-an item at a time; in a `tf.function` with oneDNN it takes what the forward op has kept, which eager
-does not. In a small CNN's step that was nearly all that the graph took longer.
+Most are the same op, some behind a barrier (`fusion_barriers`). Two are done another way, which is
+faster and has the same bits:
+
+- Eager's `MaxPoolGrad` looks for the largest item of each window anew, an item at a time; in a
+  `tf.function` with oneDNN it takes what the forward op has kept, which eager does not. A kernel of
+  this package looks at sixteen channels at a time.
+- The gradient of a mean is broadcast, and each item then divided by the same number: here it is
+  divided once, and then broadcast.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from terra_tf._tf_internals import apply_op, dtypes
+from terra_tf._tf_internals import apply_op, dtypes, ops
 from terra_tf.graph.fusion_barriers import guard_inputs
 
 
@@ -27,8 +31,18 @@ def apply_like_eager(op_type: str, arguments: dict[str, Any]) -> Any:
     if op_type == "MaxPoolGrad" and _is_plain_pooling(arguments):
         kept = ("orig_input", "grad", "ksize", "strides", "padding")
         return apply_op("Terra>MaxPoolGrad", **{name: arguments[name] for name in kept})
+    if op_type == "RealDiv" and _is_broadcast(arguments["x"]) and arguments["y"].shape.rank == 0:
+        whole = arguments["x"]
+        quotient = apply_op("RealDiv", x=whole.op.inputs[0], y=arguments["y"]).outputs[0]
+        operation = apply_op("BroadcastTo", input=quotient, shape=whole.op.inputs[1])
+        operation.outputs[0].set_shape(whole.shape)
+        return operation
     guard_inputs(op_type, arguments)
     return apply_op(op_type, **arguments)
+
+
+def _is_broadcast(tensor: Any) -> bool:
+    return tensor.graph is ops.get_default_graph() and tensor.op.type == "BroadcastTo"
 
 
 def _is_plain_pooling(arguments: Mapping[str, Any]) -> bool:

@@ -2,12 +2,13 @@
 
 For each source and target TensorFlow looks for composite tensors, asks whether it can be trained,
 and packs and unpacks structures: 0.6 ms for the variables of a small GPT (docs/design/0009). For
-one tensor and a flat list of plain variables and tensors all of this hands its input on, so the
-tape is asked at once. Anything else goes TensorFlow's way.
+one tensor and a flat list of plain variables (Keras' own, too) and tensors all of this hands its
+input on, so the tape is asked at once. Anything else goes TensorFlow's way.
 """
 
 from __future__ import annotations
 
+import sys
 import types
 from typing import Any
 
@@ -46,9 +47,19 @@ def _is_plain(args: tuple, kwargs: dict[str, Any]) -> bool:
 
 
 def _is_plain_source(source: Any) -> bool:
-    if type(source) is ResourceVariable:
-        return source._dtype in _FLOATING
-    return type(source) is EagerTensor and source.dtype in _FLOATING
+    kind = type(source)
+    if kind is EagerTensor:
+        return source.dtype in _FLOATING
+    if kind is not ResourceVariable:
+        if kind is not _keras_variable():
+            return False
+        source = source._value
+    return type(source) is ResourceVariable and source._dtype in _FLOATING
+
+
+def _keras_variable() -> type | None:
+    """Returns the class of Keras 3's variables, if the program has imported it."""
+    return getattr(sys.modules.get("keras.src.backend"), "Variable", None)
 
 
 def _ask_tape(tape: Any, target: Any, sources: list[Any]) -> list[Any]:

@@ -4,6 +4,7 @@ Each program's ops are the same in steps whose tapes, arguments or hidden state 
 only the step's history can tell them apart.
 """
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -453,3 +454,36 @@ def test_error_of_an_op_inside_a_replayed_call():
         return step
 
     assert_like_eager(make, 18)
+
+
+KERAS_SOURCES = {
+    "weights": lambda model, x: model.trainable_variables,
+    "frozen too": lambda model, x: model.variables,
+    "one unconnected": lambda model, x: [*model.trainable_variables, keras.Variable(1.0)],
+    "with a tensor": lambda model, x: [model.layers[0].kernel, x],
+    "their values": lambda model, x: [variable.value for variable in model.trainable_variables],
+    "a tuple": lambda model, x: tuple(model.trainable_variables),
+}
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("sources", KERAS_SOURCES.values(), ids=KERAS_SOURCES)
+def test_gradients_of_keras_variables(sources, policy):
+    def make(wrap):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(8, activation="tanh", dtype=policy) for _ in range(2)]
+        model, draw = keras.Sequential(layers), draw_inputs()
+        model.build((None, 16))
+        model.layers[1].trainable = False
+
+        @wrap
+        def step(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(tf.cast(model(x), tf.float32) ** 2)
+            return tape.gradient(loss, sources(model, x))
+
+        return lambda: step(draw())
+
+    stats = assert_like_eager(make)
+    assert num_gradients(stats) > 4, stats.calls_not_replayed
