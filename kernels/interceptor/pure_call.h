@@ -91,7 +91,8 @@ struct PureRecord {
   int64_t* num_replayed = nullptr;  // counts in Plan::replayed
   std::vector<PureStep> steps;
   ResultPattern result;
-  PyRef guard;  // a StateGuard; null: the call depends on no object
+  PyRef guard;     // a StateGuard; null: the call depends on no object
+  PyRef function;  // kept alive: its address is part of the key
 };
 
 // Null, or how two records of the same call differ.

@@ -119,8 +119,9 @@ class Session {
   PyObject* OnLibraryCall(const LibraryCall& call);
   // The same for a function that depends on its arguments only.
   PyObject* OnPureCall(const PureCall& call);
-  // What Python makes of the step so far, or has made in a step like it
-  // (session_making.cc). New reference, or null with an exception set.
+  // What Python makes of the step so far, or has made in a step like it, and
+  // whether it is from such a step (session_making.cc). New reference to a
+  // tuple, or null with an exception set.
   PyObject* OnMaking(const Making& making);
   // Something that tapes are going to be told: part of calls being learned.
   void LogEvent(PureKind kind, PyObject* variable);

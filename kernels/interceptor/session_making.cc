@@ -17,7 +17,9 @@ constexpr size_t kMaxRecords = 1024;
 
 PyObject* Session::OnMaking(const Making& making) {
   auto make = [&]() -> PyObject* {
-    return FlushAllTapes() ? PyObject_CallNoArgs(making.make) : nullptr;
+    PyRef made = PyRef::Steal(FlushAllTapes() ? PyObject_CallNoArgs(making.make)
+                                              : nullptr);
+    return made ? PyTuple_Pack(2, made.get(), Py_False) : nullptr;
   };
   if (!AwaitSeizure()) return nullptr;
   if (mode_ != Mode::kCoExecution || bound_for_ >= 0 ||
@@ -72,7 +74,8 @@ PyObject* Session::ReplayMaking(const MakingRecord& record, PyObject* tensors) {
   history_.JumpTo(record.history_after, record.num_names_after);
   names_ = record.names_after;
   ++*record.num_replayed;
-  return PyTuple_Pack(3, record.made.get(), tensors, Py_None);
+  PyRef made = PyRef::Steal(PyTuple_Pack(2, record.made.get(), tensors));
+  return made ? PyTuple_Pack(2, made.get(), Py_True) : nullptr;
 }
 
 PyObject* Session::MakeAndLearn(const Making& making, uint64_t key) {
@@ -85,8 +88,10 @@ PyObject* Session::MakeAndLearn(const Making& making, uint64_t key) {
   ++num_learning_;
   PyRef result = PyRef::Steal(PyObject_CallNoArgs(making.make));
   --num_learning_;
-  if (!result || !live_ || mode_ != Mode::kCoExecution || bound_for_ >= 0) {
-    return result.release();
+  if (!result) return nullptr;
+  PyRef answer = PyRef::Steal(PyTuple_Pack(2, result.get(), Py_False));
+  if (!live_ || mode_ != Mode::kCoExecution || bound_for_ >= 0) {
+    return answer.release();
   }
   auto record = std::make_shared<MakingRecord>();
   if (num_obstacles_ != num_obstacles) {
@@ -115,7 +120,7 @@ PyObject* Session::MakeAndLearn(const Making& making, uint64_t key) {
   }
   if (makings.size() >= kMaxRecords) makings.clear();
   makings[key] = record;
-  return result.release();
+  return answer.release();
 }
 
 std::string Session::LearnTensors(PyObject* tensors, int num_names,
@@ -165,7 +170,10 @@ PyRef Session::FindTensors(const MakingRecord& record) const {
     wanted.erase(it);
     return !wanted.empty();
   });
-  return wanted.empty() ? std::move(found) : PyRef();
+  for (size_t i = 0; i < n; ++i) {
+    if (PyTuple_GET_ITEM(found.get(), i) == nullptr) return PyRef();
+  }
+  return found;
 }
 
 }  // namespace terra

@@ -130,6 +130,7 @@ PyObject* Session::LearnPureCall(const PureCall& call, const PureKey& key) {
   } else {
     record->guard = std::move(guard);
   }
+  record->function = PyRef::Borrow(call.function);
   KeepPure(call.name, key.value(), record);
   return result.release();
 }

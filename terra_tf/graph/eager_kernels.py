@@ -42,7 +42,9 @@ def apply_like_eager(op_type: str, arguments: dict[str, Any]) -> Any:
 
 
 def _is_broadcast(tensor: Any) -> bool:
-    return tensor.graph is ops.get_default_graph() and tensor.op.type == "BroadcastTo"
+    """Says whether it has just been broadcast, to a shape that nobody has to find out."""
+    is_here = tensor.graph is ops.get_default_graph()
+    return is_here and tensor.op.type == "BroadcastTo" and tensor.shape.is_fully_defined()
 
 
 def _is_plain_pooling(arguments: Mapping[str, Any]) -> bool:

@@ -43,10 +43,11 @@ def _is_plain(args: tuple, kwargs: dict[str, Any]) -> bool:
         return False
     if type(target) is not EagerTensor or target.dtype not in _FLOATING:
         return False
-    return type(sources) is list and all(map(_is_plain_source, sources))
+    return type(sources) is list and all(map(is_plain_source, sources))
 
 
-def _is_plain_source(source: Any) -> bool:
+def is_plain_source(source: Any) -> bool:
+    """Says whether it is a tensor or a variable of floats, and nothing that is made of some."""
     kind = type(source)
     if kind is EagerTensor:
         return source.dtype in _FLOATING

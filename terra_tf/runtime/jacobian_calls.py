@@ -12,6 +12,7 @@ is run op by op, as ops of the step (docs/design/0009).
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 import types
 from collections.abc import Callable
@@ -31,10 +32,9 @@ from terra_tf._tf_internals import (
     uid,
 )
 from terra_tf.config import config
-from terra_tf.runtime.straight_line_code import NotStraightError, StraightLineCode
+from terra_tf.runtime.gradient_calls import is_plain_source
+from terra_tf.runtime.straight_line_code import NotStraightError, straight_function
 from terra_tf.runtime.swapped_code import SwappedCode
-
-_MAX_BODIES = 1024
 
 
 class _Call(NamedTuple):
@@ -89,10 +89,12 @@ class _DefFunction:
 
 
 def _jacobian(original: types.FunctionType) -> Any:
+    signature = inspect.signature(original)
+
     def jacobian(args: tuple, kwargs: dict[str, Any]) -> Any:
         if _controller() is None:
             return original(*args, **kwargs)
-        outer, _calls.current = _calls.current, _described(original, *args, **kwargs)
+        outer, _calls.current = _calls.current, _described(original, signature, args, kwargs)
         try:
             return original(*args, **kwargs)
         finally:
@@ -102,21 +104,26 @@ def _jacobian(original: types.FunctionType) -> Any:
 
 
 def _described(
-    function: types.FunctionType, tape: Any = None, target: Any = None, sources: Any = None,
-    unconnected_gradients: Any = None, parallel_iterations: Any = None, *_: Any,
-    source: Any = None, **__: Any,
-) -> _Call | None:  # fmt: skip
-    """Returns the call, or None where TensorFlow has to look at its arguments."""
-    flat = nest.flatten(sources if source is None else source)
-    handles = [s if type(s) is EagerTensor else getattr(s, "handle", None) for s in flat]
-    tensors = [target, *handles]
+    function: types.FunctionType, signature: inspect.Signature, args: tuple, kwargs: dict[str, Any]
+) -> _Call | None:
+    """Returns the call, or None where it is TensorFlow's to look at its arguments."""
+    try:
+        given = signature.bind(*args, **kwargs).arguments
+        sources = nest.flatten(given["sources"] if "sources" in given else given["source"])
+    except (TypeError, ValueError):
+        return None
+    tape, target = given["self"], given["target"]
     if type(tape) is not backprop.GradientTape or tape._tape is None:
         return None
     if tape._recording and not tape._persistent:  # its gradient stops the recording
         return None
-    if not all(type(tensor) is EagerTensor for tensor in tensors):
+    if not given.get("experimental_use_pfor", True) or type(target) is not EagerTensor:
         return None
-    return _Call(function, tape, (*tensors, str(unconnected_gradients), parallel_iterations))
+    if not all(map(is_plain_source, sources)):
+        return None
+    handles = [s if type(s) is EagerTensor else s.handle for s in sources]
+    options = str(given.get("unconnected_gradients")), given.get("parallel_iterations")
+    return _Call(function, tape, (target, *handles, *options))
 
 
 def _controller() -> Any:
@@ -133,29 +140,29 @@ def _controller() -> Any:
 def _run(controller: Any, call: _Call, vectorized: Callable[[], Any]) -> Any:
     make = functools.partial(_make, vectorized)
     if call.tape._recording:
-        made = make()
+        body, captured, _ = make()
+        is_kept = False
     else:
         name = f"GradientTape.{call.function.__name__}"
-        made = controller.native.make_once(
-            name, call.function, call.tape._tape._tape, call.given, make
-        )
-    body, captured, _ = made
+        tape = call.tape._tape._tape
+        made, is_kept = controller.native.make_once(name, call.function, tape, call.given, make)
+        body, captured = made[:2]
     _use_up(call.tape)
-    return body(captured)
+    return body(captured, is_kept)
 
 
-def _make(vectorized: Callable[[], Any]) -> tuple[Callable[[tuple], Any], tuple, str | None]:
+def _make(vectorized: Callable[[], Any]) -> tuple[Callable[..., Any], tuple, str | None]:
     """Returns a body, the tensors it takes, and why it cannot be used again (or None)."""
     graph = _CapturingGraph(vectorized.__name__)
     func_graph.func_graph_from_py_func(
         graph.name, py_func_from_autograph(vectorized), (), {}, func_graph=graph
     )
     try:
-        code = StraightLineCode(graph)
-        return _straight_body(code, graph.structured_outputs), tuple(code.captured), None
+        function, captured = straight_function(graph)
+        return _StraightBody(function, graph.structured_outputs), tuple(captured), None
     except NotStraightError as error:
         body, captured = _whole_body(graph)
-        return body, captured, str(error) if error.has_effect else None
+        return body, tuple(captured), str(error) if error.has_effect else None
 
 
 def _use_up(tape: Any) -> None:
@@ -184,37 +191,23 @@ class _CapturingGraph(func_graph.FuncGraph):
 class _StraightBody:
     """Runs a vectorized gradient op by op, on the tensors it was made of."""
 
-    def __init__(self, code: StraightLineCode, outputs: Any) -> None:
-        self._run = _native.load().module.pure_function(
-            "a vectorized gradient", code.function(), False, False
-        )
+    def __init__(self, function: Callable[..., list], outputs: Any) -> None:
+        self._function = function
         self._outputs = nest.map_structure(lambda output: output is not None, outputs)
 
-    def __call__(self, captured: tuple) -> Any:
-        results = iter(self._run(captured, {}))
+    def __call__(self, captured: tuple, is_kept: bool) -> Any:
+        results = iter(self._pure(captured, {}) if is_kept else self._function(*captured))
         return nest.map_structure(lambda is_there: next(results) if is_there else None,
                                   self._outputs)  # fmt: skip
 
-
-_bodies: dict[bytes, _StraightBody] = {}  # code is known by its address: none is freed
-
-
-def _straight_body(code: StraightLineCode, outputs: Any) -> _StraightBody:
-    """Returns the same body for the same code.
-
-    Raises:
-      NotStraightError: There are too many of them.
-    """
-    key = code.fingerprint + repr(nest.map_structure(lambda o: o is None, outputs)).encode()
-    if key not in _bodies:
-        if len(_bodies) >= _MAX_BODIES:
-            raise NotStraightError("there are too many already")
-        _bodies[key] = _StraightBody(code, outputs)
-    return _bodies[key]
+    @functools.cached_property
+    def _pure(self) -> Any:
+        name = "a vectorized gradient"
+        return _native.load().module.pure_function(name, self._function, False, False)
 
 
-def _whole_body(graph: Any) -> tuple[Callable[[tuple], Any], tuple]:
+def _whole_body(graph: Any) -> tuple[Callable[..., Any], list]:
     """Returns what runs the graph as one function, and the tensors it takes."""
     function = concrete_function_of(graph)
-    inputs = tuple(function.captured_inputs)
-    return lambda captured: function._call_flat([], list(captured)), inputs
+    inputs = list(function.captured_inputs)
+    return lambda captured, is_kept: function._call_flat([], list(captured)), inputs

@@ -8,8 +8,9 @@ line has a place of its own, and graphs that are alike have equal code.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+import functools
+import types
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -45,24 +46,39 @@ class NotStraightError(Exception):
         self.has_effect = has_effect
 
 
-class StraightLineCode:
-    """The source of a function of the graph's captured tensors, and what its names stand for.
+def straight_function(graph: Any) -> tuple[Callable[..., list], list]:
+    """Returns a function of the graph's captured tensors that runs it, and these tensors.
+
+    The function returns the graph's outputs. Nothing of the graph is kept.
 
     Args:
-      graph: A FuncGraph that takes no arguments. Nothing of it is kept.
+      graph: A finished FuncGraph that takes no arguments.
 
     Raises:
       NotStraightError: It calls functions, or has an effect.
     """
+    _check_has_no_effect(graph)
+    writer = _Writer(graph)
+    namespace = dict(writer.values, run=_run, constant=tf.constant)
+    exec(_compiled(writer.source), namespace)
+    return namespace["vectorized"], writer.captured
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(source: str) -> types.CodeType:
+    """Returns the same code for the same source: ops are located by it."""
+    return compile(source, GENERATED_FILE, "exec")
+
+
+class _Writer:
+    """Writes the source, and says what names in it stand for."""
 
     def __init__(self, graph: Any) -> None:
         self._names: dict[int, str] = {}  # by the id of a graph's tensor
-        self._values: dict[str, Any] = {}
-        self._keys: list[bytes] = []  # what the values are, for comparison
+        self.values: dict[str, Any] = {}
         self._lines: list[str] = []
-        _check_has_no_effect(graph)
-        needed = _needed_ops(graph.outputs)
         self.captured: list[Any] = []
+        needed = _needed_ops(graph.outputs)
         for outside, inside in graph.captures:
             if inside.op in needed:
                 self._names[id(inside)] = f"c{len(self.captured)}"
@@ -70,32 +86,21 @@ class StraightLineCode:
                 del needed[inside.op]
         for operation in graph.get_operations():
             if operation in needed:
-                self._add(operation, *needed[operation])
+                self._add(operation, needed[operation])
         outputs = ", ".join(self._names[id(output)] for output in graph.outputs)
         self._lines.append(f"    return [{outputs}]")
         parameters = ", ".join(f"c{i}" for i in range(len(self.captured)))
         self.source = "\n".join([f"def vectorized({parameters}):", *self._lines, ""])
 
-    @property
-    def fingerprint(self) -> bytes:
-        """Equal for graphs that do the same."""
-        return hashlib.sha256(b"\0".join([self.source.encode(), *self._keys])).digest()
-
-    def function(self) -> Any:
-        """Compiles it: a function of the captured tensors that returns a list of tensors."""
-        namespace = dict(self._values, run=_run, constant=tf.constant)
-        exec(compile(self.source, GENERATED_FILE, "exec"), namespace)
-        return namespace["vectorized"]
-
-    def _add(self, operation: Any, value: Any, key: bytes | None) -> None:
-        if key is not None:
-            line = f"constant({self._name_value('k', value, key)})"
+    def _add(self, operation: Any, value: Any) -> None:
+        if value is not None:
+            line = f"constant({self._name_value(value)})"
         else:
             _check_is_plain(operation)
             line = self._call(operation)
         result = f"t{len(self._lines)}"
         self._lines.append(f"    {result} = {line}")
-        if key is not None or _returns_one_tensor(operation):
+        if value is not None or _returns_one_tensor(operation):
             self._names[id(operation.outputs[0])] = result
         else:
             for i, output in enumerate(operation.outputs):
@@ -128,12 +133,11 @@ class StraightLineCode:
         value = _for_python(value)
         if isinstance(value, (bool, int, bytes)) or value is None:
             return repr(value)
-        return self._name_value("a", value, repr(value).encode())
+        return self._name_value(value)
 
-    def _name_value(self, kind: str, value: Any, key: bytes) -> str:
-        name = f"{kind}{len(self._values)}"
-        self._values[name] = value
-        self._keys.append(key)
+    def _name_value(self, value: Any) -> str:
+        name = f"v{len(self.values)}"
+        self.values[name] = value
         return name
 
 
@@ -146,34 +150,30 @@ def _run(op_type: str, *inputs_and_attributes: Any) -> Any:
         ops.raise_from_not_ok_status(error, None)
 
 
-def _needed_ops(outputs: list[Any]) -> dict[Any, tuple[Any, bytes | None]]:
+def _needed_ops(outputs: list[Any]) -> dict[Any, Any]:
     """Returns the ops that are needed for the outputs, with their values where these are known."""
-    needed: dict[Any, tuple[Any, bytes | None]] = {}
+    needed: dict[Any, Any] = {}
     pending = [output.op for output in outputs]
     while pending:
         operation = pending.pop()
         if operation not in needed:
             needed[operation] = _known_value(operation)
-            if needed[operation][1] is None:
+            if needed[operation] is None:
                 pending += [tensor.op for tensor in operation.inputs]
     return needed
 
 
-def _known_value(operation: Any) -> tuple[Any, bytes | None]:
-    """Returns the value of an op, if it follows from constants and shapes, and its key."""
+def _known_value(operation: Any) -> Any:
+    """Returns the value of an op, if it follows from constants and shapes and is small."""
     if operation.type == "Const":
-        proto = operation.get_attr("value")
-        return tensor_util.MakeNdarray(proto), proto.SerializeToString()
+        return tensor_util.MakeNdarray(operation.get_attr("value"))
     if len(operation.outputs) != 1:
-        return None, None
+        return None
     (output,) = operation.outputs
     size = output.shape.num_elements()
     if output.dtype not in _FOLDED_TYPES or size is None or size > _MAX_FOLDED_ITEMS:
-        return None, None
-    value = tensor_util.constant_value(output)
-    if value is None:
-        return None, None
-    return value, f"{value.dtype}{value.shape}".encode() + value.tobytes()
+        return None
+    return tensor_util.constant_value(output)
 
 
 def _check_has_no_effect(graph: Any) -> None:

@@ -111,5 +111,6 @@ def test_in_a_step(dtype, pool, is_ours, is_known):
     with terra.config.override(max_exact_shapes=1):
         built = assert_matches_eager(make, 8)[-1]
         assert built.stats().co_executed_steps > 0
+        assert built.stats().num_fetches <= 2 + (not is_known)  # the weight, and the loss
         definition = built.built_graph.generated.lowered.definition
     assert ("Terra>MaxPoolGrad" in {node.op for node in definition.node_def}) is is_ours
