@@ -8,7 +8,9 @@
 //
 // An outside tensor's name is its number in the order of first appearance, so
 // that steps with other batches have the same names, and one tensor given twice
-// has one name.
+// has one name. Two Python objects may be one tensor (TensorFlow has one handle
+// for all scalars of a value): they have two names, since tapes tell them
+// apart, and the history says that they are one (MixName).
 #ifndef TERRA_KERNELS_INTERCEPTOR_HISTORY_H_
 #define TERRA_KERNELS_INTERCEPTOR_HISTORY_H_
 
@@ -70,6 +72,8 @@ class History {
 
   // The tensor's name. Keeps it alive from then on.
   int NameOf(PyObject* tensor);
+  // Mixes its name, and the first name that the same tensor has had.
+  void MixName(PyObject* tensor, Hash* hash);
   // The same, or -1 for a tensor that has none.
   int FindName(PyObject* tensor) const;
   PyObject* Named(int name) const { return named_[name].get(); }
@@ -82,12 +86,15 @@ class History {
   }
   void Clear() {
     names_.clear();
+    first_names_.clear();
     named_.clear();
   }
 
  private:
   Hash hash_{0x7e44a};
   std::unordered_map<int64_t, int> names_;  // by the tensor's id
+  // By its handle, which a named tensor keeps alive.
+  std::unordered_map<const void*, int> first_names_;
   std::vector<PyRef> named_;
 };
 

@@ -209,6 +209,7 @@ class PureKey {
   void MixReal(double number);
   const char* MixTensor(PyObject* tensor);
   const char* MixVariable(PyObject* variable);
+  void MixTwin(const tensorflow::TensorHandle* handle);
   // Whether it is the same object as an operand before.
   bool MixKnown(PyObject* object);
 

@@ -241,11 +241,23 @@ bool PureKey::MixKnown(PyObject* object) {
   return false;
 }
 
+// Two Python objects may be one tensor, so which operand an op takes would not
+// be told by the object.
+void PureKey::MixTwin(const tensorflow::TensorHandle* handle) {
+  for (size_t i = 0; i < operands_.size(); ++i) {
+    const Operand& operand = operands_[i];
+    if (operand.handle || HandleOf(operand.object) != handle) continue;
+    hash_.Mix(Event::kOutside, i);
+    return;
+  }
+}
+
 const char* PureKey::MixTensor(PyObject* tensor) {
   if (MixKnown(tensor)) return nullptr;
   const Attributes attributes = AttributesOf(tensor);
   if (attributes == Attributes::kOther) return "a tensor with attributes";
   tensorflow::TensorHandle* handle = HandleOf(tensor);
+  MixTwin(handle);
   hash_.Mix(Event::kType, static_cast<uint64_t>(handle->DataType()));
   hash_.Mix(static_cast<uint64_t>(attributes));
   operands_.push_back({tensor, PyRef()});

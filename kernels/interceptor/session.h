@@ -27,6 +27,7 @@
 
 #include "kernels/core/handle_table.h"
 #include "kernels/interceptor/call.h"
+#include "kernels/interceptor/claims.h"
 #include "kernels/interceptor/history.h"
 #include "kernels/interceptor/library_call.h"
 #include "kernels/interceptor/lifetimes.h"
@@ -304,12 +305,15 @@ class Session {
   bool BeginsEpoch(const PlanNode& node) const;
   // Null when the call is what the plan expects; else why not.
   const char* Verify(const Call& call, PlanNode* node, std::string* detail);
-  const char* VerifyInput(const InputRef& ref, PyObject* tensor,
+  // `claims`: of the inputs that have been verified together with this one.
+  const char* VerifyInput(const InputRef& ref, PyObject* tensor, Claims* claims,
                           std::string* detail);
   const char* VerifyVariable(const InputRef& ref, PyObject* tensor,
-                             std::string* detail);
-  const char* VerifyFeed(const InputRef& ref, PyObject* tensor,
+                             Claims* claims, std::string* detail);
+  const char* VerifyFeed(const InputRef& ref, PyObject* tensor, Claims* claims,
                          std::string* detail);
+  const char* VerifyNewFeed(const InputRef& ref, PyObject* tensor,
+                            std::string* detail);
   const char* VerifySeeds(const Call& call, PlanNode* node,
                           std::string* detail);
   // A call that is being followed so as to be replayed the next time.

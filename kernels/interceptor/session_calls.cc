@@ -33,7 +33,7 @@ const char* Session::MixTensor(PyObject* tensor, Hash* key) {
   if (fixed != plan_->fixed.end()) {
     key->Mix(Event::kFixed, static_cast<uint64_t>(fixed->second));
   }
-  key->Mix(Event::kOutside, static_cast<uint64_t>(history_.NameOf(tensor)));
+  history_.MixName(tensor, key);
   key->Mix(Event::kType, static_cast<uint64_t>(handle->DataType()));
   if (handle->DataType() == tensorflow::DT_RESOURCE) return nullptr;
   if (!EnsureReadable(tensor, Reading::kShape)) {
@@ -152,7 +152,7 @@ void Session::MixIdentity(PyObject* tensor) {
   if (fixed != plan_->fixed.end()) {
     hash.Mix(Event::kFixed, static_cast<uint64_t>(fixed->second));
   }
-  hash.Mix(Event::kOutside, static_cast<uint64_t>(history_.NameOf(tensor)));
+  history_.MixName(tensor, &hash);
 }
 
 void Session::MixShapeOf(PyObject* tensor) {
@@ -239,6 +239,7 @@ PyObject* Session::OnLibraryCall(const LibraryCall& call) {
 int Session::Fits(const CallRecord& record) {
   using Kind = Binding::Kind;
   std::string detail;
+  Claims claims;
   if (record.guard && !GuardOf(record.guard.get())->IsUnchanged()) return 0;
   for (const Binding& binding : record.bindings) {
     const char* problem = nullptr;
@@ -247,13 +248,13 @@ int Session::Fits(const CallRecord& record) {
       const auto kind =
           binding.kind == Kind::kFeed ? InputKind::kFeed : InputKind::kConstant;
       problem = VerifyInput({kind, binding.slot, 0}, history_.Named(binding.a),
-                            &detail);
+                            &claims, &detail);
     } else if (binding.kind == Kind::kVariable) {
       problem = VerifyVariable({InputKind::kVariable, binding.slot, 0},
-                               history_.Named(binding.a), &detail);
+                               history_.Named(binding.a), &claims, &detail);
     } else if (binding.kind == Kind::kJoinOutside) {
       problem = VerifyInput({InputKind::kJoin, binding.slot, 0},
-                            history_.Named(binding.a), &detail);
+                            history_.Named(binding.a), &claims, &detail);
     }
     if (problem != nullptr || mode_ != Mode::kCoExecution) return 0;
   }

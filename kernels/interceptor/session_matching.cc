@@ -82,10 +82,11 @@ bool AreAllowed(const Tensor& tensor, std::pair<int64_t, int64_t> allowed) {
 }  // namespace
 
 const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
-                                    std::string* detail) {
+                                    Claims* claims, std::string* detail) {
   const VariableSlot& slot = plan_->variables[ref.a];
   PyObject* expected =
       slot.captured ? slot.captured.get() : variables_[slot.variable].get();
+  if (expected == nullptr) expected = claims->Variable(slot.variable);
   if (expected != nullptr) {
     if (HandleOf(expected) == HandleOf(tensor)) return nullptr;
     *detail = "another variable";
@@ -98,19 +99,21 @@ const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
     return "variable_changed";
   }
   const uint64_t key = ResourceKey(*value);
+  bool is_of_another_place = claims->IsClaimedByOther(key, slot.variable);
   for (const VariableSlot& other : plan_->variables) {
-    if (other.captured && other.key == key) {
-      *detail = "the variable of another place";
-      return "variable_changed";
-    }
+    is_of_another_place |= other.captured && other.key == key;
   }
   for (const auto& [bound_key, bound_slot] : bound_) {
-    if (bound_key == key && bound_slot != slot.variable) {
-      *detail = "the variable of another place";
-      return "variable_changed";
-    }
+    is_of_another_place |= bound_key == key && bound_slot != slot.variable;
   }
-  if (ref.kind == InputKind::kResource) return nullptr;
+  if (is_of_another_place) {
+    *detail = "the variable of another place";
+    return "variable_changed";
+  }
+  if (ref.kind == InputKind::kResource) {
+    claims->AddVariable(slot.variable, tensor, key);
+    return nullptr;
+  }
   // The handle knows the variable's type and shape.
   PyRef same =
       PyRef::Steal(PyObject_CallFunction(slot.accepts.get(), "O", tensor));
@@ -119,23 +122,36 @@ const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
     *detail = "a variable of unknown type";
     return "variable_changed";
   }
-  if (same.get() == Py_True) return nullptr;
+  if (same.get() == Py_True) {
+    claims->AddVariable(slot.variable, tensor, key);
+    return nullptr;
+  }
   *detail = "a variable of another type or shape";
   return "variable_changed";
 }
 
 const char* Session::VerifyFeed(const InputRef& ref, PyObject* tensor,
-                                std::string* detail) {
+                                Claims* claims, std::string* detail) {
   TensorHandle* handle = HandleOf(tensor);
   if (FindMade(handle) >= 0) {
     *detail = "a tensor of this step where an outside one was expected";
     return "dataflow_changed";
   }
-  if (feeds_[ref.a]) {
-    if (HandleOf(feeds_[ref.a].get()) == handle) return nullptr;
+  PyObject* expected = feeds_[ref.a].get();
+  if (expected == nullptr) expected = claims->Feed(ref.a);
+  if (expected != nullptr) {
+    if (HandleOf(expected) == handle) return nullptr;
     *detail = "another tensor than at this tensor's first use";
     return "dataflow_changed";
   }
+  const char* problem = VerifyNewFeed(ref, tensor, detail);
+  if (problem == nullptr) claims->AddFeed(ref.a, tensor);
+  return problem;
+}
+
+const char* Session::VerifyNewFeed(const InputRef& ref, PyObject* tensor,
+                                   std::string* detail) {
+  TensorHandle* handle = HandleOf(tensor);
   const FeedSlot& slot = plan_->feeds[ref.a];
   const char* problem = VerifyShape(tensor, slot.dtype, slot.shape, detail);
   if (problem != nullptr || !slot.allowed.has_value()) return problem;
@@ -155,7 +171,7 @@ const char* Session::VerifyFeed(const InputRef& ref, PyObject* tensor,
 }
 
 const char* Session::VerifyInput(const InputRef& ref, PyObject* tensor,
-                                 std::string* detail) {
+                                 Claims* claims, std::string* detail) {
   TensorHandle* handle = HandleOf(tensor);
   switch (ref.kind) {
     case InputKind::kOutput: {
@@ -168,7 +184,7 @@ const char* Session::VerifyInput(const InputRef& ref, PyObject* tensor,
       return "dataflow_changed";
     }
     case InputKind::kVariable:
-      return VerifyVariable(ref, tensor, detail);
+      return VerifyVariable(ref, tensor, claims, detail);
     case InputKind::kConstant: {
       ConstantSlot& constant = plan_->constants[ref.a];
       if (HandleOf(constant.tensor.get()) == handle) return nullptr;
@@ -192,9 +208,9 @@ const char* Session::VerifyInput(const InputRef& ref, PyObject* tensor,
       *detail = "another tensor object";
       return "capture_changed";
     case InputKind::kFeed:
-      return VerifyFeed(ref, tensor, detail);
+      return VerifyFeed(ref, tensor, claims, detail);
     case InputKind::kResource:
-      return VerifyVariable(ref, tensor, detail);
+      return VerifyVariable(ref, tensor, claims, detail);
     case InputKind::kJoin:
       return VerifyJoin(ref, tensor, detail);
     case InputKind::kAny:
@@ -283,6 +299,7 @@ const char* Session::Verify(const Call& call, PlanNode* node,
     return "attributes_changed";
   }
   const size_t num_inputs = std::min(node->inputs.size(), call.inputs.size());
+  Claims claims;
   for (size_t i = 0; i < num_inputs; ++i) {
     const InputRef& ref = node->inputs[i];
     // The epochs were planned for the ways that were traced.
@@ -293,7 +310,7 @@ const char* Session::Verify(const Call& call, PlanNode* node,
       return "new_path";
     }
     const char* reason =
-        VerifyInput(node->inputs[i], call.inputs[i].get(), detail);
+        VerifyInput(ref, call.inputs[i].get(), &claims, detail);
     if (reason != nullptr) return reason;
   }
   if (node->shape_rule != nullptr && node->outputs.empty() &&

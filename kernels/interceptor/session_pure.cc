@@ -127,6 +127,7 @@ bool Session::PureFits(const PureRecord& record, const Operands& operands) {
   using Kind = TensorRef::Kind;
   if (record.guard && !GuardOf(record.guard.get())->IsUnchanged()) return false;
   std::string detail;
+  Claims claims;
   bool is_first = true;
   for (const PureStep& step : record.steps) {
     if (step.kind != PureKind::kOp) continue;
@@ -145,7 +146,7 @@ bool Session::PureFits(const PureRecord& record, const Operands& operands) {
       PyObject* tensor = ref.kind == Kind::kObject
                              ? ref.object.get()
                              : operands[ref.number].tensor();
-      if (VerifyInput(expected, tensor, &detail) != nullptr ||
+      if (VerifyInput(expected, tensor, &claims, &detail) != nullptr ||
           mode_ != Mode::kCoExecution) {
         return false;
       }
