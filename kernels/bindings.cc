@@ -193,7 +193,7 @@ void BindSession(py::module_& m) {
            }),
            py::arg("plan").none(true), py::arg("controller"))
       .def_property("mode", &Session::mode, &Session::set_mode)
-      .def_property("committed", &Session::committed, &Session::set_committed)
+      .def_property_readonly("committed", &Session::committed)
       .def_property_readonly("position", &Session::position)
       .def_property_readonly("plan_is_set",
                              [](Session& s) { return s.plan() != nullptr; })
@@ -227,18 +227,21 @@ void BindSession(py::module_& m) {
            [](Session& s) { return s.step()->mailbox().Waiting(); })
       .def("skip_to_end", &Session::SkipToEnd)
       .def_property_readonly("epochs_left", &Session::EpochsLeft)
-      .def("renumber", &Session::Renumber)
+      .def("go_on_tracing", &Session::GoOnTracing)
       .def("decided", &DecidedInput)
       .def("launch", &Session::Launch)
-      .def("commit", &Session::Commit)
-      .def("toggle_epoch_closed", &Session::MarkEpochClosed)
-      .def("cancel",
-           [](Session& s) {
-             // The Step outlives this call even if the session goes away.
-             auto step = Step::Find(s.step()->id());
-             py::gil_scoped_release release;
-             if (step != nullptr) step->Cancel();
-           })
+      .def("commit_step", &Session::CommitStep)
+      .def("commit_epoch", &Session::CommitEpoch)
+      .def("finish_epoch", &Session::FinishEpoch)
+      .def("resume_epoch", &Session::ResumeEpoch)
+      .def_property_readonly("num_epochs_committed",
+                             &Session::num_epochs_committed)
+      .def_property_readonly("num_epochs_done", &Session::num_epochs_done)
+      .def_property_readonly("epoch_start", &Session::epoch_start)
+      .def("set_is_queued", &Session::set_is_queued)
+      .def_property_readonly("is_queued", &Session::is_queued)
+      .def_property_readonly("has_entered", &Session::has_entered)
+      .def("cancel", &Session::Cancel)
       .def("await_end", [](Session& s) { RaiseIfFailed(s.WaitEnded()); })
       .def("await_channel",
            [](Session& s, int channel) {
@@ -382,14 +385,13 @@ void BindFunctions(py::module_& m) {
     Delays().graph_us = graph_us;
     Delays().python_us = python_us;
   });
+  m.def("in_gradient", [] { return CurrentThread().num_gradients > 0; });
   m.def("in_step", [] { return CurrentThread().session != nullptr; });
   m.def("current_controller", []() -> py::object {
     const ThreadState& thread = CurrentThread();
     if (thread.session == nullptr || thread.nested > 0) return py::none();
     return py::reinterpret_borrow<py::object>(thread.session->controller());
   });
-  m.def("enter_nested", [] { ++CurrentThread().nested; });
-  m.def("leave_nested", [] { --CurrentThread().nested; });
   m.def("note_internal_seed", &NoteInternalSeed);
   m.def("clear_seed_ledger", &ClearSeedLedger);
   m.def("num_live_sessions", [] { return Session::Live().size(); });
@@ -439,5 +441,6 @@ void BindFunctions(py::module_& m) {
 PYBIND11_MODULE(_terra_native, m) {
   terra::BindPlan(m);
   terra::BindSession(m);
+  terra::BindStepRun(m);
   terra::BindFunctions(m);
 }

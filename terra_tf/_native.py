@@ -48,6 +48,8 @@ def load() -> NativeLibrary:
         another TensorFlow or Python, or cannot be loaded.
     """
     global _loaded
+    if _loaded is not None:  # no lock: an interrupted thread may have kept it
+        return _loaded
     with _lock:
         if _loaded is None:
             _check_versions(_find_build_info())

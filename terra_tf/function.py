@@ -17,7 +17,6 @@ import difflib
 import functools
 import inspect
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, MethodType
 from typing import Any
@@ -44,7 +43,14 @@ from terra_tf.runtime.session import StepSession
 from terra_tf.runtime.stats import Counters, Stats
 from terra_tf.trace.trace_graph import TraceGraph
 
-_co_execution = threading.Lock()  # one thread traces or co-executes at a time
+_OCCUPIED = object()
+
+
+@functools.cache
+def _turn() -> Any:
+    """Returns the monitor of the one thread that traces or co-executes."""
+    return _native.load().module.Monitor()
+
 
 _OWN_ATTRIBUTES = frozenset(
     {
@@ -170,16 +176,11 @@ class Function:
         if reason is not None:
             self._counters.count_fallback(reason)
             return self._python_function(*args, **kwargs)
-        if not _co_execution.acquire(blocking=False):
+        result = _turn().try_run(_OCCUPIED, self._observed_step, args, kwargs)
+        if result is _OCCUPIED:
             self._counters.count_fallback(Reason.CONCURRENT)
             return self._python_function(*args, **kwargs)
-        try:
-            if observation.observer is None:
-                return self._step(args, kwargs)
-            with observation.observer.watch(self, self._counters.steps):
-                return self._step(args, kwargs)
-        finally:
-            _co_execution.release()
+        return result
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else MethodType(self, instance)
@@ -229,6 +230,12 @@ class Function:
             return Reason.OP_CALLBACKS
         return None
 
+    def _observed_step(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if observation.observer is None:
+            return self._step(args, kwargs)
+        with observation.observer.watch(self, self._counters.steps):
+            return self._step(args, kwargs)
+
     def _step(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         tensors = find_tensors((args, kwargs))
         entry = self._entries.find(tensors)
@@ -241,14 +248,8 @@ class Function:
         if built is None:
             self._counters.traced_steps += 1
         session = StepSession(entry, tensors, sys._getframe(), built)
-        try:
-            session.begin()
-            result = self._python_function(*args, **kwargs)
-        except BaseException as error:
-            session.leave_by_exception(error)
-            raise
-        session.finish()
-        return result
+        run_step = _native.load().module.run_step
+        return run_step(session.native, self._python_function, args, kwargs)
 
     # ------------------------------------------------------------- looking
 

@@ -287,7 +287,7 @@ bool EnsureReadable(PyObject* tensor, Reading reading) {
       PyRef noted = PyRef::Steal(PyObject_CallMethod(
           session->controller(), "on_materialize", "iii", made.node,
           made.output, reading == Reading::kShape ? 1 : 0));
-      return static_cast<bool>(noted);
+      return noted || session->AbandonTrace();
     }
     if (reading == Reading::kShape && session->plan() != nullptr &&
         session->ShapeIsKnown(made)) {

@@ -1,16 +1,11 @@
 #include "kernels/interceptor/session.h"
 
 #include <algorithm>
-#include <stdexcept>
-#include <unordered_map>
 
-#include "kernels/graph_runner.h"
 #include "kernels/interceptor/controller.h"
 #include "kernels/interceptor/hooks.h"
 #include "kernels/interceptor/seeds.h"
-#include "kernels/interceptor/stall.h"
 #include "kernels/interceptor/tf_python.h"
-#include "kernels/interceptor/waiting.h"
 #include "tensorflow/core/common_runtime/dma_helper.h"
 #include "tensorflow/core/framework/tensor_util.h"
 
@@ -21,10 +16,6 @@ using tensorflow::Tensor;
 using tensorflow::TensorHandle;
 
 constexpr int64_t kSweepBytes = 64 << 20;
-
-bool IsStopped() {
-  return PyRef::Steal(TFE_Py_TapeSetIsStopped()).get() == Py_True;
-}
 
 // A tensor of which nobody else can change the bytes.
 Tensor OwnCopy(const Tensor& tensor) {
@@ -57,29 +48,9 @@ Session::Session(std::shared_ptr<Plan> plan, PyObject* controller)
     table_.Reserve(plan_->num_made_before);
     path_.reserve(plan_->num_ops_before);
   }
-  Live().push_back(this);
 }
 
 Session::~Session() { Release(); }
-
-void Session::Launch() {
-  history_.hash().Mix(Event::kTape, IsStopped());
-  std::vector<TFE_TensorHandle*> inputs;
-  for (const PyRef& input : plan_->launch_inputs) {
-    inputs.push_back(EagerTensor_Handle(input.get()));
-  }
-  const std::string error = GraphRunner::Get().Launch(
-      Runtime().c_context, step_, plan_->function_name, plan_->config_proto,
-      inputs);
-  if (!error.empty()) throw std::runtime_error(error);
-}
-
-void Session::Commit(int channel) { step_->Send(channel, Message()); }
-
-void Session::MarkEpochClosed() {
-  epoch_closed_ = !epoch_closed_;
-  slot_written_.assign(slot_written_.size(), 0);
-}
 
 PyRef Session::Feed(int slot) const { return feeds_.at(slot); }
 
@@ -128,56 +99,6 @@ bool Session::ConflictsWith(uint64_t key, bool writes) const {
     if (bound_key == key && slot_conflicts(slot)) return true;
   }
   return false;
-}
-
-// ---------------------------------------------------------------- waiting
-
-int Session::WaitReady(const Made& made) {
-  if (made.ready->load(std::memory_order_acquire)) return 1;
-  const auto keep_alive = ready_;
-  const std::atomic<bool>* ready = made.ready;
-  const int node = made.node;
-  Stall stall(this, Awaited::kValue, node);
-  return stall.End(WaitInSlices(
-      &python_stall_s,
-      [&](double slice_s) {
-        return step_->state().Wait(slice_s, [&] { return ready->load(); });
-      },
-      [&](double waited_s) {
-        return CallController(controller_, "on_stall", "(id)", node, waited_s);
-      }));
-}
-
-int Session::WaitChannel(int channel) {
-  auto arrived = std::make_shared<std::atomic<bool>>(false);
-  std::shared_ptr<Step> step = step_;
-  step_->mailbox().Take(channel, [arrived, step](std::optional<Message> m) {
-    if (m.has_value()) arrived->store(true);
-    step->state().Notify();
-  });
-  Stall stall(this, Awaited::kGoAhead, bound_for_);
-  return stall.End(WaitInSlices(
-      &python_stall_s,
-      [&](double slice_s) {
-        return step_->state().Wait(slice_s, [&] { return arrived->load(); });
-      },
-      [&](double waited_s) {
-        return CallController(controller_, "on_stall", "(id)", bound_for_,
-                              waited_s);
-      }));
-}
-
-int Session::WaitEnded() {
-  Stall stall(this, Awaited::kEnd, -1);
-  const int result = stall.End(WaitInSlices(
-      &python_stall_s,
-      [&](double slice_s) {
-        return step_->state().Wait(slice_s, [] { return false; });
-      },
-      [&](double waited_s) {
-        return CallController(controller_, "on_stall", "(id)", -1, waited_s);
-      }));
-  return result < 0 ? -1 : 1;
 }
 
 // ---------------------------------------------------------------- outputs
@@ -249,12 +170,6 @@ void Session::AddReal(int node, PyObject* marker, PyObject* outputs) {
   }
 }
 
-void Session::Renumber() {
-  std::unordered_map<int, int> place;
-  for (size_t i = 0; i < path_.size(); ++i) place[path_[i]] = i;
-  for (Made& made : made_) made.node = place.at(made.node);
-}
-
 PyRef Session::MakePending(const OutputSpec& spec, int node, int output,
                            PyObject* marker,
                            const tensorflow::PartialTensorShape& inferred) {
@@ -290,36 +205,6 @@ PyRef Session::MakePending(const OutputSpec& spec, int node, int output,
         });
   }
   return PyRef::Steal(EagerTensorFromHandle(tensorflow::wrap(handle)));
-}
-
-void Session::Release() {
-  if (!live_) return;
-  live_ = false;
-  auto& live = Live();
-  for (size_t i = 0; i < live.size(); ++i) {
-    if (live[i] == this) {
-      live.erase(live.begin() + i);
-      break;
-    }
-  }
-  if (plan_ != nullptr) {
-    plan_->num_made_before = made_.size();
-    plan_->num_ops_before = path_.size();
-  }
-  table_.Clear();
-  for (Made& made : made_) {
-    if (made.handle != nullptr) made.handle->Unref();
-    made.handle = nullptr;
-  }
-  made_.clear();
-  feeds_.clear();
-  feed_copies_.clear();
-  variables_.clear();
-  decided_.clear();
-  history_.Clear();
-  tape_log_.Clear();
-  markers_.clear();
-  if (step_ != nullptr) step_->Unregister();
 }
 
 // ---------------------------------------------------------------- feeding

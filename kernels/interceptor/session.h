@@ -32,6 +32,7 @@
 #include "kernels/interceptor/library_call.h"
 #include "kernels/interceptor/lifetimes.h"
 #include "kernels/interceptor/making.h"
+#include "kernels/interceptor/outputs.h"
 #include "kernels/interceptor/plan.h"
 #include "kernels/interceptor/pure_call.h"
 #include "kernels/interceptor/py_ref.h"
@@ -45,35 +46,6 @@ enum class Mode : int {
   kCoExecution = 2,
   kImperative = 3,
   kSeizing = 4,
-};
-
-// One output that this step has made.
-struct Made {
-  Made(tensorflow::TensorHandle* handle, int node, int output, int channel,
-       PyObject* marker, std::atomic<bool>* ready)
-      : handle(handle),
-        node(node),
-        output(output),
-        fetch_channel(channel),
-        marker(marker),
-        ready(ready) {}
-  tensorflow::TensorHandle* handle;  // owned; null once released
-  int node;
-  int output;
-  int fetch_channel;
-  PyObject* marker;  // names the op on a tape; borrowed from plan or session
-  tensorflow::PartialTensorShape shape;  // where the cursor has inferred it
-  std::atomic<bool>* ready;  // the session's: has a value (or is poisoned)
-  bool seen = false;         // Python has looked at the value: pinned
-};
-
-// What a joined input turned out to be in this step.
-struct Decided {
-  bool is_set = false;
-  int node = -1;  // it is an output of this step, or -1:
-  int output = -1;
-  PyRef external;       // as Python gave it
-  PyRef external_copy;  // where NumPy could change the bytes
 };
 
 class Session {
@@ -110,7 +82,38 @@ class Session {
 
   // Starts the graph. Throws std::runtime_error (bindings translate it).
   void Launch();
-  void Commit(int channel);
+  // Cancels the graph, also one that was not started. Needs the GIL, and lets
+  // it go.
+  void Cancel();
+
+  // The ends of the step and its epochs (session_ends.cc). Each of them is done
+  // at once, and once: who is interrupted in between calls it again.
+  void CommitStep(int channel);
+  void CommitEpoch(int number, int channel);
+  // The writes of an epoch have happened.
+  void FinishEpoch(int number);
+  void ResumeEpoch(int number, int channel);
+  int num_epochs_committed() const { return num_epochs_committed_; }
+  int num_epochs_done() const { return num_epochs_done_; }
+  // How many ops were matched before the open epoch.
+  int epoch_start() const { return epoch_start_; }
+  // A committed step is in the queue of those in flight.
+  void set_is_queued() { is_queued_ = true; }
+  bool is_queued() const { return is_queued_; }
+  bool has_entered() const { return has_entered_; }
+  // Whether nothing is left to be done by the thread that ran the step.
+  bool IsOver() const;
+  // The last resort where the controller cannot end the step: cancels it, and
+  // poisons what is pending.
+  void Abandon();
+  // The recorder has been interrupted: nothing is learned from this step.
+  // Returns null.
+  PyObject* AbandonTrace() {
+    if (mode_ == Mode::kTracing) mode_ = Mode::kImperative;
+    return nullptr;
+  }
+  // Goes on recording what a step does that has left its graph.
+  void GoOnTracing();
 
   // The hooks' entries. New reference, or null with an exception set.
   PyObject* OnCall(const Call& call);
@@ -158,8 +161,6 @@ class Session {
   bool SkipToEnd();
   // The number of epochs that lie between here and the end.
   int EpochsLeft() const;
-  // From now on made() numbers ops by their place in the step.
-  void Renumber();
   // How long outputs were held while the step was traced, which has ended.
   std::vector<Lifetime> LifetimesAtEnd(int num_ops) const {
     return lifetimes_.AtEnd(made_, num_ops);
@@ -208,8 +209,9 @@ class Session {
     markers_.push_back(std::move(marker));
     return markers_.back().get();
   }
-  // Drops every handle and feed; readers no longer find this session.
-  void Release();
+  // Drops every handle and feed; readers no longer find this session. False if
+  // that has been done.
+  bool Release();
 
   // Whether an op outside the step that touches the resource must not run
   // before this step is settled.
@@ -217,9 +219,6 @@ class Session {
   // Whether some variable will hold another value once this step is settled:
   // for ops that may read variables unseen (dataset iterators).
   bool HasUnsettledWrites() const;
-  // From closing an epoch until it resumes, nothing is in doubt.
-  void MarkEpochClosed();
-  void set_committed(bool committed) { committed_ = committed; }
   bool committed() const { return committed_; }
   bool is_live() const { return live_; }
 
@@ -300,7 +299,7 @@ class Session {
   // Closes the epochs before a node, all but the last of them resumed. False
   // with an exception set.
   bool CloseEpochs(int epoch);
-  bool ResumeEpoch();
+  bool ResumePending();
   // Whether an epoch begins with the node.
   bool BeginsEpoch(const PlanNode& node) const;
   // Null when the call is what the plan expects; else why not.
@@ -438,7 +437,16 @@ class Session {
   PyObject* stop_frame_ = nullptr;  // borrowed from the controller
   bool live_ = true;
   bool committed_ = false;
-  bool epoch_closed_ = false;
+  bool epoch_closed_ = false;  // until it resumes nothing is in doubt
+  int num_epochs_committed_ = 0;
+  int num_epochs_done_ = 0;
+  int num_epochs_resumed_ = 0;
+  int epoch_start_ = 0;
+  bool has_entered_ = false;
+  bool was_launched_ = false;
+  bool is_queued_ = false;
+  // Check channels that are awaited -> whether the message has come.
+  std::unordered_map<int, std::shared_ptr<std::atomic<bool>>> awaited_;
   HandleTable table_;
   std::deque<Made> made_;
   // Whether each of them has a value. Whoever waits for one keeps them all.

@@ -225,7 +225,7 @@ PyObject* Session::OnLibraryCall(const LibraryCall& call) {
     if (record->tries_left > 0) return RunAndLearn(call, key);
     return run();
   }
-  if (!ResumeEpoch()) return nullptr;
+  if (!ResumePending()) return nullptr;
   const int fits = mode_ == Mode::kCoExecution ? Fits(*record) : 0;
   if (fits < 0) return nullptr;
   if (fits == 0 || mode_ != Mode::kCoExecution) {

@@ -111,7 +111,7 @@ PyObject* Session::OnPureCall(const PureCall& call) {
     ++*record->num_refused;
     return record->tries_left > 0 ? LearnPureCall(call, key) : run();
   }
-  if (!ResumeEpoch()) return nullptr;
+  if (!ResumePending()) return nullptr;
   const bool fits =
       mode_ == Mode::kCoExecution && PureFits(*record, key.operands());
   if (PyErr_Occurred()) return nullptr;

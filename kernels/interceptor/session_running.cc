@@ -8,13 +8,13 @@
 #include "kernels/interceptor/hooks.h"
 #include "kernels/interceptor/python_scopes.h"
 #include "kernels/interceptor/session.h"
+#include "kernels/interceptor/step_run.h"
 #include "kernels/interceptor/tf_python.h"
 
 namespace terra {
 
 bool Session::Diverge(const char* reason, const std::string& detail) {
-  return CallController(controller_, "on_divergence", "(ss)", reason,
-                        detail.c_str());
+  return DivergeForSure(this, reason, detail.c_str());
 }
 
 PyObject* Session::Delegate(const Call& call, int number, Tensors* flat) {
@@ -128,20 +128,23 @@ bool Session::RecordAfterwards(const Call& call, int index, PyObject* marker,
   if (!CallController(controller_, "on_op", "(OiOOOO)", call.py_name,
                       call.route == Route::kFast ? 1 : 0, call.attrs.get(),
                       inputs.get(), counts.get(), call.given_name())) {
-    return false;
+    return AbandonTrace();
   }
   AddReal(index, marker, outputs);
-  return CallController(controller_, "on_result", "(iO)", index, outputs);
+  return CallController(controller_, "on_result", "(iO)", index, outputs) ||
+         AbandonTrace();
 }
 
 bool Session::RecordError(const Call& call, int index, PyObject* type) {
   NestedScope recording;
   PyRef inputs = call.InputTuple();
   PyRef counts = call.CountTuple();
-  return CallController(controller_, "on_op", "(OiOOOO)", call.py_name,
-                        call.route == Route::kFast ? 1 : 0, call.attrs.get(),
-                        inputs.get(), counts.get(), call.given_name()) &&
-         CallController(controller_, "on_error", "(iO)", index, type);
+  const bool is_recorded =
+      CallController(controller_, "on_op", "(OiOOOO)", call.py_name,
+                     call.route == Route::kFast ? 1 : 0, call.attrs.get(),
+                     inputs.get(), counts.get(), call.given_name()) &&
+      CallController(controller_, "on_error", "(iO)", index, type);
+  return is_recorded || AbandonTrace();
 }
 
 PyObject* Session::RunImperative(const Call& call, int number) {
@@ -215,14 +218,13 @@ PyObject* Session::FinishReal(const Call& call, int number, int index,
     const int channel = node->outputs[i].feed_channel;
     if (channel >= 0) PutTensor(channel, tensor);
   }
-  if (!ResumeEpoch()) return nullptr;
   Arrive(number);
   for (size_t i = 0; i < n; ++i) {
     if (!node->outputs[i].shape_known) {
       MixShapeOf(PyList_GET_ITEM(outputs.get(), i));
     }
   }
-  return result.release();
+  return ResumePending() ? result.release() : nullptr;
 }
 
 bool Session::PassAfterError(int number) {
@@ -244,7 +246,7 @@ bool Session::PassAfterError(int number) {
       message.tensor = tensorflow::Tensor(spec.dtype, shape);
       step_->Send(spec.feed_channel, std::move(message));
     }
-    passes = ResumeEpoch();
+    passes = ResumePending();
   }
   if (passes && mode_ == Mode::kCoExecution) {
     raised_.push_back(position());
@@ -294,7 +296,7 @@ PyObject* Session::Trace(const Call& call) {
         call.route == Route::kFast ? 1 : 0, call.attrs.get(), inputs.get(),
         counts.get(), call.given_name()));
   }
-  if (!begun) return nullptr;
+  if (!begun) return AbandonTrace();
   const int node =
       static_cast<int>(PyLong_AsLong(PyTuple_GET_ITEM(begun.get(), 0)));
   PyObject* marker =
@@ -306,14 +308,15 @@ PyObject* Session::Trace(const Call& call) {
     PyErr_Fetch(&type, &value, &traceback);
     const bool noted =
         CallController(controller_, "on_error", "(iO)", node, type);
-    if (noted) PyErr_Restore(type, value, traceback);
+    if (!noted) return AbandonTrace();
+    PyErr_Restore(type, value, traceback);
     return nullptr;
   }
   PyRef outputs = OutputList(result.get());
   AddReal(node, marker, outputs.get());
   NestedScope recording;
   if (!CallController(controller_, "on_result", "(iO)", node, outputs.get())) {
-    return nullptr;
+    return AbandonTrace();
   }
   return result.release();
 }
@@ -339,10 +342,11 @@ PyObject* Session::OnCall(const Call& call) {
 
 bool Session::AwaitSeizure() {
   while (mode_ == Mode::kSeizing) {
-    PyRef waited = PyRef::Steal(
-        PyObject_CallMethod(controller_, "await_seizure", nullptr));
-    if (!waited) return false;
-    if (waited.get() == Py_False) return true;  // this thread is the one
+    // Waits, or goes on with what was interrupted.
+    PyRef settled =
+        PyRef::Steal(PyObject_CallMethod(controller_, "settle", nullptr));
+    if (!settled) return false;
+    if (settled.get() == Py_False) return true;  // this thread is the one
   }
   return true;
 }
@@ -372,12 +376,12 @@ PyObject* Session::CoExecute(const Call& call) {
   if (bound_for_ != number) {
     Decide(number);
     bound_for_ = number;
-    if (!CloseEpochs(plan_->levels[node.level].epoch)) return nullptr;
-    if (mode_ != Mode::kCoExecution) return OnCall(call);
   }
+  if (!CloseEpochs(plan_->levels[node.level].epoch)) return nullptr;
+  if (mode_ != Mode::kCoExecution) return OnCall(call);
   const bool is_imperative = node.kind == NodeKind::kImperative;
   // The op that an epoch waits for is the first thing to happen in it.
-  if (!(is_imperative && BeginsEpoch(node)) && !ResumeEpoch()) return nullptr;
+  if (!(is_imperative && BeginsEpoch(node)) && !ResumePending()) return nullptr;
   if (mode_ != Mode::kCoExecution) return OnCall(call);
   return is_imperative ? RunImperative(call, number) : Delegate(call, number);
 }

@@ -62,7 +62,9 @@ bool TapeIsActive() {
 }
 
 void Session::Enter() {
+  has_entered_ = true;
   CurrentThread().session = this;
+  if (plan_ == nullptr) Live().push_back(this);
   PyRef stopped = PyRef::Steal(TFE_Py_TapeSetIsStopped());
   has_outer_tapes_ = TapeIsActive() || stopped.get() == Py_True;
   // Hooks may have been off when one was left.

@@ -254,7 +254,7 @@ bool Session::BeginsEpoch(const PlanNode& node) const {
 
 bool Session::CloseEpochs(int epoch) {
   while (epoch_ < epoch && mode_ == Mode::kCoExecution) {
-    if (!ResumeEpoch()) return false;
+    if (!ResumePending()) return false;
     if (mode_ != Mode::kCoExecution) return true;
     if (!CallController(controller_, "on_epoch_close", "(i)", epoch_)) {
       return false;
@@ -266,10 +266,13 @@ bool Session::CloseEpochs(int epoch) {
   return true;
 }
 
-bool Session::ResumeEpoch() {
+bool Session::ResumePending() {
   if (!epoch_is_pending_) return true;
+  if (!CallController(controller_, "on_epoch_resume", "(i)", epoch_)) {
+    return false;
+  }
   epoch_is_pending_ = false;
-  return CallController(controller_, "on_epoch_resume", "(i)", epoch_);
+  return true;
 }
 
 }  // namespace terra

@@ -73,6 +73,7 @@ class Entry:
         self._imperative_steps_left = 0
         self._num_given_up = 0
         self._why_imperative: Reason = Reason.TOO_MANY_DIVERGENCES
+        self._is_merging = False
 
     # ------------------------------------------------------------ deciding
 
@@ -102,7 +103,16 @@ class Entry:
 
     def next_graph(self) -> BuiltGraph | None:
         """Returns the graph to co-execute the next step with, or None to trace it."""
+        if self._is_merging:
+            self._forget()
         return self.built
+
+    def _forget(self) -> None:
+        """A merge was interrupted: half of a trace is in the TraceGraph."""
+        self.trace_graph = self.built = self._last_built = None
+        self._num_traces = self._num_traces_since_build = 0
+        self._signatures_traced.clear()
+        self._is_merging = False
 
     @property
     def current_built(self) -> BuiltGraph | None:
@@ -193,7 +203,9 @@ class Entry:
         if self.trace_graph is None:
             handle_id = _native.load().module.handle_id
             self.trace_graph = TraceGraph(handle_id, self.pattern is not None)
+        self._is_merging = True
         result = merge(self.trace_graph, trace)
+        self._is_merging = False
         self._num_traces += 1
         self._num_traces_since_build += 1
         self._signatures_traced.add(self._signature)

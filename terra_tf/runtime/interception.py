@@ -131,6 +131,15 @@ def apply_knobs() -> None:
     _applied_knobs = knobs
 
 
+def begin_step() -> None:
+    """Prepares the calling thread for a step: knobs, and nothing left of what was interrupted."""
+    apply_knobs()
+    native = _native.load().module
+    if not native.in_gradient():
+        _thread.markers.stack.clear()
+        jacobian_calls.forget_call()
+
+
 def uninstall() -> None:
     """Puts TensorFlow back as it was."""
     if not originals:

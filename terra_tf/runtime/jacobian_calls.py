@@ -70,6 +70,11 @@ class Hooks:
             swapped.restore()
 
 
+def forget_call() -> None:
+    """A jacobian that was interrupted may have left its call behind."""
+    _calls.current = None
+
+
 class _DefFunction:
     """TensorFlow's module of that name, as `pfor` sees it."""
 

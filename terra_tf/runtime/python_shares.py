@@ -44,12 +44,11 @@ def shares_of(function: Any) -> dict[str, float]:
 class PythonSampler:
     """Samples the stacks of threads that are in a step.
 
-    Locks: `_lock` guards which threads those are; only the sampling thread touches the counts
-    between `start` and `stop`.
+    The GIL guards which threads those are (a lock could stay with a thread that is interrupted);
+    only the sampling thread touches the counts between `start` and `stop`.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._stepping: dict[int, Any] = {}  # thread -> its function
         self._counts: dict[Any, collections.Counter[str]] = {}
         self._has_ended = threading.Event()
@@ -73,16 +72,15 @@ class PythonSampler:
     def watch(self, function: Any) -> Iterator[None]:
         """Around a step on this thread."""
         thread = threading.get_ident()
-        with self._lock:
-            outer = self._stepping.get(thread)
-            self._stepping[thread] = function
+        outer = self._stepping.get(thread)
         try:
+            self._stepping[thread] = function
             yield
         finally:
-            with self._lock:
+            if outer is None:
+                self._stepping.pop(thread, None)
+            else:
                 self._stepping[thread] = outer
-                if outer is None:
-                    del self._stepping[thread]
 
     def total(self) -> dict[str, float]:
         """Returns the shares over all functions."""
@@ -94,11 +92,10 @@ class PythonSampler:
         while not self._has_ended.wait(_INTERVAL_S):
             frames = sys._current_frames()
             waiting = waiting_thread()
-            with self._lock:
-                for thread, function in self._stepping.items():
-                    if thread in frames:
-                        owner = WAITING if thread == waiting else owner_of(frames[thread])
-                        self._counts.setdefault(function, collections.Counter())[owner] += 1
+            for thread, function in list(self._stepping.items()):
+                if thread in frames:
+                    owner = WAITING if thread == waiting else owner_of(frames[thread])
+                    self._counts.setdefault(function, collections.Counter())[owner] += 1
             del frames
 
 

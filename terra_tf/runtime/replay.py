@@ -5,11 +5,14 @@ happen as eager would have: every delegated op is executed on the values that Py
 Python (or anybody) already has a value of keeps that value; every pending tensor that somebody
 still holds gets one. Ops that ran imperatively have happened and are not run again. Nothing is
 recorded on a tape: that was done when the ops were delegated.
+
+A replay may be interrupted anywhere and run again: no op runs twice, since what it returned is
+noted (`run_once`) before Python can be interrupted.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -18,7 +21,6 @@ from terra_tf._tf_internals import (
     NotOkStatusException,
     context,
     inferred_attributes,
-    record,
     status_to_exception,
 )
 from terra_tf.runtime import interception
@@ -28,18 +30,11 @@ from terra_tf.trace.op_classes import STATELESS_RANDOM
 from terra_tf.trace.trace_graph import Captured, Constant, Feed, Node, Output, Variable
 
 
-class ReplayError(Exception):
-    """An op failed in replay, as it would have in eager.
+class Failure(NamedTuple):
+    """An op failed in replay, as it would have in eager: its node, and what it raised."""
 
-    Attributes:
-      node: Its index.
-      error: The `tf.errors.OpError` (or other exception) to raise.
-    """
-
-    def __init__(self, node: int, error: BaseException) -> None:
-        super().__init__(str(error))
-        self.node = node
-        self.error = error
+    node: int
+    error: BaseException
 
 
 class Replay:
@@ -63,28 +58,19 @@ class Replay:
                 self._ready[node, output] = index
         self._seeds = dict(session.seeds)
         self._last_use = self._find_last_uses()
+        self._num_done = 0  # of the path
+        self._returned: dict[int, Any] = {}  # by nodes that have run: a result, or an exception
+        self._failure: Failure | None = None
 
-    def run(self) -> None:
-        """Raises ReplayError; what could not be set by then is poisoned with its error."""
-        self._native.enter_nested()
-        try:
-            with record.stop_recording():
-                for index in self._path:
-                    self._try_node(index)
-        finally:
-            self._native.leave_nested()
+    def run(self) -> Failure | None:
+        """Returns what failed; what could not be set by then is poisoned with its error."""
+        self._native.run_unrecorded(self._run)
+        return self._failure
 
-    def _try_node(self, index: int) -> None:
-        """Whatever goes wrong, no tensor may stay pending: whoever reads it would hang."""
-        try:
-            self._run_node(index)
-        except NotOkStatusException as error:
-            name = self._nodes[index].record.name
-            if name is not None:  # as the op's wrapper does in eager
-                error.message += f" name: {name}"
-            self._fail(index, status_to_exception(error))
-        except Exception as error:
-            self._fail(index, error)
+    def _run(self) -> None:
+        while self._num_done < len(self._path) and self._failure is None:
+            self._run_node(self._path[self._num_done])
+            self._num_done += 1
 
     def _run_node(self, index: int) -> None:
         node = self._nodes[index]
@@ -92,8 +78,15 @@ class Replay:
             return
         if node.is_imperative or self._has_all_outputs(index, node):
             return
-        for output, tensor in enumerate(self._execute(index, node)):
+        if index not in self._returned:
+            self._execute(index, node)
+        returned = self._returned[index]
+        if isinstance(returned, BaseException):
+            self._fail(index, node, returned)
+            return
+        for output, tensor in enumerate(_listed(returned)):
             self._settle(index, output, tensor)
+        self._returned[index] = None  # its tensors may go
         for source in self._sources(index):
             if isinstance(source, Output) and self._last_use[source.node] == index:
                 self._env.pop((source.node, source.output), None)
@@ -128,31 +121,45 @@ class Replay:
         if index in self._last_use:
             self._env[key] = tensor
 
-    def _fail(self, index: int, error: BaseException) -> None:
+    def _fail(self, index: int, node: Node, error: BaseException) -> None:
+        """No tensor may stay pending: whoever reads it would hang."""
+        if isinstance(error, NotOkStatusException):
+            name = node.record.name  # as the op's wrapper does in eager
+            named = "" if name is None or error.message.endswith(name) else f" name: {name}"
+            error.message += named
+            error = status_to_exception(error)
         message = str(getattr(error, "message", error))
         code = int(getattr(error, "error_code", 2) or 2)
-        unreached = set(self._path[self._path.index(index) :])
-        for (node, _), made in self._made.items():
-            if node in unreached:
+        unreached = set(self._path[self._num_done :])
+        for (other, _), made in self._made.items():
+            if other in unreached:
                 self._session.poison_output(made, message, code)
-        raise ReplayError(index, error)
+        self._failure = Failure(index, error)
 
     # ------------------------------------------------------------ one node
 
-    def _execute(self, index: int, node: Node) -> list:
+    def _execute(self, index: int, node: Node) -> None:
+        """Runs an op; what it returned or raised is in `_returned` then."""
         inputs = [self._value(index, source) for source in self._sources(index)]
+        record = node.record
         if index in self._seeds:
-            return self._draw(index, node, inputs)
-        record_ = node.record
-        if not record_.is_fast:
-            handle, device = context.context()._handle, record_.device or None
-            name = record_.op_type
-            return interception.originals["execute"](
-                handle, device, name, inputs, record_.attrs, len(node.outputs)
+            self._draw(index, node, inputs)
+        elif record.is_fast:
+            self._run_fast(index, record.op_type, record.counts, inputs, record.attrs)
+        else:
+            self._native.run_once(
+                self._returned,
+                index,
+                interception.originals["execute"],
+                context.context()._handle,
+                record.device or None,
+                record.op_type,
+                inputs,
+                record.attrs,
+                len(node.outputs),
             )
-        return _run_fast(record_.op_type, record_.counts, inputs, record_.attrs)
 
-    def _draw(self, index: int, node: Node, inputs: list) -> list:
+    def _draw(self, index: int, node: Node, inputs: list) -> None:
         """Draws the bits that the graph drew, or would have."""
         key, low, high = self._seeds[index]
         op_type = node.record.op_type
@@ -166,7 +173,7 @@ class Replay:
         else:
             attrs = ("dtype", node.outputs[0].dtype)
         counts = (-1,) * len(arguments)
-        return _run_fast(STATELESS_RANDOM[op_type], counts, arguments, attrs)
+        self._run_fast(index, STATELESS_RANDOM[op_type], counts, arguments, attrs)
 
     def _value(self, index: int, source: Any) -> Any:
         if isinstance(source, Variable):
@@ -185,28 +192,36 @@ class Replay:
             return self._env[key]
         return self._session.output_tensor(self._made[key])
 
+    def _run_fast(
+        self, index: int, op_type: str, counts: tuple, inputs: list, attrs: tuple
+    ) -> None:
+        inferred = inferred_attributes(op_type)
+        pairs = zip(attrs[::2], attrs[1::2])
+        given = [item for pair in pairs if pair[0] not in inferred for item in pair]
+        self._native.run_once(
+            self._returned,
+            index,
+            interception.originals["fast_path_execute"],
+            context.context(),
+            op_type,
+            None,
+            *_grouped(inputs, counts),
+            *given,
+        )
 
-def _run_fast(op_type: str, counts: tuple, inputs: list, attrs: tuple) -> list:
+
+def _grouped(inputs: list, counts: tuple) -> list:
+    """Returns an op's arguments: lists where it takes lists."""
     arguments: list[Any] = []
     position = 0
     for count in counts:
-        if count < 0:
-            arguments.append(inputs[position])
-            position += 1
-        else:
-            arguments.append(list(inputs[position : position + count]))
-            position += count
-    inferred = inferred_attributes(op_type)
-    given = [
-        item
-        for pair in zip(attrs[::2], attrs[1::2])
-        if pair[0] not in inferred
-        for item in pair
-    ]
-    result = interception.originals["fast_path_execute"](
-        context.context(), op_type, None, *arguments, *given
-    )
-    if result is None:
-        return []
-    return tf.nest.flatten(result)  # an output may be a list of tensors
+        width = max(count, 1) if count < 0 else count
+        items = list(inputs[position : position + width])
+        arguments.append(items[0] if count < 0 else items)
+        position += width
+    return arguments
 
+
+def _listed(returned: Any) -> list:
+    """Returns an op's results; one of them may be a list of tensors."""
+    return [] if returned is None else tf.nest.flatten(returned)

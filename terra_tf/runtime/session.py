@@ -11,8 +11,13 @@ changes them:
        |
        '-- replay raises --> IMPERATIVE -- finish
 
-Locks: `_lock` serializes divergence, which the owner starts or another thread that seizes the
-step. Everything else is guarded by the GIL.
+`_monitor` serializes divergence, which the owner starts or another thread that seizes the step.
+Everything else is guarded by the GIL.
+
+An exception from outside (Ctrl-C, a time limit) may be raised at any line of this file. Whoever
+divides what must happen together into two lines says what happens if the second is not reached
+(docs/design/0011): `close` is called until the step is over, and an interrupted settlement goes on
+at the step's next op, read or end.
 """
 
 from __future__ import annotations
@@ -32,10 +37,10 @@ from terra_tf._tf_internals import (
 )
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason, Reason
-from terra_tf.runtime import failures, in_flight, interception, interrupts, source_lines, stance
+from terra_tf.runtime import failures, in_flight, interception, source_lines, stance
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.prefix import prefix_trace
-from terra_tf.runtime.replay import Replay, ReplayError
+from terra_tf.runtime.settlement import Settlement
 from terra_tf.runtime.step_locations import ForkLocator, tracker_after
 from terra_tf.runtime.tape_names import TapeNames
 from terra_tf.trace.location import LocationTracker
@@ -71,33 +76,26 @@ class StepSession:
         self._stop_frame: FrameType | None = stop_frame
         self.native.set_stop_frame(stop_frame)
         self._recorder: Recorder | None = None
-        self._lock = threading.RLock()
-        self._epoch = 0
+        self._monitor = module.Monitor()
+        self._settlement: Settlement | None = None
         self.tape_names = TapeNames(self.native)
-        self._epoch_start = 0  # how many ops were matched before it
-        self._deferred_error: BaseException | None = None
+        self._error: BaseException | None = None  # that eager would have raised by now
         self._forks: ForkLocator | None = None
         self._owner = threading.get_ident()
-        self._seizer: int | None = None
-        self._has_begun = False
+        self._is_finishing = False
         self._has_bad_index = False
 
     # ------------------------------------------------------------ lifetime
 
     def begin(self) -> None:
-        """Enters the step on the calling thread."""
-        interception.apply_knobs()
-        try:
-            if self.built is None:
-                in_flight.settle()
-                self._recorder = self._new_recorder()
-            else:
-                in_flight.settle(config.max_inflight_steps - 1)
-                self.native.launch()
-        except BaseException:
-            self.native.release()
-            raise
-        self._has_begun = True
+        """Enters the step on the calling thread. Whatever it raises, `close` comes after it."""
+        interception.begin_step()
+        if self.built is None:
+            in_flight.settle()
+            self._recorder = self._new_recorder()
+        else:
+            in_flight.settle(config.max_inflight_steps - 1)
+            self.native.launch()
         self.native.enter()
 
     def finish(self) -> None:
@@ -106,41 +104,51 @@ class StepSession:
         Raises:
           Exception: What an op raised, if it only shows now.
         """
-        try:
-            self.await_seizure()
-            if self.native.mode == self._mode.CO_EXECUTION:
-                self._finish_co_execution()
-            if self.native.mode == self._mode.TRACING and not self.native.committed:
-                self._finish_tracing()
-        finally:
-            self.leave()
-        if self._deferred_error is not None:
-            raise self._deferred_error
+        self._is_finishing = True
+        self.settle()
+        if self.native.mode == self._mode.CO_EXECUTION:
+            self._finish_co_execution()
+        if self.native.mode == self._mode.TRACING and not self.native.committed:
+            self._finish_tracing()
+        self.leave()
+        if self._error is not None:
+            raise self._error
 
-    def leave_by_exception(self, error: BaseException) -> None:
+    def close(self, error: BaseException | None) -> BaseException | None:
         """Ends a step that an exception leaves: what has run has happened, as in eager.
 
-        Raises:
-          Exception: What an op raised, if eager would have raised that first.
+        Called again, until the step is over, if it is interrupted itself.
+
+        Args:
+          error: The exception; None if it is not known any more.
+
+        Returns:
+          What an op raised, if eager would have raised that first; else None.
         """
-        try:
-            self.await_seizure()
-            if not self._has_begun:
-                return  # the error is begin's own
-            if isinstance(error, Exception):
-                self._end_by_exception(type(error).__name__)
-            elif self.native.mode == self._mode.CO_EXECUTION:
-                interrupted = isinstance(error, KeyboardInterrupt)
-                reason = Reason.KEYBOARD_INTERRUPT if interrupted else Reason.PYTHON_EXCEPTION
-                self.on_divergence(reason, type(error).__name__)
-        finally:
-            self.leave()
-        if self._deferred_error is not None:
-            raise self._deferred_error from None
+        if self.native.has_entered:
+            self._settle_quietly()
+            self._end_by(error)
+        elif self.built is not None:
+            self.native.cancel()
+            self.native.await_end()
+        self.leave()
+        return self._error
+
+    def _end_by(self, error: BaseException | None) -> None:
+        if self.native.committed:
+            in_flight.add(self)
+            self._settle_committed()
+        elif isinstance(error, Exception) and not self._is_finishing:
+            self._end_by_exception(type(error).__name__)
+        elif self.native.mode == self._mode.CO_EXECUTION:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            reason = Reason.KEYBOARD_INTERRUPT if interrupted else Reason.PYTHON_EXCEPTION
+            self._diverge(reason, type(error).__name__)
 
     def _end_by_exception(self, error_type: str) -> None:
         """An exception is one more way to the end, if it was seen before."""
         if self.native.mode == self._mode.CO_EXECUTION:
+            self._is_finishing = True
             self._finish_co_execution(Reason.PYTHON_EXCEPTION, error_type)
         elif self.built is None and self.native.mode == self._mode.TRACING:
             self.entry.stats.count_fallback(Reason.PYTHON_EXCEPTION, error_type)
@@ -155,49 +163,57 @@ class StepSession:
         if not self.native.committed:
             self.release()
 
-    def release(self) -> None:
-        """Adds up the counters and drops every reference of the step."""
-        self.entry.stats.add_session(self.native)
-        self.native.release()
-
     def await_end(self) -> None:
         """Waits for the graph, which is committed or cancelled and so will end."""
-        with interrupts.deferred():
-            self.native.await_end()
+        self.native.await_end()
+
+    def release(self) -> None:
+        """Adds up the counters and drops every reference of the step. May be called again."""
+        if self.native.release():
+            self.entry.stats.add_session(self.native)
 
     def _finish_co_execution(
         self, early: Reason = Reason.STEP_ENDED_EARLY, detail: str = ""
     ) -> None:
-        with self._lock:  # nobody may seize a step while it commits
+        """Commits the step, or leaves what eager would have raised in `_error`."""
+        # Nobody may seize a step while it commits.
+        self._monitor.run(self._commit_or_diverge, early, detail)
+        if self.native.committed:
+            self._settle_committed()
+
+    def _settle_committed(self) -> None:
+        if self.built.generated.is_fallible and not config.run_ahead_on_fallible:
+            self._error = in_flight.drain_through(self) or self._error
+
+    def _commit_or_diverge(self, early: Reason, detail: str) -> None:
+        if self.native.mode != self._mode.CO_EXECUTION:
+            return
+        if not self.native.skip_to_end():
+            self._diverge(early, detail or f"after {self.native.position} ops")
+            return
+        for _ in range(self.native.epochs_left):
+            number = self.native.num_epochs_done
+            self._close_epoch(number)
             if self.native.mode != self._mode.CO_EXECUTION:
                 return
-            if not self.native.skip_to_end():
-                self.on_divergence(early, detail or f"after {self.native.position} ops")
-                return
-            for _ in range(self.native.epochs_left):
-                self.on_epoch_close(self._epoch)
-                if self.native.mode != self._mode.CO_EXECUTION:
-                    return
-                self.on_epoch_resume(self._epoch)
-            unfetched = set(self.native.unfetched())
-            if unfetched:
-                self._diverge_unfetched(unfetched)
-                return
-            self.native.committed = True
-            self.native.commit(self.built.generated.epochs[-1].commit)
-            self.entry.count_co_executed(self.built)
-            in_flight.add(self)
-        if self.built.generated.is_fallible and not config.run_ahead_on_fallible:
-            in_flight.settle_through(self)
+            self.on_epoch_resume(number + 1)
+        unfetched = set(self.native.unfetched())
+        if unfetched:
+            self._diverge_unfetched(unfetched)
+            return
+        self.native.commit_step(self.built.generated.epochs[-1].commit)
+        in_flight.add(self)
+        self.entry.count_co_executed(self.built)
 
     def _diverge_unfetched(self, unfetched: set[tuple[int, int]]) -> None:
         node, _ = min(unfetched)
         op_type = self.built.trace_graph.nodes[node].record.op_type
         self.entry.add_fetches(self.built, unfetched)
-        self.on_divergence(Reason.LIVE_TENSOR_NOT_FETCHED, f"the result of {op_type}")
+        self._diverge(Reason.LIVE_TENSOR_NOT_FETCHED, f"the result of {op_type}")
 
     def _finish_tracing(self) -> None:
-        assert self._recorder is not None
+        if self._recorder is None:
+            return  # interrupted here before: what the step did is not learned
         trace = self._recorder.trace
         self._recorder = None  # its location tracker holds the step's frames
         trace.alive |= set(self.native.referenced())
@@ -264,12 +280,28 @@ class StepSession:
 
     # ---------------------------------------------------------- divergence
 
-    def await_seizure(self) -> bool:
-        """Waits while another thread settles this step; False if this thread is the one."""
-        if self._seizer == threading.get_ident():
+    def settle(self) -> bool:
+        """Waits while another thread settles this step; goes on with what was interrupted.
+
+        Returns:
+          False if this thread is in the middle of it.
+
+        Raises:
+          Exception: What an op raises in replay; eager would have raised it before.
+        """
+        if self._is_settling_here():
             return False
-        with self._lock:
-            return True
+        if self._settlement is not None:
+            self._settle_quietly()
+            self._raise_error()
+        return True
+
+    def _is_settling_here(self) -> bool:
+        return self._monitor.is_mine and self.native.mode == self._mode.SEIZING
+
+    def _settle_quietly(self) -> None:
+        if self._settlement is not None:
+            self._monitor.run(self._go_on_settling)
 
     def on_divergence(self, reason: str, detail: str = "") -> None:
         """CO_EXECUTION: makes everything so far as eager would have it, and goes on recording.
@@ -277,70 +309,67 @@ class StepSession:
         Raises:
           Exception: What an op raises in replay; eager would have raised it before.
         """
-        with self._lock, interrupts.deferred():
+        self._diverge(reason, detail)
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _diverge(self, reason: str, detail: str) -> None:
+        """The same, but leaves what eager would have raised in `_error`."""
+        self._monitor.run(self._begin_settling, reason, detail)
+
+    def _begin_settling(self, reason: str, detail: str) -> None:
+        if self._settlement is None:
             if self.native.mode != self._mode.CO_EXECUTION or self.native.committed:
                 return
             where = source_lines.current_user_line()
             self.entry.count_divergence(Reason(reason), detail, where)
-            self._diverge()
-        leaves_anyway = reason in (Reason.PYTHON_EXCEPTION, Reason.KEYBOARD_INTERRUPT)
-        if stance.current() == "fail_on_divergence" and not leaves_anyway:
-            raise failures.divergence(Reason(reason), detail, where)
+            self._settlement = Settlement(self.entry, self.built, self.native)
+            leaves_anyway = reason in (Reason.PYTHON_EXCEPTION, Reason.KEYBOARD_INTERRUPT)
+            if stance.current() == "fail_on_divergence" and not leaves_anyway:
+                self._error = failures.divergence(Reason(reason), detail, where)
+        self._go_on_settling()
 
-    def _diverge(self) -> None:
-        self._seizer = threading.get_ident()
+    def _go_on_settling(self) -> None:
+        settlement = self._settlement
+        if settlement is None:
+            return  # another thread has
+        if self.native.mode in (self._mode.TRACING, self._mode.IMPERATIVE):
+            self._settlement = None  # all but this was done
+            return
         self.native.mode = self._mode.SEIZING  # from here on the owner waits
-        try:
-            self._settle_open()
-        finally:
-            self._seizer = None
-            if self.native.mode == self._mode.SEIZING:
-                self.native.mode = self._mode.IMPERATIVE
-
-    def _settle_open(self) -> None:
-        self.native.cancel()
-        self.await_end()
-        earlier_error: BaseException | None = None
-        try:
-            in_flight.settle()
-        except Exception as error:
-            earlier_error = error
-        self._module.runner_resume()
-        own_error = self._replay()  # before anything else: tensors are waited for
-        error_to_raise = earlier_error or own_error
-        if error_to_raise:
-            raise error_to_raise
-        self._go_on_recording(prefix_trace(self.built, self.native))
-
-    def _replay(self) -> BaseException | None:
-        try:
-            Replay(self.built, self.native, self._epoch_start).run()
-        except ReplayError as failure:
-            record = self.built.trace_graph.nodes[failure.node].record
-            self.entry.note_raised_location(record.location)
-            self.entry.drop_graph(self.built)
-            source_lines.add_note(failure.error, record)
-            return failure.error
-        return None
+        settlement.run()
+        if settlement.error is None:
+            self._go_on_recording(prefix_trace(self.built, self.native))
+        else:
+            self._error = settlement.error
+            self.native.mode = self._mode.IMPERATIVE
+        self._settlement = None
 
     def _go_on_recording(self, trace: Any) -> None:
-        tracker = tracker_after(self._stop_frame, trace.ops)
-        self._recorder = self._recorder_with(tracker)
-        self._recorder.adopt(trace)
-        self.native.renumber()
-        self.native.mode = self._mode.TRACING
+        recorder = self._recorder_with(tracker_after(self._stop_frame, trace.ops))
+        recorder.adopt(trace)
+        self._recorder = recorder
+        self.native.go_on_tracing()
 
     def replay_committed(self) -> BaseException | None:
-        """Runs a step again whose graph failed after it had returned.
+        """Runs a step again whose graph failed after it had returned. May be called again.
 
         Returns:
           What an op raised, or None. The caller releases the session.
         """
-        self._seizer = threading.get_ident()
-        with self._lock, interrupts.deferred():
+        return self._monitor.run(self._replay_committed)
+
+    def _replay_committed(self) -> BaseException | None:
+        if self._settlement is None:
             self.entry.count_divergence(Reason.OP_ERROR, "after the step had returned", "")
-            self.native.mode = self._mode.IMPERATIVE
-            return self._replay()
+            self._settlement = Settlement(self.entry, self.built, self.native)
+        self.native.mode = self._mode.IMPERATIVE
+        self._settlement.replay()
+        return self._settlement.error
 
     # -------------------------------------------------- reading and seizing
 
@@ -371,7 +400,7 @@ class StepSession:
         Returns:
           False if this thread is the one that is settling the step already.
         """
-        if self._seizer == threading.get_ident():
+        if self._is_settling_here():
             return False
         if self.native.committed:
             return in_flight.settle_through(self)
@@ -387,37 +416,36 @@ class StepSession:
 
         An op error of the owner's program is the owner's: it is raised when its step ends.
         """
-        try:
-            self.on_divergence(Reason.SEIZED_BY_OTHER_THREAD, what)
-        except Exception as error:
-            if threading.get_ident() == self._owner:
-                raise
-            self._deferred_error = error
+        self._diverge(Reason.SEIZED_BY_OTHER_THREAD, what)
+        if threading.get_ident() == self._owner:
+            self._raise_error()
 
     # -------------------------------------------------------------- epochs
 
     def on_epoch_close(self, number: int) -> None:
         """What comes next needs everything up to epoch `number` to have happened."""
-        unfetched = set(self.native.unfetched())
-        if unfetched:
-            self._diverge_unfetched(unfetched)
+        self._monitor.run(self._close_epoch, number)  # nobody may seize a step while it commits
+        self._raise_error()
+
+    def _close_epoch(self, number: int) -> None:
+        if self.native.mode != self._mode.CO_EXECUTION:
             return
-        with self._lock:  # nobody may seize a step while it commits
-            if self.native.mode != self._mode.CO_EXECUTION:
+        epoch = self.built.generated.epochs[number]
+        if self.native.num_epochs_committed <= number:
+            unfetched = set(self.native.unfetched())
+            if unfetched:
+                self._diverge_unfetched(unfetched)
                 return
-            epoch = self.built.generated.epochs[number]
-            self.native.commit(epoch.commit)
+            self.native.commit_epoch(number, epoch.commit)
+        if self.native.num_epochs_done <= number:
             if not self.native.await_channel(epoch.done):
-                self.on_divergence(Reason.OP_ERROR, f"in epoch {number}")
+                self._diverge(Reason.OP_ERROR, f"in epoch {number}")
                 return
-            self._epoch = number + 1
-            self._epoch_start = self.native.position
-            self.native.toggle_epoch_closed()
+            self.native.finish_epoch(number)
 
     def on_epoch_resume(self, number: int) -> None:
         """Epoch `number` may begin: the op that waited for the one before it is done."""
-        self.native.toggle_epoch_closed()
-        self.native.commit(self.built.generated.epochs[number - 1].resume)
+        self.native.resume_epoch(number, self.built.generated.epochs[number - 1].resume)
 
     def on_uncertain_write(self, node: int) -> None:
         """CO_EXECUTION: it cannot be known in time whether a write fits; Python does it."""

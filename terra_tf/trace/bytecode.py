@@ -12,7 +12,6 @@ followed by another.
 
 import dis
 import functools
-import threading
 from types import CodeType
 from typing import NamedTuple
 
@@ -151,7 +150,6 @@ class CodeInfo:
 
 
 _infos: dict[tuple[str, str, CodeType], CodeInfo] = {}
-_infos_lock = threading.Lock()
 
 
 def code_info(code: CodeType) -> CodeInfo:
@@ -159,14 +157,12 @@ def code_info(code: CodeType) -> CodeInfo:
 
     Code that `exec` compiles anew at each step is equal from step to step, so
     its locations are too. The file and the qualified name must be the same.
-    Hashing a code object is slow: keep the result.
+    Hashing a code object is slow: keep the result. Takes no lock: a thread that is interrupted
+    could keep it.
     """
     key = (code.co_filename, _qualname(code), code)
-    with _infos_lock:
-        info = _infos.get(key)
-        if info is None:
-            info = _infos[key] = CodeInfo(code)
-        return info
+    info = _infos.get(key)
+    return _infos.setdefault(key, CodeInfo(code)) if info is None else info
 
 
 def _qualname(code: CodeType) -> str:

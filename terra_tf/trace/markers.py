@@ -60,11 +60,13 @@ def marked_caller(markers_of_thread: Callable) -> Callable:
 
     def call_marked(marker: Any, function: Callable[..., Any], *args: Any) -> Any:
         markers = markers_of_thread()
-        markers.stack.append(marker)
+        depth = len(markers.stack)
         try:
+            markers.stack.append(marker)
             return function(*args)
         finally:
-            markers.last = markers.stack.pop()
+            markers.last = marker
+            del markers.stack[depth:]
 
     return call_marked
 

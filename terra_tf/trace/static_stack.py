@@ -185,8 +185,9 @@ class StackReader:
         return stack
 
     def _add_table(self, code: CodeType) -> _Table:
-        table = self._tables[id(code)] = self._find_table(code)
+        # First what forgets the table: other code may get the address.
         self._references[id(code)] = weakref.ref(code, functools.partial(self._forget, id(code)))
+        table = self._tables[id(code)] = self._find_table(code)
         return table
 
     def _find_table(self, code: CodeType) -> _Table:

@@ -25,13 +25,15 @@ def make_function():
 
 def test_replay_goes_on_with_what_python_has_read(monkeypatch):
     function = make_function()
-    run_fast = replay._run_fast
+    run_fast = replay.Replay._run_fast
 
-    def run_with_another_tanh(op_type, *arguments):
+    def run_with_another_tanh(self, index, op_type, *arguments):
         """Eager and graph may differ in the last bits; here they differ more."""
-        return [tf.zeros([2])] if op_type == "Tanh" else run_fast(op_type, *arguments)
+        run_fast(self, index, op_type, *arguments)
+        if op_type == "Tanh":
+            self._returned[index] = tf.zeros([2])
 
-    monkeypatch.setattr(replay, "_run_fast", run_with_another_tanh)
+    monkeypatch.setattr(replay.Replay, "_run_fast", run_with_another_tanh)
     result, seen = function(tf.ones([2]), True)
     assert function.stats().fallbacks == {"new_path": 1}
     np.testing.assert_allclose(seen, np.tanh(np.ones(2)), rtol=1e-6)

@@ -48,7 +48,7 @@ def test_stub_has_no_name_that_the_module_lacks(stub, module):
     assert not superfluous, f"terra_tf/_terra_native.pyi has {sorted(superfluous)}"
 
 
-CLASSES = ["CallCounts", "HeldHandle", "Mode", "Plan", "Session", "StateGuard"]
+CLASSES = ["CallCounts", "HeldHandle", "Mode", "Monitor", "Plan", "Session", "StateGuard"]
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -69,7 +69,7 @@ def parameters(signature):
         inside = shorter
     listed = inside.partition("(")[2].rpartition(")")[0].split(",")
     names = [text.partition(":")[0].strip() for text in listed]
-    return [name for name in names if name not in ("", "*", "/")]
+    return [name for name in names if name not in ("", "*", "/", "*args")]
 
 
 def functions_of(stub):
@@ -88,6 +88,7 @@ def test_functions_take_as_many_arguments_as_the_stub_says(stub, module):
         expected = parameters(native.__doc__.splitlines()[0].partition("->")[0])
         arguments = function.args
         names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        assert (arguments.vararg is not None) == ("*args" in native.__doc__.splitlines()[0])
         is_positional = all(name == "self" or re.fullmatch(r"arg\d+", name) for name in expected)
         num_compared += 1
         if len(names) != len(expected) or not (is_positional or names == expected):
