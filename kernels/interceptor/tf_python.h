@@ -35,7 +35,8 @@ inline tensorflow::TensorHandle* HandleOf(const PyObject* eager_tensor) {
       tensorflow::unwrap(EagerTensor_Handle(eager_tensor)));
 }
 
-// The process's eager context, given once by Python.
+// The process's eager context, given by Python at the first step (and again if
+// TensorFlow has made another), and what else Python gives.
 struct EagerRuntime {
   TFE_Context* c_context = nullptr;
   tensorflow::EagerContext* context = nullptr;
