@@ -164,8 +164,8 @@ void BindContext(const py::object& context, const py::capsule& handle,
 }
 
 py::object Alias(const py::object& tensor) {
-  TensorHandle* handle = TensorHandle::CreateLocalHandle(
-      tensorflow::tensor::DeepCopy(ValueOf(tensor)));
+  TensorHandle* handle = NewLocalLike(
+      tensorflow::tensor::DeepCopy(ValueOf(tensor)), *HandleOf(tensor.ptr()));
   return py::reinterpret_steal<py::object>(
       EagerTensorFromHandle(tensorflow::wrap(handle)));
 }

@@ -49,7 +49,9 @@ class Plan:
         name: str,
         counts: Sequence[int],
         inputs: Sequence[tuple[int, int, int]],
-        outputs: Sequence[tuple[int, Sequence[int] | None, int, int, Sequence[int]]],
+        outputs: Sequence[
+            tuple[int, Sequence[int] | None, int, int, Sequence[int], tuple[str, str]]
+        ],
         is_fast: bool,
         attrs: tuple[Any, ...],
         canonical: Any,

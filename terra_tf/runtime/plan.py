@@ -227,6 +227,7 @@ class _PlanMaker:
             generated.fetch_channels.get((index, output), -1),
             generated.output_feeds.get((index, output), -1),
             self._webs_of.get(Output(index, output), []),
+            node.record.placements[output] if node.record.placements else ("", ""),
         )
 
     def _input(self, index: int, position: int, node: Node) -> tuple[int, int, int]:

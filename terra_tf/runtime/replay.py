@@ -9,6 +9,7 @@ recorded on a tape: that was done when the ops were delegated.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import tensorflow as tf
@@ -150,7 +151,8 @@ class Replay:
             return interception.originals["execute"](
                 handle, device, name, inputs, record_.attrs, len(node.outputs)
             )
-        return _run_fast(record_.op_type, record_.counts, inputs, record_.attrs)
+        with _device_scope(record_.device):
+            return _run_fast(record_.op_type, record_.counts, inputs, record_.attrs)
 
     def _draw(self, index: int, node: Node, inputs: list) -> list:
         """Draws the bits that the graph drew, or would have."""
@@ -184,6 +186,14 @@ class Replay:
         if key in self._env:
             return self._env[key]
         return self._session.output_tensor(self._made[key])
+
+
+def _device_scope(name: str) -> contextlib.AbstractContextManager[Any]:
+    """Returns a context in which ops run where they would have, whoever replays them."""
+    if name == interception.device_scope():
+        return contextlib.nullcontext()
+    scope: contextlib.AbstractContextManager[Any] = context.context().device(name or None)
+    return scope
 
 
 def _run_fast(op_type: str, counts: tuple, inputs: list, attrs: tuple) -> list:
