@@ -34,52 +34,19 @@ from terra_tf._tf_internals import (
 from terra_tf.config import config
 from terra_tf.runtime import (
     gradient_calls,
+    gradient_markers,
     in_flight,
     interrupts,
     jacobian_calls,
-    user_gradients,
 )
 from terra_tf.runtime.api_hooks import ApiHooks, functions_of_tensorflow
 from terra_tf.runtime.keras_hooks import KerasHooks
 from terra_tf.runtime.replacements import Replacements
 from terra_tf.runtime.swapped_code import SwappedCode
 from terra_tf.trace.attributes import canonical_attributes, result_attributes
-from terra_tf.trace.markers import GradientMarkers, gradient_function_wrapper, marked_caller
 
 _MAX_INT32 = 2**31 - 1
 
-
-class _ThreadMarkers(threading.local):
-    def __init__(self) -> None:
-        self.markers = GradientMarkers()
-
-
-_thread = _ThreadMarkers()
-
-
-def thread_markers() -> GradientMarkers:
-    """Returns the calling thread's stack of running gradient functions."""
-    return _thread.markers
-
-
-_call_marked = marked_caller(thread_markers)
-_run_natively: dict[Any, Any] = {}  # function -> what replays calls of it
-
-
-def _run_gradient_function(original: Any, marker: Any, op_type: Any, *args: Any) -> Any:
-    if not user_gradients.note(op_type) or marker is None:
-        return original(op_type, *args)
-    return _run_natively[original]((op_type, *args), {}, marker)
-
-
-def _run_sum(original: Any, marker: Any, gradients: Any) -> Any:
-    return _run_natively[original]((gradients,), {}, marker)
-
-
-_gradient_wrapper = gradient_function_wrapper(
-    backprop._gradient_function, _call_marked, _run_gradient_function
-)
-GRADIENT_WRAPPER_CODE = _call_marked.__code__
 
 _VALUE_READERS = ("_numpy_internal", "_copy_to_device")
 _SHAPE_READERS = ("_shape_tuple", "_rank", "_num_elements")
@@ -248,52 +215,16 @@ def _install_hooks(native: Any) -> None:
     _replace(pywrap_tfe, "TFE_Py_Execute", execute)
     _replace(pywrap_tfe, "TFE_Py_ExecuteCancelable", execute)
     _replace(pywrap_tfe, "TFE_Py_RecordGradient", native.hook_function(2))
-    for name, function in (
-        ("a gradient function", backprop._gradient_function),
-        ("a sum of gradients", backprop._default_vspace.aggregate_fn),
-    ):
-        _run_natively[function] = native.pure_function(name, function, False, False)
-    _register(pywrap_tfe.TFE_Py_RegisterGradientFunction, _gradient_wrapper,
+    gradient_markers.prepare(native)
+    _register(pywrap_tfe.TFE_Py_RegisterGradientFunction, gradient_markers.wrapper,
               backprop._gradient_function)  # fmt: skip
-    _register(pywrap_tfe.TFE_Py_RegisterVSpace, _marked_vector_space(native),
+    _register(pywrap_tfe.TFE_Py_RegisterVSpace, gradient_markers.vector_space(native),
               backprop._default_vspace)  # fmt: skip
 
 
 def _register(register: Callable[[Any], object], replacement: Any, original: Any) -> None:
     _replacements.note(functools.partial(register, original))
     register(replacement)
-
-
-def _marked_vector_space(native: Any) -> Any:
-    """What the tape calls from C between gradient functions: sums and zeros.
-
-    Without a marker each would look like one more turn of the loop around the gradient call.
-    """
-    space = backprop._default_vspace
-
-    def aggregate(gradients: Any) -> Any:
-        controller = native.current_controller()
-        marker = None
-        if controller is not None and len(gradients) > 1:
-            marker = controller.tape_names.name_sum(gradients)
-        if marker is None:
-            return space.aggregate_fn(gradients)
-        return _call_marked(marker, _run_sum, space.aggregate_fn, marker, gradients)
-
-    def marked_zeros(zeros: Callable[..., Any]) -> Callable[..., Any]:
-        def make_zeros(*args: Any) -> Any:
-            controller = native.current_controller()
-            if controller is None:
-                return zeros(*args)
-            return _call_marked(controller.tape_names.name_zeros(), zeros, *args)
-
-        return make_zeros
-
-    return space._replace(
-        aggregate_fn=aggregate,
-        zeros_fn=marked_zeros(space.zeros_fn),
-        zeros_like_fn=marked_zeros(space.zeros_like_fn),
-    )
 
 
 def _install_readers(native: Any) -> None:

@@ -32,7 +32,15 @@ from terra_tf._tf_internals import (
 )
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason, Reason
-from terra_tf.runtime import failures, in_flight, interception, interrupts, source_lines, stance
+from terra_tf.runtime import (
+    failures,
+    gradient_markers,
+    in_flight,
+    interception,
+    interrupts,
+    source_lines,
+    stance,
+)
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.prefix import prefix_trace
 from terra_tf.runtime.replay import Replay, ReplayError
@@ -217,7 +225,7 @@ class StepSession:
             self._module,
             self._arguments,
             tracker,
-            interception.thread_markers(),
+            gradient_markers.thread_markers(),
             interception.is_internal_pair,
             self.entry.pattern,
         )
@@ -450,7 +458,7 @@ class StepSession:
 
     def current_marker(self) -> tuple:
         """CO_EXECUTION: the forward ops whose gradient functions run on this thread."""
-        return tuple(interception.thread_markers().stack)
+        return tuple(gradient_markers.thread_markers().stack)
 
     def on_fork(self) -> tuple[list[int], list[int]]:
         """CO_EXECUTION: which nodes are known where Python is now, and in other trips of a loop?"""

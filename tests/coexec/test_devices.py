@@ -126,6 +126,18 @@ PROGRAMS = {
             return tensors, places_of(tensors)
         check(step, numbers)
     """,
+    "variables on different devices": """
+        variables = []
+        for i in range(4):
+            with tf.device(f"CPU:{i // 3}"):
+                variables.append(tf.Variable([1.0 + i, 2.0]))
+        def step(x, variable):
+            read = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=tf.float32)
+            return [read, read * x], places_of([read])
+        calls = [(x, variables[i % 3]) for _ in range(2) for i, (x,) in enumerate(numbers)]
+        calls += [(numbers[0][0], variables[3]), *calls[:2]]
+        check(step, calls, {"variable_changed": 1}, 12)
+    """,
     "divergence": """
         def step(x, bigger):
             with tf.device("CPU:1"):
