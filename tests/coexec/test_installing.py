@@ -54,7 +54,6 @@ def train(wrap, num_steps=12):
 
 
 def check_training():
-    # imported late: the comparison is no part of what is tried
     expected, _ = train(lambda f: f)
     found, function = train(terra.function)
     assert found == expected, (found, expected)
