@@ -131,14 +131,9 @@ py::object HookFunction(int index) {
       PyCFunction_New(&hook_methods[index], nullptr));
 }
 
-void Initialize(const py::object& context, const py::capsule& handle,
-                const py::dict& originals) {
+void Initialize(const py::dict& originals) {
   EagerRuntime& r = Runtime();
-  r.c_context =
-      static_cast<TFE_Context*>(PyCapsule_GetPointer(handle.ptr(), nullptr));
-  r.context = tensorflow::ContextFromInterface(tensorflow::unwrap(r.c_context));
   auto keep = [](py::object object) { return object.release().ptr(); };
-  r.py_context = keep(context);
   r.execute = keep(originals["execute"]);
   r.execute_cancelable = keep(originals["execute_cancelable"]);
   r.record_gradient = keep(originals["record_gradient"]);
@@ -150,17 +145,27 @@ void Initialize(const py::object& context, const py::capsule& handle,
   r.numpy_scalar_type = keep(originals["numpy_scalar_type"]);
   r.unread_variable_type = keep(originals["unread_variable_type"]);
   r.next_id = keep(originals["next_id"]);
-  if (!FindTensorIds(originals["tensors"].ptr())) {
-    if (PyErr_Occurred()) throw py::error_already_set();
-    throw std::runtime_error("Terra: where does this EagerTensor have its id?");
-  }
   r.canonical_attributes = keep(originals["canonical_attributes"]);
   r.result_attributes = keep(originals["result_attributes"]);
 }
 
+// A context that was bound before is kept: tensors of it may be left.
+void BindContext(const py::object& context, const py::capsule& handle,
+                 const py::object& tensors) {
+  if (!FindTensorIds(tensors.ptr())) {
+    if (PyErr_Occurred()) throw py::error_already_set();
+    throw std::runtime_error("Terra: where does this EagerTensor have its id?");
+  }
+  EagerRuntime& r = Runtime();
+  r.c_context =
+      static_cast<TFE_Context*>(PyCapsule_GetPointer(handle.ptr(), nullptr));
+  r.context = tensorflow::ContextFromInterface(tensorflow::unwrap(r.c_context));
+  r.py_context = py::object(context).release().ptr();
+}
+
 py::object Alias(const py::object& tensor) {
-  TensorHandle* handle = TensorHandle::CreateLocalHandle(
-      tensorflow::tensor::DeepCopy(ValueOf(tensor)));
+  TensorHandle* handle = NewLocalLike(
+      tensorflow::tensor::DeepCopy(ValueOf(tensor)), *HandleOf(tensor.ptr()));
   return py::reinterpret_steal<py::object>(
       EagerTensorFromHandle(tensorflow::wrap(handle)));
 }
@@ -328,6 +333,7 @@ void BindSession(py::module_& m) {
 
 void BindFunctions(py::module_& m) {
   m.def("initialize", &Initialize);
+  m.def("bind_context", &BindContext);
   m.def("hook_function", &HookFunction);
   m.def("wrap_reader",
         [](const py::object& original, bool shape_only, bool as_method) {

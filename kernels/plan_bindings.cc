@@ -1,6 +1,7 @@
 // The Python class `Plan` of the module: how Python writes a graph down.
 #include <memory>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -14,8 +15,10 @@ namespace {
 
 using tensorflow::DataType;
 
-// (dtype enum, dims or None, fetch channel, feed channel, webs)
-using PyOutput = std::tuple<int, py::object, int, int, std::vector<int>>;
+// (dtype enum, dims or None, fetch channel, feed channel, webs, names of the
+// devices that ran its op and that holds it)
+using PyOutput = std::tuple<int, py::object, int, int, std::vector<int>,
+                            std::pair<std::string, std::string>>;
 
 // (dtype enum, dims or None)
 using PyInputSpec = std::tuple<int, py::object>;
@@ -23,6 +26,8 @@ using PyInputSpec = std::tuple<int, py::object>;
 OutputSpec MakeOutput(const PyOutput& from) {
   OutputSpec spec;
   spec.dtype = static_cast<DataType>(std::get<0>(from));
+  const auto& [op_device, device] = std::get<5>(from);
+  if (!device.empty()) spec.placement = FindPlacement(op_device, device);
   spec.SetShape(ShapeOf(std::get<1>(from)));
   spec.fetch_channel = std::get<2>(from);
   spec.feed_channel = std::get<3>(from);

@@ -28,23 +28,22 @@ void BindStepRun(py::module_& m) {
       .def("try_run",
            [](Monitor& monitor, const py::object& if_busy,
               const py::object& function, const py::args& args) {
-             return Result(monitor.TryRun(function.ptr(), args.ptr(),
-                                          if_busy.ptr()));
+             return Result(
+                 monitor.TryRun(function.ptr(), args.ptr(), if_busy.ptr()));
            })
       .def_property_readonly("is_mine", &Monitor::IsMine);
-  m.def("run_step",
-        [](Session& session, const py::object& function, const py::tuple& args,
-           const py::dict& kwargs) {
-          return Result(
-              RunStep(&session, function.ptr(), args.ptr(), kwargs.ptr()));
-        });
-  m.def("run_once",
-        [](const py::dict& results, const py::object& key,
-           const py::object& function, const py::args& args) {
-          if (!RunOnce(results.ptr(), key.ptr(), function.ptr(), args.ptr())) {
-            throw py::error_already_set();
-          }
-        });
+  m.def("run_step", [](Session& session, const py::object& function,
+                       const py::tuple& args, const py::dict& kwargs) {
+    return Result(RunStep(&session, function.ptr(), args.ptr(), kwargs.ptr()));
+  });
+  m.def("run_once", [](const py::object& scope, const py::dict& results,
+                       const py::object& key, const py::object& function,
+                       const py::args& args) {
+    if (!RunOnce(scope.ptr(), results.ptr(), key.ptr(), function.ptr(),
+                 args.ptr())) {
+      throw py::error_already_set();
+    }
+  });
   m.def("run_unrecorded", [](const py::object& function) {
     return Result(RunUnrecorded(function.ptr()));
   });

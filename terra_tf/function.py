@@ -61,6 +61,7 @@ _OWN_ATTRIBUTES = frozenset(
         "_counters",
         "_entries",
         "_last_entry",
+        "_context",
     }
 )
 
@@ -136,6 +137,7 @@ class Function:
         self._python_function = python_function
         self._tf_function_kwargs = tf_function_kwargs
         self._tf_function: Any = None
+        self._context: Any = None  # TensorFlow's, at the last step
         self._is_suspended = any(
             check(python_function)
             for check in (
@@ -236,7 +238,21 @@ class Function:
         with observation.observer.watch(self, self._counters.steps):
             return self._step(args, kwargs)
 
+    def _enter_context(self, current: Any) -> None:
+        """Goes over to TensorFlow's context of now: the first, or one that was made anew."""
+        interception.bind_context(current)
+        if self._context is not None:
+            why = "TensorFlow's context was made anew: what was known is of no use there"
+            self._counters.note("context reset", why, "")
+            self._counters.set_phase("tracing", why)
+            self._entries = Entries(self._counters)
+            self._last_entry = None
+        self._context = current
+
     def _step(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        current = context.context()
+        if current is not self._context:
+            self._enter_context(current)
         tensors = find_tensors((args, kwargs))
         entry = self._entries.find(tensors)
         if entry is None:
@@ -307,3 +323,7 @@ def _find(module: str, qualified_name: str) -> Any:
     for name in qualified_name.split("."):
         found = getattr(found, name, None)
     return found
+
+
+# As `tf.function` itself: AutoGraph does not convert what makes the decorated function.
+function.autograph_info__ = Function.autograph_info__  # type: ignore[attr-defined]

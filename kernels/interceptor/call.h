@@ -67,6 +67,9 @@ ParseResult ParseFullCall(PyObject* args, Call* call);
 // Runs the call for real: TensorFlow's own entry with the converted inputs.
 // New reference, or null with an exception set.
 PyObject* Execute(const Call& call);
+// TFE_Py_FastPathExecute, which may return a result and set an exception: here
+// it does one of them.
+PyObject* RunFast(PyObject* args);
 
 // Makes (steals references of) the result in the shape the route promises.
 PyRef WrapOutputs(const Call& call, absl::Span<PyRef> outputs);

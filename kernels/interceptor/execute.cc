@@ -4,6 +4,13 @@
 #include "kernels/interceptor/tf_python.h"
 
 namespace terra {
+
+PyObject* RunFast(PyObject* args) {
+  PyRef result = PyRef::Steal(TFE_Py_FastPathExecute_C(args));
+  // An integer that is too big for an attribute is complained of in silence.
+  return PyErr_Occurred() ? nullptr : result.release();
+}
+
 namespace {
 
 // A call that no Python has made: an op of a replay that goes on outside of the
@@ -30,9 +37,9 @@ PyObject* ExecuteAssembled(const Call& call) {
     PyList_Append(list.get(), PyTuple_GET_ITEM(call.attrs.get(), i));
   }
   PyRef args = PyRef::Steal(PyList_AsTuple(list.get()));
-  if (call.route == Route::kFast) return TFE_Py_FastPathExecute_C(args.get());
+  if (call.route == Route::kFast) return RunFast(args.get());
   TFE_Py_TapeSetStopOnThread();
-  PyObject* result = TFE_Py_FastPathExecute_C(args.get());
+  PyObject* result = RunFast(args.get());
   TFE_Py_TapeSetRestartOnThread();
   return result;
 }
@@ -65,7 +72,7 @@ PyObject* Execute(const Call& call) {
     }
     PyTuple_SET_ITEM(args.get(), i, item.release());
   }
-  return TFE_Py_FastPathExecute_C(args.get());
+  return RunFast(args.get());
 }
 
 }  // namespace terra

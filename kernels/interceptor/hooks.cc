@@ -156,13 +156,13 @@ PyObject* FastPathExecuteHook(PyObject*, PyObject* args) {
         return nullptr;
       }
     }
-    return TFE_Py_FastPathExecute_C(args);
+    return RunFast(args);
   }
   if (PyTuple_GET_SIZE(args) > 1 && IsDestroy(PyTuple_GET_ITEM(args, 1))) {
     if (!Settle(PyTuple_GET_ITEM(args, 1), args, 3, PyTuple_GET_SIZE(args))) {
       return nullptr;
     }
-    return TFE_Py_FastPathExecute_C(args);
+    return RunFast(args);
   }
   Call call;
   switch (ParseFastCall(args, &call)) {

@@ -83,10 +83,13 @@ bool FunctionReturns(PyObject* py_name,
 
 }  // namespace
 
-tensorflow::TensorHandle* NewPending(tensorflow::DataType dtype) {
+tensorflow::TensorHandle* NewPending(tensorflow::DataType dtype,
+                                     const Placement& placement) {
   tensorflow::EagerContext* context = Runtime().context;
+  tensorflow::Device* op_device =
+      placement.op_device == nullptr ? context->HostCPU() : placement.op_device;
   return tensorflow::TensorHandle::CreateEmptyLocalHandle(
-      nullptr, context->HostCPU(), nullptr, dtype, context);
+      placement.device, op_device, nullptr, dtype, context);
 }
 
 void TellShape(const tensorflow::PartialTensorShape& shape,
@@ -115,7 +118,7 @@ void OutputSpec::SetShape(const tensorflow::PartialTensorShape& new_shape) {
   shape_known = shape.IsFullyDefined();
   if (!shape_known) return;
   shape_hash = HashOfShape(shape);
-  shaped.reset(NewPending(dtype));
+  shaped.reset(NewPending(dtype, placement));
   TellShape(shape, shaped.get());
 }
 

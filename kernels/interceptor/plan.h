@@ -20,6 +20,7 @@
 #include "kernels/interceptor/pure_call.h"
 #include "kernels/interceptor/py_ref.h"
 #include "kernels/interceptor/shapes.h"
+#include "kernels/interceptor/tf_python.h"
 #include "tensorflow/core/common_runtime/eager/tensor_handle.h"
 #include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/framework/tensor_shape.h"
@@ -88,10 +89,11 @@ struct OutputSpec {
   int feed_channel;         // imperative and seeded nodes: where the value goes
   std::vector<int> webs;    // that this output is a producer of
   uint64_t shape_hash = 0;  // if it is known
+  Placement placement;      // what it says of where it is
   // Pending, too: a new handle learns a known shape from it. Else null.
   tensorflow::core::RefCountPtr<tensorflow::TensorHandle> shaped;
 
-  // Sets `shape` and what follows from it. Needs `dtype`.
+  // Sets `shape` and what follows from it. Needs `dtype` and `placement`.
   void SetShape(const tensorflow::PartialTensorShape& new_shape);
 };
 
@@ -215,8 +217,10 @@ struct Plan {
   std::shared_ptr<CallCounts> counts = std::make_shared<CallCounts>();
 };
 
-// A handle without a value yet. The caller owns it.
-tensorflow::TensorHandle* NewPending(tensorflow::DataType dtype);
+// A handle without a value yet, which will be in the host's memory. The caller
+// owns it.
+tensorflow::TensorHandle* NewPending(tensorflow::DataType dtype,
+                                     const Placement& placement);
 // Tells it its shape, fully known.
 void TellShape(const tensorflow::PartialTensorShape& shape,
                tensorflow::TensorHandle* pending);

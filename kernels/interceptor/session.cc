@@ -112,8 +112,10 @@ void Session::SetOutput(int index, PyObject* tensor) {
   if (made.ready->load()) return;
   const Tensor* value = nullptr;
   absl::Status status = HandleOf(tensor)->Tensor(&value);
-  if (status.ok()) status = made.handle->SetTensor(Tensor(*value), nullptr);
-  if (!status.ok()) made.handle->Poison(status, nullptr);
+  if (status.ok()) {
+    status = made.handle->SetTensor(Tensor(*value), made.handle->device());
+  }
+  if (!status.ok()) made.handle->Poison(status, made.handle->device());
   made.ready->store(true, std::memory_order_release);
   if (step_ != nullptr) step_->state().Notify();
 }
@@ -122,7 +124,8 @@ void Session::PoisonOutput(int index, const std::string& message, int code) {
   Made& made = made_.at(index);
   if (made.ready->load()) return;
   made.handle->Poison(
-      absl::Status(static_cast<absl::StatusCode>(code), message), nullptr);
+      absl::Status(static_cast<absl::StatusCode>(code), message),
+      made.handle->device());
   made.ready->store(true, std::memory_order_release);
   if (step_ != nullptr) step_->state().Notify();
 }
@@ -173,7 +176,7 @@ void Session::AddReal(int node, PyObject* marker, PyObject* outputs) {
 PyRef Session::MakePending(const OutputSpec& spec, int node, int output,
                            PyObject* marker,
                            const tensorflow::PartialTensorShape& inferred) {
-  TensorHandle* handle = NewPending(spec.dtype);
+  TensorHandle* handle = NewPending(spec.dtype, spec.placement);
   if (spec.shape_known) {
     // Cheaper than telling it.
     handle->CopyInferenceShape(spec.shaped.get()).IgnoreError();
@@ -196,8 +199,8 @@ PyRef Session::MakePending(const OutputSpec& spec, int node, int output,
           if (message.has_value()) {
             // Fails only when the handle has a value; then that one stays.
             absl::Status status =
-                handle->SetTensor(std::move(message->tensor), nullptr);
-            if (!status.ok()) handle->Poison(status, nullptr);
+                handle->SetTensor(std::move(message->tensor), handle->device());
+            if (!status.ok()) handle->Poison(status, handle->device());
             ready->store(true, std::memory_order_release);
           }
           handle->Unref();
@@ -230,7 +233,7 @@ PyRef Session::PutTensor(int channel, PyObject* tensor) {
       message.tensor = OwnCopy(*value);
       if (message.tensor.data() != value->data()) {
         copy = PyRef::Steal(EagerTensorFromHandle(
-            tensorflow::wrap(TensorHandle::CreateLocalHandle(message.tensor))));
+            tensorflow::wrap(NewLocalLike(message.tensor, *handle))));
       }
     }
   }

@@ -1,4 +1,7 @@
 // Session: library calls, known ones replayed (docs/design/0009).
+#include <functional>
+#include <string>
+
 #include "absl/strings/str_cat.h"
 #include "kernels/interceptor/controller.h"
 #include "kernels/interceptor/hooks.h"
@@ -132,6 +135,9 @@ const char* Session::KeyOf(const LibraryCall& call, uint64_t* key) {
   for (PyObject* value : call.given) {
     const char* problem = MixArgument(value, &hash, 0);
     if (problem != nullptr) return problem;
+  }
+  if (plan_->check_devices) {
+    hash.Mix(std::hash<std::string>()(DeviceScope()));
   }
   hash.Mix(static_cast<uint64_t>(position()));
   *key = hash.value();

@@ -70,7 +70,7 @@ PyRef Session::AskForShapes(const Call& call, const PlanNode& node) {
     if (!inputs[i].shape.IsFullyDefined()) return PyRef();
     const Tensor value = Ask(node.name, inputs[i].shape, node.outputs[i].dtype);
     outputs.push_back(PyRef::Steal(EagerTensorFromHandle(
-        tensorflow::wrap(tensorflow::TensorHandle::CreateLocalHandle(value)))));
+        tensorflow::wrap(NewLocal(value, node.outputs[i].placement)))));
   }
   return WrapOutputs(call, absl::MakeSpan(outputs));
 }

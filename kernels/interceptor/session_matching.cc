@@ -279,14 +279,9 @@ const char* Session::Verify(const Call& call, PlanNode* node,
     return "new_path";
   }
   if (plan_->check_devices) {
-    PyRef device = PyRef::Steal(
-        PyObject_GetAttrString(Runtime().py_context, "device_name"));
-    const char* text = device && PyUnicode_Check(device.get())
-                           ? PyUnicode_AsUTF8(device.get())
-                           : "";
-    PyErr_Clear();
-    if (node->device != text) {
-      *detail = text;
+    std::string device = DeviceScope();
+    if (node->device != device) {
+      *detail = std::move(device);
       return "device_changed";
     }
   }

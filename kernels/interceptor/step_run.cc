@@ -42,7 +42,8 @@ class KeptError {
   }
   void Replace(PyObject* value) {
     Clear();
-    type_ = PyRef::Borrow(reinterpret_cast<PyObject*>(Py_TYPE(value))).release();
+    type_ =
+        PyRef::Borrow(reinterpret_cast<PyObject*>(Py_TYPE(value))).release();
     value_ = PyRef::Borrow(value).release();
     traceback_ = PyException_GetTraceback(value);
   }
@@ -124,8 +125,13 @@ bool DivergeForSure(Session* session, const char* reason, const char* detail) {
   return false;
 }
 
-bool RunOnce(PyObject* results, PyObject* key, PyObject* function,
-             PyObject* args) {
+bool RunOnce(PyObject* scope, PyObject* results, PyObject* key,
+             PyObject* function, PyObject* args) {
+  if (scope != Py_None) {
+    PyRef entered =
+        PyRef::Steal(PyObject_CallMethod(scope, "__enter__", nullptr));
+    if (!entered) return false;
+  }
   PyRef result = PyRef::Steal(PyObject_CallObject(function, args));
   if (!result) {
     if (!PyErr_ExceptionMatches(PyExc_Exception)) return false;
@@ -133,7 +139,10 @@ bool RunOnce(PyObject* results, PyObject* key, PyObject* function,
     error.Take();
     result = PyRef::Borrow(error.value());
   }
-  return PyDict_SetItem(results, key, result.get()) == 0;
+  if (PyDict_SetItem(results, key, result.get()) != 0) return false;
+  return scope == Py_None ||
+         static_cast<bool>(PyRef::Steal(PyObject_CallMethod(
+             scope, "__exit__", "OOO", Py_None, Py_None, Py_None)));
 }
 
 PyObject* RunUnrecorded(PyObject* function) {

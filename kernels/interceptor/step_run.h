@@ -21,11 +21,12 @@ PyObject* RunStep(Session* session, PyObject* function, PyObject* args,
 // set.
 bool DivergeForSure(Session* session, const char* reason, const char* detail);
 
-// Calls `function(*args)` and notes in `results[key]` what it returned, or the
-// exception that it raised, before Python can be interrupted. False with an
-// exception set if it raised what is no `Exception`.
-bool RunOnce(PyObject* results, PyObject* key, PyObject* function,
-             PyObject* args);
+// Calls `function(*args)` in a scope of TensorFlow's (a context manager; None:
+// in none), and notes in `results[key]` what it returned, or the exception that
+// it raised, before Python can be interrupted. False with an exception set if
+// it raised what is no `Exception`.
+bool RunOnce(PyObject* scope, PyObject* results, PyObject* key,
+             PyObject* function, PyObject* args);
 
 // Calls `function()` with this thread's ops forwarded and its tapes stopped.
 // New reference, or null with an exception set.

@@ -1,5 +1,6 @@
 #include "kernels/interceptor/tape_hooks.h"
 
+#include <algorithm>
 #include <array>
 
 #include "kernels/interceptor/hooks.h"
@@ -104,7 +105,8 @@ PyObject* RecordOperation(PyObject* original, PyObject* args,
 
 template <int change>
 PyObject* Watcher(PyObject* original, PyObject* args, PyObject* kwargs) {
-  CurrentThread().num_watchers += change;
+  int& number = CurrentThread().num_watchers;
+  number = std::max(number + change, 0);  // one may be older than the hooks
   return PyObject_Call(original, args, kwargs);
 }
 

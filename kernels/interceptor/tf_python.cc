@@ -1,10 +1,66 @@
 #include "kernels/interceptor/tf_python.h"
 
+#include <utility>
 #include <vector>
 
 #include "kernels/interceptor/py_ref.h"
+#include "tensorflow/core/framework/types.h"
 
 namespace terra {
+namespace {
+
+using tensorflow::Device;
+using tensorflow::TensorHandle;
+
+bool IsCpu(const Device* device) {
+  return device == nullptr || device->device_type() == tensorflow::DEVICE_CPU;
+}
+
+Device* FindDevice(const std::string& name) {
+  Device* device = nullptr;
+  if (!Runtime().context->FindDeviceFromName(name.c_str(), &device).ok()) {
+    return nullptr;
+  }
+  return device;
+}
+
+}  // namespace
+
+std::string DeviceScope() {
+  static PyObject* name = PyUnicode_InternFromString("device_name");
+  PyRef device = PyRef::Steal(PyObject_GetAttr(Runtime().py_context, name));
+  const char* text = device && PyUnicode_Check(device.get())
+                         ? PyUnicode_AsUTF8(device.get())
+                         : nullptr;
+  PyErr_Clear();
+  return text == nullptr ? "" : text;
+}
+
+Placement FindPlacement(const std::string& op_device,
+                        const std::string& device) {
+  Placement found = {FindDevice(op_device), FindDevice(device)};
+  if (!IsCpu(found.op_device) || !IsCpu(found.device)) return {};
+  // The first CPU has no pointer of its own, or readers wait for ever.
+  found.device = Runtime().context->CanonicalDevice(found.device);
+  return found;
+}
+
+TensorHandle* NewLocal(tensorflow::Tensor value, const Placement& placement) {
+  if (placement.op_device == nullptr && placement.device == nullptr) {
+    return TensorHandle::CreateLocalHandle(value);
+  }
+  return TensorHandle::CreateLocalHandle(std::move(value), placement.device,
+                                         placement.op_device,
+                                         Runtime().context);
+}
+
+TensorHandle* NewLocalLike(tensorflow::Tensor value,
+                           const TensorHandle& other) {
+  if (!IsCpu(other.device()) || !IsCpu(other.op_device())) {
+    return TensorHandle::CreateLocalHandle(value);
+  }
+  return NewLocal(std::move(value), {other.op_device(), other.device()});
+}
 
 bool FindTensorIds(PyObject* tensors) {
   PyRef items = PyRef::Steal(PySequence_Tuple(tensors));

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string>
 
 #include "tensorflow/c/eager/c_api.h"
 #include "tensorflow/c/eager/tfe_context_internal.h"
@@ -35,7 +36,8 @@ inline tensorflow::TensorHandle* HandleOf(const PyObject* eager_tensor) {
       tensorflow::unwrap(EagerTensor_Handle(eager_tensor)));
 }
 
-// The process's eager context, given once by Python.
+// The process's eager context, given by Python at the first step (and again if
+// TensorFlow has made another), and what else Python gives.
 struct EagerRuntime {
   TFE_Context* c_context = nullptr;
   tensorflow::EagerContext* context = nullptr;
@@ -59,6 +61,28 @@ struct EagerRuntime {
 };
 
 EagerRuntime& Runtime();
+
+// The name of the calling thread's device scope; "" where there is none.
+std::string DeviceScope();
+
+// Where a tensor says that it is: what ran the op, and whose memory holds it.
+// Both null: on the host.
+struct Placement {
+  tensorflow::Device* op_device = nullptr;
+  tensorflow::Device* device = nullptr;
+};
+
+// That of an op's result, by the names that it has in Python. Only CPUs count:
+// the values of others are handed over in the host's memory.
+Placement FindPlacement(const std::string& op_device,
+                        const std::string& device);
+
+// A handle of a value that is in the host's memory.
+tensorflow::TensorHandle* NewLocal(tensorflow::Tensor value,
+                                   const Placement& placement);
+// The same, where another tensor is.
+tensorflow::TensorHandle* NewLocalLike(tensorflow::Tensor value,
+                                       const tensorflow::TensorHandle& other);
 
 // The number by which tapes know an EagerTensor: one for each Python object.
 // Several objects may share a handle (TensorFlow caches those of scalars).

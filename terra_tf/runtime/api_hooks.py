@@ -66,23 +66,26 @@ class ApiHooks:
         self._functions = functions
         self._known: dict[int, SwappedCode] = {}
         self._swapped: dict[int, SwappedCode] = {}
+        self._is_complete = False  # else it was interrupted, or has not begun
 
     def sync(self, native: Any, wanted: bool) -> None:
         """Puts the hooks in place, or takes them away. Called at each step."""
-        if wanted and not self._swapped:
+        if wanted and not self._is_complete:
             for name, function, takes_objects in self._functions():
                 if id(function) not in self._swapped:
-                    self._swapped[id(function)] = self._swap(native, name, function, takes_objects)
+                    swapped = self._code_for(native, name, function, takes_objects)
+                    self._swapped[id(function)] = swapped  # first: `remove` has to know it
+                    swapped.swap()
+            self._is_complete = True
         elif not wanted and self._swapped:
             self.remove()
 
-    def _swap(
+    def _code_for(
         self, native: Any, name: str, function: types.FunctionType, takes_objects: bool
     ) -> SwappedCode:
-        """Swaps a function's code, for the same as the last time."""
+        """Returns what swaps a function's code, for the same as the last time."""
         known = self._known.get(id(function))
         if known is not None and known.is_of(function):
-            known.swap()
             return known
         make_target = functools.partial(_pure_function, native, name, takes_objects)
         swapped = self._known[id(function)] = SwappedCode(function, make_target)
@@ -90,6 +93,7 @@ class ApiHooks:
 
     def remove(self) -> None:
         """Puts all code back."""
+        self._is_complete = False
         for swapped in self._swapped.values():
             swapped.restore()
         self._swapped.clear()

@@ -22,7 +22,7 @@ _FLOATING = frozenset(
 
 
 def hook(native: Any) -> SwappedCode:
-    """Swaps the method's code; `restore()` of what is returned puts it back."""
+    """Returns what swaps the method's code, and puts it back."""
 
     def make_target(original: types.FunctionType) -> Any:
         def gradient(args: tuple, kwargs: dict[str, Any]) -> Any:

@@ -1,14 +1,17 @@
 """Installs the hooks: once per process, at the first terra function, or by hand.
 
-    install()      replaces TensorFlow's three eager entry points and the readers
-    uninstall()    puts everything back; only while no step is open
+    install()         replaces TensorFlow's three eager entry points and the readers
+    bind_context(c)   tells native code of TensorFlow's context; at the first step
+    uninstall()       puts everything back; only while no step is open
 
+All hooks are in place, or none. Installing does not look at TensorFlow's context: devices and
+threads can be configured until the first call, and it may happen while a graph is built.
 Installed but off, an op costs one branch more (`benchmarks.micro --only=off_overhead`).
 """
 
 from __future__ import annotations
 
-import threading
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,50 +26,25 @@ from terra_tf._tf_internals import (
     UnreadVariable,
     backprop,
     context,
+    pfor_ops,
     pywrap_tfe,
     tensor_cache_class,
 )
 from terra_tf.config import config
-from terra_tf.runtime import gradient_calls, jacobian_calls, user_gradients
+from terra_tf.runtime import (
+    gradient_calls,
+    gradient_markers,
+    in_flight,
+    jacobian_calls,
+)
 from terra_tf.runtime.api_hooks import ApiHooks, functions_of_tensorflow
 from terra_tf.runtime.keras_hooks import KerasHooks
+from terra_tf.runtime.replacements import Replacements
+from terra_tf.runtime.swapped_code import SwappedCode
 from terra_tf.trace.attributes import canonical_attributes, result_attributes
-from terra_tf.trace.markers import GradientMarkers, gradient_function_wrapper, marked_caller
 
 _MAX_INT32 = 2**31 - 1
 
-
-class _ThreadMarkers(threading.local):
-    def __init__(self) -> None:
-        self.markers = GradientMarkers()
-
-
-_thread = _ThreadMarkers()
-
-
-def thread_markers() -> GradientMarkers:
-    """Returns the calling thread's stack of running gradient functions."""
-    return _thread.markers
-
-
-_call_marked = marked_caller(thread_markers)
-_run_natively: dict[Any, Any] = {}  # function -> what replays calls of it
-
-
-def _run_gradient_function(original: Any, marker: Any, op_type: Any, *args: Any) -> Any:
-    if not user_gradients.note(op_type) or marker is None:
-        return original(op_type, *args)
-    return _run_natively[original]((op_type, *args), {}, marker)
-
-
-def _run_sum(original: Any, marker: Any, gradients: Any) -> Any:
-    return _run_natively[original]((gradients,), {}, marker)
-
-
-_gradient_wrapper = gradient_function_wrapper(
-    backprop._gradient_function, _call_marked, _run_gradient_function
-)
-GRADIENT_WRAPPER_CODE = _call_marked.__code__
 
 _VALUE_READERS = ("_numpy_internal", "_copy_to_device")
 _SHAPE_READERS = ("_shape_tuple", "_rank", "_num_elements")
@@ -74,31 +52,105 @@ _FUNCTION_READERS = {"TFE_ToDlpackCapsule": False, "TFE_Py_TensorShapeSlice": Tr
 
 originals: dict[str, Any] = {}
 last_internal_seed: int | None = None
+_is_installed = False
+_bound_context: Any = None
+_replacements = Replacements()
 
 
 def is_installed() -> bool:
     """Says whether the hooks are in place."""
-    return bool(originals)
+    return _is_installed
+
+
+@functools.cache
+def _monitor() -> Any:
+    """Returns the monitor of who installs or uninstalls."""
+    return _native.load().module.Monitor()
 
 
 def install() -> None:
-    """Puts the hooks in place. Idempotent; initializes TensorFlow's eager context."""
-    if originals:
+    """Puts the hooks in place: all of them, or none if it raises. Idempotent; for any thread."""
+    if _is_installed or _monitor().is_mine:  # the latter: a finalizer, in the midst of it
         return
-    native = _native.load().module
-    eager_context = context.context()
+    _monitor().run(_install)
+
+
+def _install() -> None:
+    global _is_installed
+    if _is_installed:
+        return
+    _put_back()  # what an interruption may have left
+    try:
+        _put_in_place(_native.load().module)
+        _is_installed = True
+    finally:
+        if not _is_installed:
+            _put_back()
+
+
+def uninstall() -> None:
+    """Puts TensorFlow back as it was."""
+    _monitor().run(_uninstall)
+
+
+def _uninstall() -> None:
+    global _is_installed
+    if _is_installed:
+        _is_installed = False
+        _put_back()
+
+
+def bind_context(eager_context: Any) -> None:
+    """Tells native code which context ops run in, and initializes it. Idempotent.
+
+    Needs eager execution, and that no step is open. Steps in flight, which are another
+    context's, are settled.
+
+    Raises:
+      Exception: What an op of a step in flight raised.
+    """
+    global _bound_context
+    if eager_context is _bound_context:
+        return
+    in_flight.settle()
     eager_context.ensure_initialized()
+    tensors = [tf.constant([float(number)]) for number in range(5)]
+    _native.load().module.bind_context(eager_context, eager_context._handle, tensors)
+    _bound_context = eager_context
+
+
+def _put_in_place(native: Any) -> None:
     _save_originals()
-    native.initialize(eager_context, eager_context._handle, _runtime_objects())
-    apply_knobs()
+    native.initialize(_runtime_objects())
+    _hand_knobs_over()
     _install_hooks(native)
     _install_readers(native)
     _install_seed_hooks(native)
     _install_tape_hooks(native)
     _install_accumulator_hook(native)
     _install_cache_bypass(native)
-    originals["gradient"] = gradient_calls.hook(native)
-    originals["jacobian"] = jacobian_calls.Hooks()
+    _swap_method(gradient_calls.hook(native))
+    for method in jacobian_calls.METHODS:
+        _swap_method(jacobian_calls.hook(method))
+    _replace(pfor_ops, "def_function", jacobian_calls.DefFunction(pfor_ops.def_function))
+    _swap_code(native)
+
+
+def _put_back() -> None:
+    _replacements.undo()
+    _keras.forget()
+    _api.remove()
+    originals.clear()
+
+
+def _swap_method(swapped: SwappedCode) -> None:
+    _replacements.note(swapped.restore)
+    swapped.swap()
+
+
+def _swap_code(native: Any) -> None:
+    _keras.install(native, config.replay_calls)
+    _api.sync(native, config.replay_calls)
 
 
 _applied_knobs: tuple | None = None
@@ -107,10 +159,13 @@ _GRAPH_DELAY_US, _PYTHON_DELAY_US = 500, 200
 
 def apply_knobs() -> None:
     """Hands the knobs that native code reads over, if they have changed. Called at each step."""
+    if _is_installed:
+        _swap_code(_native.load().module)
+    _hand_knobs_over()
+
+
+def _hand_knobs_over() -> None:
     global _applied_knobs
-    if originals:
-        _keras.install(_native.load().module, config.replay_calls)
-        _api.sync(_native.load().module, config.replay_calls)
     stall_warning_s = config.stall_warning_s or float("inf")
     knobs = (
         config.wait_slice_s,
@@ -136,28 +191,11 @@ def begin_step() -> None:
     apply_knobs()
     native = _native.load().module
     if not native.in_gradient():
-        _thread.markers.stack.clear()
+        gradient_markers.thread_markers().stack.clear()
         jacobian_calls.forget_call()
 
 
-def uninstall() -> None:
-    """Puts TensorFlow back as it was."""
-    if not originals:
-        return
-    for (owner, name), original in originals["attributes"].items():
-        setattr(owner, name, original)
-    pywrap_tfe.TFE_Py_RegisterGradientFunction(backprop._gradient_function)
-    pywrap_tfe.TFE_Py_RegisterVSpace(backprop._default_vspace)
-    _native.load().module.uninstall_buffer_reader()
-    originals["gradient"].restore()
-    originals["jacobian"].restore()
-    originals.clear()
-    _keras.forget()
-    _api.remove()
-
-
 def _save_originals() -> None:
-    originals["attributes"] = {}
     originals["fast_path_execute"] = pywrap_tfe.TFE_Py_FastPathExecute
     originals["execute"] = pywrap_tfe.TFE_Py_Execute
     originals["execute_cancelable"] = pywrap_tfe.TFE_Py_ExecuteCancelable
@@ -179,17 +217,10 @@ def _runtime_objects() -> dict[str, Any]:
         "next_id": pywrap_tfe.TFE_Py_UID,
         "canonical_attributes": canonical_attributes,
         "result_attributes": result_attributes,
-        "tensors": [tf.constant([float(number)]) for number in range(5)],
     }
 
 
-def _replace(owner: Any, name: str, replacement: Any) -> Any:
-    original = owner.__dict__[name] if isinstance(owner, type) else getattr(owner, name)
-    originals["attributes"][owner, name] = original
-    setattr(owner, name, replacement)
-    return original
-
-
+_replace = _replacements.replace
 _keras = KerasHooks(_replace)
 _api = ApiHooks(functions_of_tensorflow)
 
@@ -200,45 +231,16 @@ def _install_hooks(native: Any) -> None:
     _replace(pywrap_tfe, "TFE_Py_Execute", execute)
     _replace(pywrap_tfe, "TFE_Py_ExecuteCancelable", execute)
     _replace(pywrap_tfe, "TFE_Py_RecordGradient", native.hook_function(2))
-    for name, function in (
-        ("a gradient function", backprop._gradient_function),
-        ("a sum of gradients", backprop._default_vspace.aggregate_fn),
-    ):
-        _run_natively[function] = native.pure_function(name, function, False, False)
-    pywrap_tfe.TFE_Py_RegisterGradientFunction(_gradient_wrapper)
-    pywrap_tfe.TFE_Py_RegisterVSpace(_marked_vector_space(native))
+    gradient_markers.prepare(native)
+    _register(pywrap_tfe.TFE_Py_RegisterGradientFunction, gradient_markers.wrapper,
+              backprop._gradient_function)  # fmt: skip
+    _register(pywrap_tfe.TFE_Py_RegisterVSpace, gradient_markers.vector_space(native),
+              backprop._default_vspace)  # fmt: skip
 
 
-def _marked_vector_space(native: Any) -> Any:
-    """What the tape calls from C between gradient functions: sums and zeros.
-
-    Without a marker each would look like one more turn of the loop around the gradient call.
-    """
-    space = backprop._default_vspace
-
-    def aggregate(gradients: Any) -> Any:
-        controller = native.current_controller()
-        marker = None
-        if controller is not None and len(gradients) > 1:
-            marker = controller.tape_names.name_sum(gradients)
-        if marker is None:
-            return space.aggregate_fn(gradients)
-        return _call_marked(marker, _run_sum, space.aggregate_fn, marker, gradients)
-
-    def marked_zeros(zeros: Callable[..., Any]) -> Callable[..., Any]:
-        def make_zeros(*args: Any) -> Any:
-            controller = native.current_controller()
-            if controller is None:
-                return zeros(*args)
-            return _call_marked(controller.tape_names.name_zeros(), zeros, *args)
-
-        return make_zeros
-
-    return space._replace(
-        aggregate_fn=aggregate,
-        zeros_fn=marked_zeros(space.zeros_fn),
-        zeros_like_fn=marked_zeros(space.zeros_like_fn),
-    )
+def _register(register: Callable[[Any], object], replacement: Any, original: Any) -> None:
+    _replacements.note(functools.partial(register, original))
+    register(replacement)
 
 
 def _install_readers(native: Any) -> None:
@@ -249,6 +251,7 @@ def _install_readers(native: Any) -> None:
     for name, shape_only in _FUNCTION_READERS.items():
         original = getattr(pywrap_tfe, name)
         _replace(pywrap_tfe, name, native.wrap_reader(original, shape_only, False))
+    _replacements.note(native.uninstall_buffer_reader)
     native.install_buffer_reader()
 
 

@@ -27,7 +27,6 @@ from terra_tf._tf_internals import (
     func_graph,
     functions_run_eagerly,
     nest,
-    pfor_ops,
     py_func_from_autograph,
     uid,
 )
@@ -53,21 +52,7 @@ class _Calls(threading.local):
 _calls = _Calls()
 
 
-class Hooks:
-    """What of TensorFlow is replaced; `restore()` puts it back."""
-
-    def __init__(self) -> None:
-        tape = backprop.GradientTape
-        self._swapped = [SwappedCode(method, _jacobian) for method in
-                         (tape.jacobian, tape.batch_jacobian)]  # fmt: skip
-        self._def_function = pfor_ops.def_function
-        pfor_ops.def_function = _DefFunction(self._def_function)
-
-    def restore(self) -> None:
-        """Puts TensorFlow's code back."""
-        pfor_ops.def_function = self._def_function
-        for swapped in self._swapped:
-            swapped.restore()
+METHODS = (backprop.GradientTape.jacobian, backprop.GradientTape.batch_jacobian)
 
 
 def forget_call() -> None:
@@ -75,7 +60,12 @@ def forget_call() -> None:
     _calls.current = None
 
 
-class _DefFunction:
+def hook(method: types.FunctionType) -> SwappedCode:
+    """Returns what swaps a method's code, and puts it back."""
+    return SwappedCode(method, _jacobian)
+
+
+class DefFunction:
     """TensorFlow's module of that name, as `pfor` sees it."""
 
     def __init__(self, module: types.ModuleType) -> None:

@@ -40,9 +40,11 @@ class KerasHooks:
             self._hook_optimizer(native, "tf_keras", optimizer, "_internal_apply_gradients")
 
     def _hook_optimizer(self, native: Any, library: str, optimizer: type, method: str) -> None:
-        self._done.add(library)
         name = f"Optimizer.{method.removeprefix('_internal_')}"
-        self._replace(optimizer, method, native.replayable(name, vars(optimizer)[method]))
+        original = vars(optimizer)[method]
+        if isinstance(original, types.FunctionType):  # else it was interrupted behind this
+            self._replace(optimizer, method, native.replayable(name, original))
+        self._done.add(library)
 
     def forget(self) -> None:
         """Everything is put back."""

@@ -66,11 +66,12 @@ class _PlanMaker:
         self._graph = graph
         self._generated = generated
         native = _native.load().module
+        self._has_devices = len(context.context().list_logical_devices()) > 1
         self._plan = native.Plan(
             function_name=generated.name,
             config_proto=config_proto(),
             num_channels=generated.num_channels,
-            check_devices=len(context.context().list_logical_devices()) > 1,
+            check_devices=self._has_devices,
         )
         self._num_alike = collections.Counter(map(_place_of, graph.nodes))
         self._constants: dict[int, int] = {}
@@ -112,9 +113,13 @@ class _PlanMaker:
             variable=slot,
             captured=variable.handle if slot in self._generated.captured_variables else None,
             feed_channel=channel,
-            accepts=functools.partial(_same_type, handle_shape_and_type(variable.handle)),
+            accepts=functools.partial(_same_type, self._type_of(variable.handle)),
             written=slot in self._generated.written_slots,
         )
+
+    def _type_of(self, handle: Any) -> tuple:
+        """Returns dtype and shape of a variable; its device, too, if there are several."""
+        return handle_shape_and_type(handle), handle.device if self._has_devices else None
 
     def _add_levels(self) -> None:
         generated, epoch = self._generated, 0
@@ -227,6 +232,7 @@ class _PlanMaker:
             generated.fetch_channels.get((index, output), -1),
             generated.output_feeds.get((index, output), -1),
             self._webs_of.get(Output(index, output), []),
+            node.record.placements[output] if node.record.placements else ("", ""),
         )
 
     def _input(self, index: int, position: int, node: Node) -> tuple[int, int, int]:
@@ -341,5 +347,8 @@ def _dims(shape: tuple | None) -> list[int] | None:
     return None if shape is None else list(shape)
 
 
-def _same_type(expected: Any, handle: Any) -> bool:
-    return expected is not None and handle_shape_and_type(handle) == expected
+def _same_type(expected: tuple, handle: Any) -> bool:
+    shape_and_type, device = expected
+    if shape_and_type is None or handle_shape_and_type(handle) != shape_and_type:
+        return False
+    return device is None or handle.device == device

@@ -71,7 +71,9 @@ class _Prefix:
             self._place[number] = len(self._trace.ops)
             record = dataclasses.replace(node.record, inputs=inputs)
             if position in raised:
-                record = dataclasses.replace(record, outputs=(), folded=(), has_raised=True)
+                record = dataclasses.replace(
+                    record, outputs=(), folded=(), placements=(), has_raised=True
+                )
             self._trace.ops.append(record)
         self._trace.alive = {
             (self._place[n], o) for n, o in graph.fetches if n in self._place

@@ -124,9 +124,9 @@ class Replay:
     def _fail(self, index: int, node: Node, error: BaseException) -> None:
         """No tensor may stay pending: whoever reads it would hang."""
         if isinstance(error, NotOkStatusException):
-            name = node.record.name  # as the op's wrapper does in eager
-            named = "" if name is None or error.message.endswith(name) else f" name: {name}"
-            error.message += named
+            named = f" name: {node.record.name}"  # as the op's wrapper does in eager
+            if node.record.name is not None and not error.message.endswith(named):
+                error.message += named
             error = status_to_exception(error)
         message = str(getattr(error, "message", error))
         code = int(getattr(error, "error_code", 2) or 2)
@@ -148,6 +148,7 @@ class Replay:
             self._run_fast(index, record.op_type, record.counts, inputs, record.attrs)
         else:
             self._native.run_once(
+                None,
                 self._returned,
                 index,
                 interception.originals["execute"],
@@ -199,6 +200,7 @@ class Replay:
         pairs = zip(attrs[::2], attrs[1::2])
         given = [item for pair in pairs if pair[0] not in inferred for item in pair]
         self._native.run_once(
+            _device_scope(self._nodes[index].record.device),
             self._returned,
             index,
             interception.originals["fast_path_execute"],
@@ -208,6 +210,13 @@ class Replay:
             *_grouped(inputs, counts),
             *given,
         )
+
+
+def _device_scope(name: str) -> Any:
+    """Returns a context in which an op runs where it would have, or None if that is here."""
+    if name == interception.device_scope():
+        return None
+    return context.context().device(name or None)
 
 
 def _grouped(inputs: list, counts: tuple) -> list:

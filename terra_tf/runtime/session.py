@@ -23,7 +23,6 @@ at the step's next op, read or end.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections.abc import Iterable
 from types import FrameType
@@ -37,22 +36,29 @@ from terra_tf._tf_internals import (
 )
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason, Reason
-from terra_tf.runtime import failures, in_flight, interception, source_lines, stance
+from terra_tf.runtime import (
+    failures,
+    gradient_markers,
+    in_flight,
+    interception,
+    source_lines,
+    stance,
+)
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.prefix import prefix_trace
 from terra_tf.runtime.settlement import Settlement
-from terra_tf.runtime.step_locations import ForkLocator, tracker_after
-from terra_tf.runtime.tape_names import TapeNames
+from terra_tf.runtime.step_locations import tracker_after
+from terra_tf.runtime.step_questions import StepQuestions
 from terra_tf.trace.location import LocationTracker
 from terra_tf.trace.recorder import Recorder
 
 if TYPE_CHECKING:
-    from terra_tf import _terra_native
+    pass
 
 _logger = logging.getLogger("terra_tf")
 
 
-class StepSession:
+class StepSession(StepQuestions):
     """Drives one step; see the module's docstring.
 
     Args:
@@ -67,20 +73,15 @@ class StepSession:
     ) -> None:
         module = _native.load().module
         self._mode = module.Mode
-        self.entry = entry
-        self.built = built
         plan = None if built is None else built.plan
-        self.native: _terra_native.Session = module.Session(plan, self)
+        super().__init__(entry, built, module.Session(plan, self), stop_frame)
         self._module = module
         self._arguments = tuple(arguments)
-        self._stop_frame: FrameType | None = stop_frame
         self.native.set_stop_frame(stop_frame)
         self._recorder: Recorder | None = None
         self._monitor = module.Monitor()
         self._settlement: Settlement | None = None
-        self.tape_names = TapeNames(self.native)
         self._error: BaseException | None = None  # that eager would have raised by now
-        self._forks: ForkLocator | None = None
         self._owner = threading.get_ident()
         self._is_finishing = False
         self._has_bad_index = False
@@ -233,7 +234,7 @@ class StepSession:
             self._module,
             self._arguments,
             tracker,
-            interception.thread_markers(),
+            gradient_markers.thread_markers(),
             interception.is_internal_pair,
             self.entry.pattern,
         )
@@ -456,57 +457,9 @@ class StepSession:
         self._has_bad_index = True
         self.entry.note_index_out_of_range(self.built, slot)
 
-    # --------------------------------------------------------- library calls
-
-    def names(self) -> tuple[dict, Any]:
-        """Returns what sums and zeros have been named so far, for calls that are replayed."""
-        return self.tape_names.state()
-
-    def guard(self, objects: list) -> Any:
-        """Returns a guard of the objects' state, or why there can be none."""
-        return self.entry.guard_of(objects)
-
-    def on_impure(self, name: str, difference: str) -> None:
-        """A function declared pure has done something else than in a call that looked the same.
-
-        Raises:
-          ImpureError: Always.
-        """
-        raise failures.impure(name, difference, source_lines.current_user_line())
-
-    # ---------------------------------------------------------------- forks
-
-    def current_marker(self) -> tuple:
-        """CO_EXECUTION: the forward ops whose gradient functions run on this thread."""
-        return tuple(interception.thread_markers().stack)
-
-    def on_fork(self) -> tuple[list[int], list[int]]:
-        """CO_EXECUTION: which nodes are known where Python is now, and in other trips of a loop?"""
-        if self._forks is None:
-            self._forks = ForkLocator(self.built, self.native, self._stop_frame)
-        location = self._forks.look(sys._getframe(1))
-        return self.built.nodes_at.get(location, []), self.built.nodes_near(location)
-
     def on_forward_accumulator(self) -> None:
         """A forward-mode accumulator is being entered on this thread."""
         if self.native.mode == self._mode.CO_EXECUTION:
             self.on_divergence(Reason.FORWARD_ACCUMULATOR)
         self.native.mode = self._mode.IMPERATIVE
         self.entry.give_up_on_forward_accumulator()
-
-    def on_waited(self, awaited: int, node: int, waited_s: float) -> str:
-        """Python has waited for the graph. Returns the user's line that did."""
-        return self.entry.stats.waits.add(awaited, self.built, node, waited_s)
-
-    def on_stall(self, node: int, waited_s: float) -> None:
-        """A wait takes longer than `stall_warning_s`."""
-        what = "the end of the graph"
-        if 0 <= node < len(self.built.trace_graph.nodes):
-            what = f"op {node} {self.built.trace_graph.nodes[node].record.op_type}"
-        _logger.warning(
-            "Python has waited %.1f s for %s at %s; the graph has it not computed yet",
-            waited_s,
-            what,
-            source_lines.current_user_line(),
-        )
-

@@ -13,7 +13,7 @@ interrupted (docs/design/0011).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from terra_tf import _native
 from terra_tf.runtime import in_flight, source_lines

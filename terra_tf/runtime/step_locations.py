@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from terra_tf.runtime import interception
+from terra_tf.runtime import gradient_markers
 from terra_tf.trace.location import Location, LocationTracker
 from terra_tf.trace.records import OpRecord
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def tracker_after(stop_frame: FrameType | None, ops: Iterable[OpRecord]) -> LocationTracker:
     """Returns a tracker as if it had located these ops."""
-    tracker = LocationTracker(gradient_wrapper_code=interception.GRADIENT_WRAPPER_CODE)
+    tracker = LocationTracker(gradient_wrapper_code=gradient_markers.GRADIENT_WRAPPER_CODE)
     tracker.begin(stop_frame)
     tracker.go_on((op.location, op.op_type) for op in ops)
     return tracker
@@ -43,5 +43,5 @@ class ForkLocator:
         self._num_ops += len(path)
         records = [self._nodes[number].record for number in path]
         self._tracker.go_on((record.location, record.op_type) for record in records)
-        *outer, marker = interception.thread_markers().stack or [None]
+        *outer, marker = gradient_markers.thread_markers().stack or [None]
         return self._tracker.look(frame, marker, outer)

@@ -14,9 +14,9 @@ _PLACEHOLDER = "terra_tf: the target is put here"
 
 
 class SwappedCode:
-    """Lets a function call `target(args, kwargs)` from now on.
+    """Lets a function call `target(args, kwargs)`, from `swap` to `restore`.
 
-    Identity, attributes, defaults, signature and pickling stay as they are.
+    Both may be called again, where they were interrupted. Identity, attributes, defaults, signature and pickling stay as they are.
 
     Args:
       function: Whose code is swapped.
@@ -30,11 +30,13 @@ class SwappedCode:
         self._code = function.__code__
         self._signature = None if hasattr(function, "__wrapped__") else inspect.signature(function)
         self._calling_code = _code_that_calls(make_target(_copy_of(function)), self._code)
-        self.swap()
 
     def is_of(self, function: types.FunctionType) -> bool:
         """Says whether it was made for this function as it is now."""
-        return function is self._function and function.__code__ is self._code
+        return function is self._function and function.__code__ in (
+            self._code,
+            self._calling_code,
+        )
 
     def swap(self) -> None:
         """Puts the code that calls the target in place.
@@ -49,7 +51,7 @@ class SwappedCode:
         """Puts the original code back."""
         self._function.__code__ = self._code
         if self._signature is not None:
-            del self._function.__signature__  # type: ignore[attr-defined]
+            vars(self._function).pop("__signature__", None)
 
 
 def is_swapped(code: types.CodeType) -> bool:

@@ -10,7 +10,7 @@ import collections
 from typing import Any
 
 from terra_tf._tf_internals import EagerTensor
-from terra_tf.runtime import interception
+from terra_tf.runtime import gradient_markers
 from terra_tf.trace.markers import SUM, ZEROS
 
 
@@ -38,19 +38,19 @@ class TapeNames:
     def name_zeros(self) -> Any:
         """Names zeros that the tape needs after a gradient function."""
         self._count_replayed()
-        return self._numbered(ZEROS, interception.thread_markers().last)
+        return self._numbered(ZEROS, gradient_markers.thread_markers().last)
 
     def state(self) -> tuple[dict, Any]:
         """Returns what has been named so far, for a call that is going to be replayed."""
         self._count_replayed()
-        return dict(self._num_named), interception.thread_markers().last
+        return dict(self._num_named), gradient_markers.thread_markers().last
 
     def _count_replayed(self) -> None:
         """Counts as if the replayed calls had run."""
         state = self._native.take_names()
         if state is not None:
             self._num_named = collections.Counter(state[0])
-            interception.thread_markers().last = state[1]
+            gradient_markers.thread_markers().last = state[1]
 
     def _numbered(self, *what: Any) -> tuple:
         self._count_replayed()

@@ -9,6 +9,7 @@ caller's own values.
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Hashable
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from terra_tf._tf_internals import dtypes, inferred_attributes, op_def_registry, tensor_shape
 
+_MAX_FLOAT = np.finfo(np.float64).max
 SEED_NAMES = ("seed", "seed2")
 
 
@@ -108,28 +110,47 @@ def _names_for_results(op_type: str) -> frozenset[str]:
 
 
 def _freeze_typed(op_type: str, name: str, value: Any) -> Hashable:
-    """Freezes with the attribute's declared type in view: 1 and True are one bool."""
-    attr = _attribute_types(op_type).get(name)
+    """Freezes with the attribute's declared type in view: 1.0 may be written as 1.
+
+    A value that is of another type is equal to itself only: TensorFlow looks at it, and may raise.
+    """
     if value is None:
         value = _default_of(op_type, name)
-    if value is None or attr is None:
-        return freeze(value)
-    if attr == "bool":
+    declared = _attribute_types(op_type).get(name, "")
+    kind, is_list = declared.removeprefix("list(").removesuffix(")"), declared.startswith("list(")
+    if not is_list:
+        return _freeze_item(kind, value)
+    if not isinstance(value, (list, tuple)):
+        return ("not a list", freeze(value))
+    return tuple(_freeze_item(kind, item) for item in value)
+
+
+def _freeze_item(kind: str, value: Any) -> Hashable:
+    if kind == "bool" and isinstance(value, bool):
         return ("bool", bool(value))
-    if attr == "type":
-        return ("dtype", dtypes.as_dtype(value).as_datatype_enum)
-    if attr == "float":
-        return ("float", float(value).hex())
-    if attr == "int":
+    if kind == "int" and isinstance(value, numbers.Integral):
         return int(value)
-    if attr == "list(int)":
-        return tuple(int(item) for item in value)
-    if attr == "list(type)":
-        return tuple(("dtype", dtypes.as_dtype(item).as_datatype_enum) for item in value)
-    if attr == "shape":
-        shape = tensor_shape.as_shape(value)
-        return ("shape", None if shape.rank is None else tuple(shape.as_list()))
-    return freeze(value)
+    if kind == "float" and isinstance(value, (int, float, np.integer, np.floating)):
+        return ("float", float(value).hex()) if abs(value) < _MAX_FLOAT else freeze(value)
+    if kind == "type":
+        return _freeze_type(value)
+    if kind == "shape" and isinstance(value, (list, tuple)):
+        return _freeze_shape(value)
+    return (f"no {kind}", freeze(value)) if kind in ("bool", "int", "float") else freeze(value)
+
+
+def _freeze_type(value: Any) -> Hashable:
+    try:
+        return ("dtype", dtypes.as_dtype(value).as_datatype_enum)
+    except TypeError:
+        return ("no dtype", freeze(value))
+
+
+def _freeze_shape(value: Any) -> Hashable:
+    try:
+        return freeze(tensor_shape.as_shape(value))
+    except (TypeError, ValueError):
+        return ("no shape", freeze(value))
 
 
 @functools.cache

@@ -34,6 +34,8 @@ _HOST_INTEGERS = frozenset(
     t.as_datatype_enum for t in (dtypes.int32, dtypes.int64, dtypes.bool)
 )
 
+_FIRST_CPU = "/device:CPU:0"
+
 
 class Recorder:
     """Records one step.
@@ -115,6 +117,7 @@ class Recorder:
         """Completes the record of an op that has succeeded."""
         specs = tuple(_spec(tensor) for tensor in outputs)
         op_type = self._open[index]["op_type"]
+        self._open[index]["placements"] = _placements(outputs)
         self._add(index, specs, self._copy_if_foldable(op_type, specs, outputs), False)
 
     def fail_op(self, index: int) -> OpRecord:
@@ -273,6 +276,13 @@ def _specs_by_handle(
 def _spec(tensor: Any) -> TensorSpec:
     # Not `tensor.shape`, which keeps what it finds: Python's own reading would pass unseen.
     return TensorSpec(tensor.dtype.as_datatype_enum, tuple(tensor._shape_tuple()))
+
+
+def _placements(tensors: list) -> tuple[tuple[str, str], ...]:
+    """Returns where results are; nothing if all are where they are by default."""
+    places = tuple((tensor.device, tensor.backing_device) for tensor in tensors)
+    is_default = all(name.endswith(_FIRST_CPU) for place in places for name in place)
+    return () if is_default else places
 
 
 def _num_elements(spec: TensorSpec) -> int:

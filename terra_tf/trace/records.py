@@ -106,6 +106,8 @@ class OpRecord:
       input_specs: The inputs' types, flat, where they are known.
       name: The name of the op that its errors end with; None if they end with none.
       has_raised: Whether it raised in this step; then it has no outputs.
+      placements: Of each output, the names of the devices that ran the op and that holds it;
+        empty where all are the first CPU.
     """
 
     op_type: str
@@ -126,6 +128,7 @@ class OpRecord:
     input_specs: tuple[TensorSpec, ...] = ()
     name: str | None = None
     has_raised: bool = False
+    placements: tuple[tuple[str, str], ...] = ()
 
     def attribute(self, name: str) -> Any:
         """Returns the caller's value of an attribute, or None."""

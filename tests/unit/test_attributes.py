@@ -104,10 +104,28 @@ def test_form_is_sorted_by_name():
     assert [name for name, _ in one] == ["grad_a", "transpose_a"]
 
 
-@pytest.mark.parametrize("value", [1, True, 1.0, np.bool_(True), np.int32(1)])
-def test_bool_attribute_is_one_whatever_says_so(value):
-    assert form("MatMul", transpose_a=value) == form("MatMul", transpose_a=True)
-    assert form("MatMul", transpose_a=value) != form("MatMul", transpose_a=False)
+@pytest.mark.parametrize("value", [1, 1.0, np.bool_(True), "True", [True]])
+def test_bool_attribute_is_a_bool(value):  # TensorFlow refuses all others
+    for good in (True, False):
+        assert form("MatMul", transpose_a=value) != form("MatMul", transpose_a=good)
+    assert form("MatMul", transpose_a=value) == form("MatMul", transpose_a=value)
+
+
+BAD = {
+    "Unpack": ("num", 2, ["2", 2.0, [2], "a", 2j]),
+    "LeakyRelu": ("alpha", 1.0, ["1.0", [1.0], 1j]),
+    "Cast": ("DstT", tf.int32, ["abc", 999, [tf.int32], 1.5]),
+    "Squeeze": ("axis", [1], ["1", 1, ["1"], [1.0], [[1]], {1: 1}, np.array([1])]),
+    "EnsureShape": ("shape", [2], ["2", 2, ["2"], [2.5], [[2]], 2.0]),
+}
+
+
+@pytest.mark.parametrize("op_type", BAD)
+def test_value_of_another_type_equals_itself_only(op_type):
+    name, good, values = BAD[op_type]
+    forms = [form(op_type, **{name: value}) for value in (good, *values)]
+    assert len(set(forms)) == len(forms)
+    assert forms == [form(op_type, **{name: value}) for value in (good, *values)]
 
 
 @pytest.mark.parametrize("value", [1, True, np.int64(1)])
@@ -166,7 +184,7 @@ def test_unknown_rank_differs_from_a_scalar():
     assert unknown == form("EnsureShape", shape=tensor_shape.unknown_shape())
 
 
-@pytest.mark.parametrize("value", [[1, 2], (1, 2), np.array([1, 2])])
+@pytest.mark.parametrize("value", [[1, 2], (1, 2), [np.int64(1), 2]])
 def test_list_of_ints_is_the_same_however_it_is_given(value):
     assert form("MaxPool", ksize=value) == form("MaxPool", ksize=[1, 2])
     assert form("MaxPool", ksize=value) != form("MaxPool", ksize=[2, 1])
@@ -207,7 +225,7 @@ def test_other_ops_are_not_seeded(op_type):
 
 
 def test_name_of_an_op_may_be_bytes():
-    attrs = ("transpose_a", 1)
+    attrs = ("transpose_a", True)
     assert canonical_attributes(b"MatMul", attrs, False) == form("MatMul", transpose_a=True)
 
 

@@ -100,7 +100,7 @@ def test_each_variable_gets_a_slot_at_its_first_use():
 
 def test_attributes_type_device_and_route_are_kept():
     session = Session()
-    attrs = ("transpose_a", 1, "T", 1)
+    attrs = ("transpose_a", True, "T", 1)
     session.run(b"MatMul", tf.ones([2, 2]), attrs=attrs, device="/CPU:0", is_fast=False)
     (op,) = session.trace.ops
     assert (op.op_type, op.attrs, op.device, op.is_fast) == ("MatMul", attrs, "/CPU:0", False)
