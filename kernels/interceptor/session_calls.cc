@@ -7,6 +7,7 @@
 #include "kernels/interceptor/state_guard.h"
 #include "kernels/interceptor/tf_python.h"
 #include "kernels/interceptor/waiting.h"
+#include "tensorflow/core/util/determinism.h"
 
 namespace terra {
 namespace {
@@ -121,6 +122,7 @@ PyRef Session::GuardObjects(const std::vector<PyObject*>& objects) {
 
 const char* Session::KeyOf(const LibraryCall& call, uint64_t* key) {
   Hash hash(history_.hash().value());
+  hash.Mix(tensorflow::OpDeterminismRequired());
   hash.Mix(reinterpret_cast<uintptr_t>(call.function));
   if (call.differentiates) {
     PyObject* tape = PyTuple_GET_ITEM(call.args, 0);
