@@ -51,7 +51,7 @@ def config_proto() -> bytes:
     Those of Grappler's passes that change the last bits of results are off unless the knob says
     otherwise: arithmetic rewriting, remapping to fused kernels, constant folding (which turns a
     division by a constant into a multiplication by its reciprocal), and memory optimization (which
-    adds large tensors up in the order in which they are ready).
+    takes sums of large tensors apart where a function returns them).
     """
     proto = context.context().config
     if not config.grappler_arithmetic:

@@ -12,8 +12,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
 
 import terra_tf as terra
+from terra_tf.runtime.plan import config_proto
 from terra_tf.testing import assert_matches_eager
 from tests.coexec.programs import normal
 
@@ -123,7 +125,11 @@ def test_which_of_two_nans_is_kept():
 
 
 def test_large_sums_are_not_taken_apart():
-    """Grappler's memory optimizer would add such tensors up in the order they are ready in."""
+    """Of such tensors Grappler makes a variable each is added to as soon as it is ready.
+
+    It does so in a `tf.function`. A graph of Terra's, which returns nothing, it has left alone; that
+    is not relied on.
+    """
 
     def make(wrap):
         rng = np.random.default_rng(0)
@@ -138,6 +144,10 @@ def test_large_sums_are_not_taken_apart():
 
     (function,) = assert_matches_eager(make, 5)
     assert function.stats().co_executed_steps == 3
+    definition = function.built_graph.generated.lowered.definition
+    assert [node.op for node in definition.node_def].count("AddN") == 1
+    rewrites = config_pb2.ConfigProto.FromString(config_proto()).graph_options.rewrite_options
+    assert rewrites.memory_optimization == rewrites.NO_MEM_OPT
 
 
 # ------------------------------------------------------------------- gradients
