@@ -127,8 +127,8 @@ def test_which_of_two_nans_is_kept():
 def test_large_sums_are_not_taken_apart():
     """Of such tensors Grappler makes a variable each is added to as soon as it is ready.
 
-    It does so in a `tf.function`. A graph of Terra's, which returns nothing, it has left alone; that
-    is not relied on.
+    It does so in a `tf.function`. A graph of Terra's, which returns nothing, it has left alone;
+    that is not relied on.
     """
 
     def make(wrap):
