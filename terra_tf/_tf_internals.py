@@ -33,7 +33,7 @@ from tensorflow.python.framework import (
 )
 from tensorflow.python.ops import array_ops, handle_data_util, resource_variable_ops
 from tensorflow.python.ops.parallel_for import control_flow_ops as pfor_ops
-from tensorflow.python.util import nest
+from tensorflow.python.util import _pywrap_determinism, nest
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 EagerTensor = ops.EagerTensor
@@ -45,6 +45,7 @@ NotOkStatusException = core._NotOkStatusException
 FallbackException = core._FallbackException
 tensor_cache_class = context._EagerTensorCache
 uid = pywrap_tfe.TFE_Py_UID
+is_op_determinism_enabled = _pywrap_determinism.is_enabled
 
 __all__ = [
     "BaseResourceVariable",
@@ -69,6 +70,7 @@ __all__ = [
     "handle_data_util",
     "handle_shape_and_type",
     "inferred_attributes",
+    "is_op_determinism_enabled",
     "nest",
     "node_def_pb2",
     "op_def_registry",

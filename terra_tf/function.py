@@ -24,7 +24,7 @@ from typing import Any
 import tensorflow as tf
 
 from terra_tf import _native
-from terra_tf._tf_internals import context
+from terra_tf._tf_internals import context, is_op_determinism_enabled
 from terra_tf.errors import NotCallableError, Reason, UnknownKeywordError, format_message
 from terra_tf.runtime import (
     in_flight,
@@ -156,7 +156,8 @@ class Function:
         """Forgets every trace, graph and counter."""
         name = getattr(self._python_function, "__qualname__", None)
         self._counters = Counters(name or repr(self._python_function))
-        self._entries = Entries(self._counters)
+        # Which ops TensorFlow runs, and with which kernels, differs where it is deterministic.
+        self._entries = {flag: Entries(self._counters) for flag in (False, True)}
         self._last_entry: Entry | None = None
 
     @property
@@ -254,7 +255,7 @@ class Function:
         if current is not self._context:
             self._enter_context(current)
         tensors = find_tensors((args, kwargs))
-        entry = self._entries.find(tensors)
+        entry = self._entries[is_op_determinism_enabled()].find(tensors)
         if entry is None:
             return self._python_function(*args, **kwargs)
         self._last_entry = entry

@@ -5,6 +5,7 @@
 #include "kernels/interceptor/pure_call.h"
 #include "kernels/interceptor/session.h"
 #include "kernels/interceptor/tf_python.h"
+#include "tensorflow/core/util/determinism.h"
 
 namespace terra {
 namespace {
@@ -127,6 +128,7 @@ uint64_t PureKey::HashOfKerasContext() {
 }
 
 const char* PureKey::Add(const PureCall& call) {
+  hash_.Mix(tensorflow::OpDeterminismRequired());  // losses do without some ops
   if (takes_objects_) hash_.Mix(HashOfKerasContext());
   const char* problem = MixItems(call.args, 0);
   if (problem != nullptr || call.kwargs == nullptr) return problem;

@@ -10,6 +10,7 @@
 #include "kernels/interceptor/state_guard.h"
 #include "kernels/interceptor/tf_python.h"
 #include "kernels/interceptor/waiting.h"
+#include "tensorflow/core/util/determinism.h"
 
 namespace terra {
 namespace {
@@ -124,6 +125,7 @@ PyRef Session::GuardObjects(const std::vector<PyObject*>& objects) {
 
 const char* Session::KeyOf(const LibraryCall& call, uint64_t* key) {
   Hash hash(history_.hash().value());
+  hash.Mix(tensorflow::OpDeterminismRequired());
   hash.Mix(reinterpret_cast<uintptr_t>(call.function));
   if (call.differentiates) {
     PyObject* tape = PyTuple_GET_ITEM(call.args, 0);

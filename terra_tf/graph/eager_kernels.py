@@ -1,7 +1,14 @@
 """Adds ops whose kernels give eager's bits, whatever TensorFlow would make of them in a graph.
 
-Most are the same op, some behind a barrier (`fusion_barriers`). Two are done another way, which is
-faster and has the same bits:
+Most are the same op, some behind a barrier (`fusion_barriers`).
+
+A sum, `AddN`, is begun in an input's buffer where that is free, and then with that input. In a
+graph this depends on who runs first. An eager op's inputs are held by who called it, so that sums
+have the order of their inputs; here the kernel is told not to reuse a buffer
+(`OpKernelContext::Params::kNeverForward`). What is left is to keep Grappler's memory optimizer from
+taking sums of large tensors apart (`runtime.plan.config_proto`).
+
+Two are done another way, which is faster and has the same bits:
 
 - Eager's `MaxPoolGrad` looks for the largest item of each window anew, an item at a time; in a
   `tf.function` with oneDNN it takes what the forward op has kept, which eager does not. A kernel of
@@ -17,8 +24,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from terra_tf._tf_internals import apply_op, dtypes, ops
+from terra_tf._tf_internals import apply_op, attr_value_pb2, dtypes, ops
 from terra_tf.graph.fusion_barriers import guard_inputs
+
+# Pairs of an input and the output that has its buffer; -2: a buffer of its own.
+_OWN_BUFFER = attr_value_pb2.AttrValue(list=attr_value_pb2.AttrValue.ListValue(i=[-2, 0]))
 
 
 def apply_like_eager(op_type: str, arguments: dict[str, Any]) -> Any:
@@ -38,7 +48,10 @@ def apply_like_eager(op_type: str, arguments: dict[str, Any]) -> Any:
         operation.outputs[0].set_shape(whole.shape)
         return operation
     guard_inputs(op_type, arguments)
-    return apply_op(op_type, **arguments)
+    operation = apply_op(op_type, **arguments)
+    if op_type == "AddN":
+        operation._set_attr("_forward_input", _OWN_BUFFER)
+    return operation
 
 
 def _is_broadcast(tensor: Any) -> bool:

@@ -49,8 +49,9 @@ def config_proto() -> bytes:
     """Returns the serialized ConfigProto the function runs with.
 
     Those of Grappler's passes that change the last bits of results are off unless the knob says
-    otherwise: arithmetic rewriting, remapping to fused kernels, and constant folding (which
-    turns a division by a constant into a multiplication by its reciprocal).
+    otherwise: arithmetic rewriting, remapping to fused kernels, constant folding (which turns a
+    division by a constant into a multiplication by its reciprocal), and memory optimization (which
+    takes sums of large tensors apart where a function returns them).
     """
     proto = context.context().config
     if not config.grappler_arithmetic:
@@ -58,6 +59,7 @@ def config_proto() -> bytes:
         rewrites.arithmetic_optimization = rewrites.OFF
         rewrites.remapping = rewrites.OFF
         rewrites.constant_folding = rewrites.OFF
+        rewrites.memory_optimization = rewrites.NO_MEM_OPT
     return proto.SerializeToString()
 
 

@@ -10,9 +10,6 @@ A case stands for one input of the program's Python: a tree, a length, a list of
 program trains, the way that a case takes may change with the weights, but no way is rare: a few
 rounds over all cases have seen what there is to see. What a step returns has the program's Python
 side effects in it.
-
-Most stay clear of adding three gradients at once (see `programs`); those that use one weight
-many times cannot, and are compared with a tolerance.
 """
 
 from collections.abc import Callable, Sequence

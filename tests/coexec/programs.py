@@ -1,9 +1,7 @@
 """Small training programs that the tests of co-execution run, and what they share.
 
 Each `make_*(wrap)` builds a `terra_tf.testing.Program`: fixed NumPy seeds, new input tensors every
-step, so that eager and Terra see the same data. Raw-TensorFlow programs avoid adding three
-gradients at once (the order in which `AddN` adds is not defined there), so that they can be
-compared bit for bit; the Keras ones cannot.
+step, so that eager and Terra see the same data.
 """
 
 import keras

@@ -1,7 +1,6 @@
 """Programs whose arguments or results change their shapes from call to call.
 
 Each `make_*(wrap)` builds a `ShapeProgram`; what `step(case)` means is in the docstring of each.
-Sums of three and more gradients are avoided, so that all can be compared bit for bit.
 """
 
 from collections.abc import Callable, Sequence

@@ -200,7 +200,7 @@ def test_inner_tf_function_with_a_variable():
 
         return Program(lambda: train(inputs()), [weight])
 
-    assert_matches_eager(make, NUM_STEPS, exact=False)
+    assert_matches_eager(make, NUM_STEPS)
 
 
 def test_decorated_generator_function():

@@ -36,12 +36,8 @@ def train(
     change=lambda model, n: None,
     num_steps=20,
     training=True,
-    exact=True,
 ):
-    """Compare training with eager, the model changed before each step; return the counters.
-
-    A gradient that is a sum of three is not exact (docs/limits.md).
-    """
+    """Compare training with eager, the model changed before each step; return the counters."""
     functions = []
 
     def make(wrap):
@@ -68,7 +64,7 @@ def train(
 
         return run
 
-    assert_matches_eager(make, num_steps, exact=exact)
+    assert_matches_eager(make, num_steps)
     return functions[-1].stats()
 
 
@@ -128,7 +124,7 @@ def test_change_of_a_model_is_seen(what):
         if n in (9, 10, 13):
             CHANGES[what](model, n)
 
-    stats = train(change=change, exact="regularizer" not in what)
+    stats = train(change=change)
     assert stats.calls_replayed.get("Layer.__call__", 0) > 0
 
 
@@ -186,7 +182,7 @@ def test_losses_that_layers_add():
         model.layers[3].activity_regularizer = keras.regularizers.L1(0.1)
         return model
 
-    train(make_model, exact=False)
+    train(make_model)
 
 
 class UserModel(keras.Model):

@@ -1,9 +1,8 @@
 """Run a program eagerly and under `terra.function`, and compare call by call.
 
 Compared are what a call returned or raised, the log of its Python side effects in order, and the
-variables after it. Floats are compared bit for bit, unless the eager run added up three or more
-tensors in one `AddN`: the order of such a sum depends on buffer reuse, so from there on the run is
-compared within RTOL and ATOL, numbers inside of logged text included.
+variables after it. Floats are compared bit for bit, unless the eager run vectorized a gradient:
+then the run is compared within RTOL and ATOL, numbers inside of logged text included.
 
 An op error may surface later than its op, at the latest when the call returns. In a program without
 `has_synchronous_errors` the log of a call that an op error left is therefore not compared; nothing
@@ -19,7 +18,6 @@ from typing import Any
 from unittest import mock
 
 import tensorflow as tf
-from tensorflow.python.ops import gen_math_ops
 from tensorflow.python.ops.parallel_for import control_flow_ops as pfor_ops
 
 import terra_tf as terra
@@ -43,7 +41,7 @@ class Call:
 
 @dataclasses.dataclass
 class ProgramRun:
-    """The calls of one run, its wrapped functions, and whether it had a sum of three tensors."""
+    """The calls of one run, its wrapped functions, and whether it vectorized a gradient."""
 
     calls: list[Call]
     functions: list
@@ -91,26 +89,16 @@ def load(program: Program) -> Callable:
 def noting_inexact() -> Iterator[list]:
     """Yield a list that gets an entry for each thing that need not have eager's very bits.
 
-    That is an eager `AddN` of three or more inputs, and a vectorized gradient (docs/limits.md).
+    That is a vectorized gradient, of a jacobian (docs/limits.md).
     """
     found: list = []
-    add_n = gen_math_ops.add_n
-
-    def noting_add_n(inputs, *args, **kwargs):
-        if len(inputs) > 2:
-            found.append(len(inputs))
-        return add_n(inputs, *args, **kwargs)
-
     vectorize = pfor_ops._pfor_impl
 
     def noting_vectorize(*args, **kwargs):
         found.append(vectorize)
         return vectorize(*args, **kwargs)
 
-    with (
-        mock.patch.object(gen_math_ops, "add_n", noting_add_n),
-        mock.patch.object(pfor_ops, "_pfor_impl", noting_vectorize),
-    ):
+    with mock.patch.object(pfor_ops, "_pfor_impl", noting_vectorize):
         yield found
 
 
