@@ -66,7 +66,11 @@ SWEEP = {
         ["abc", "int32", 3, 999, None, 1.5, [tf.int32], np.int32, int, object()],
     ),
     "tf.cast": (lambda v: tf.cast(ROW, v), tf.int32, ["abc", None, 3.5, [tf.int32], 999]),
-    "tf.zeros": (lambda v: tf.zeros([2], v), tf.float32, ["abc", None, 1.5, tf.string, tf.resource]),
+    "tf.zeros": (
+        lambda v: tf.zeros([2], v),
+        tf.float32,
+        ["abc", None, 1.5, tf.string, tf.resource],
+    ),
     "MatMul, bool": (
         lambda v: raw.MatMul(a=MATRIX, b=MATRIX, transpose_a=v),
         True,
@@ -179,7 +183,7 @@ def test_bad_attribute_comes_after_what_the_step_did_before():
 
     for _ in range(GOOD_CALLS):
         step(2)
-    with pytest.raises(TypeError, match="Expected int for argument 'num' not '2'."):
+    with pytest.raises(TypeError, match=r"Expected int for argument 'num' not '2'\."):
         step("2")
     assert weight.numpy() == GOOD_CALLS * 11 + 1 and seen == list(range(GOOD_CALLS + 1))
     assert step.stats().fallbacks == {"attributes_changed": 1}
