@@ -156,6 +156,9 @@ class Function:
         """Forgets every trace, graph and counter."""
         name = getattr(self._python_function, "__qualname__", None)
         self._counters = Counters(name or repr(self._python_function))
+        self._forget_entries()
+
+    def _forget_entries(self) -> None:
         # Which ops TensorFlow runs, and with which kernels, differs where it is deterministic.
         self._entries = {flag: Entries(self._counters) for flag in (False, True)}
         self._last_entry: Entry | None = None
@@ -246,8 +249,7 @@ class Function:
             why = "TensorFlow's context was made anew: what was known is of no use there"
             self._counters.note("context reset", why, "")
             self._counters.set_phase("tracing", why)
-            self._entries = Entries(self._counters)
-            self._last_entry = None
+            self._forget_entries()
         self._context = current
 
     def _step(self, args: tuple, kwargs: dict[str, Any]) -> Any:
