@@ -65,7 +65,10 @@ Session::~Session() { Release(); }
 void Session::Launch() {
   history_.hash().Mix(Event::kTape, IsStopped());
   std::vector<TFE_TensorHandle*> inputs;
-  for (const PyRef& input : plan_->launch_inputs) {
+  for (const WeakRef& input : plan_->launch_inputs) {
+    if (input.get() == nullptr) {
+      throw std::runtime_error("Terra: a tensor of the plan is not held");
+    }
     inputs.push_back(EagerTensor_Handle(input.get()));
   }
   const std::string error = GraphRunner::Get().Launch(
@@ -89,7 +92,7 @@ PyRef Session::FeedValue(int slot) const {
 
 PyRef Session::Variable(int slot) const {
   const VariableSlot& v = plan_->variables.at(slot);
-  return v.captured ? v.captured : variables_.at(slot);
+  return v.captured ? PyRef::Borrow(v.captured.get()) : variables_.at(slot);
 }
 
 bool Session::HasUnsettledWrites() const {

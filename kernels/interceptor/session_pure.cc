@@ -104,16 +104,18 @@ PyObject* Session::OnPureCall(const PureCall& call) {
     if (!is_part) ++plan_->counts->not_replayed[{call.name, problem}];
     return run();
   }
-  const auto known = plan_->pure_calls.find(key.value());
-  if (known == plan_->pure_calls.end()) return LearnPureCall(call, key);
-  const std::shared_ptr<const PureRecord> record = known->second;
+  const auto record = plan_->pure_calls.Find(key.value());
+  if (record == nullptr || !record->anchors.AreAlive()) {
+    return LearnPureCall(call, key);
+  }
   if (!record->refusal.empty()) {
     ++*record->num_refused;
     return record->tries_left > 0 ? LearnPureCall(call, key) : run();
   }
   if (!ResumeEpoch()) return nullptr;
+  Tensors held;
   const bool fits =
-      mode_ == Mode::kCoExecution && PureFits(*record, key.operands());
+      mode_ == Mode::kCoExecution && PureFits(*record, key.operands(), &held);
   if (PyErr_Occurred()) return nullptr;
   if (mode_ != Mode::kCoExecution) return run();
   if (!fits) return LearnPureCall(call, key);
@@ -123,12 +125,22 @@ PyObject* Session::OnPureCall(const PureCall& call) {
   return ReplayPure(*record, key.operands());
 }
 
-bool Session::PureFits(const PureRecord& record, const Operands& operands) {
+bool Session::PureFits(const PureRecord& record, const Operands& operands,
+                       Tensors* held) {
   using Kind = TensorRef::Kind;
   if (record.guard && !GuardOf(record.guard.get())->IsUnchanged()) return false;
   std::string detail;
   bool is_first = true;
   for (const PureStep& step : record.steps) {
+    if (step.variable) {
+      held->push_back(PyRef::Borrow(step.variable.get()));
+      if (!held->back()) return false;
+    }
+    for (const TensorRef& ref : step.inputs) {
+      if (!ref.outside) continue;
+      held->push_back(PyRef::Borrow(ref.outside.get()));
+      if (!held->back()) return false;
+    }
     if (step.kind != PureKind::kOp) continue;
     const PlanNode& node = plan_->nodes[step.node];
     if (is_first && !IsLegal(step.node)) return false;
@@ -143,7 +155,7 @@ bool Session::PureFits(const PureRecord& record, const Operands& operands) {
         return false;
       }
       PyObject* tensor = ref.kind == Kind::kObject
-                             ? ref.object.get()
+                             ? ref.get()
                              : operands[ref.number].tensor();
       if (VerifyInput(expected, tensor, &detail) != nullptr ||
           mode_ != Mode::kCoExecution) {
@@ -161,7 +173,7 @@ PyObject* Session::CheckPure(const PureCall& call, const PureKey& key,
   if (!result) return nullptr;
   const char* difference = "it ran other ops";
   if (mode_ == Mode::kCoExecution) {
-    difference = DifferenceOf(*known, *plan_->pure_calls[key.value()]);
+    difference = DifferenceOf(*known, *plan_->pure_calls.Find(key.value()));
   }
   if (difference != nullptr && !CallController(controller_, "on_impure", "(ss)",
                                                call.name, difference)) {
@@ -181,7 +193,7 @@ bool Session::ReplayOp(const PureStep& step, const Operands& operands,
   call.counts = step.counts;
   call.attrs = step.attrs;
   for (const TensorRef& ref : step.inputs) {
-    call.inputs.push_back(ref.kind == Kind::kObject ? ref.object
+    call.inputs.push_back(ref.kind == Kind::kObject ? PyRef::Borrow(ref.get())
                           : ref.kind == Kind::kMade
                               ? (*made)[ref.number]
                               : PyRef::Borrow(operands[ref.number].tensor()));

@@ -5,6 +5,13 @@
 // the dictionaries of objects, lists, sets. Each is kept with the very objects
 // it held; it is unchanged while it holds the same ones. That is looked at in
 // each call, so that no way of changing them goes unseen, `__dict__` included.
+//
+// Nothing of it is kept alive. Objects are known by weak references, so that
+// another one at a dead one's address is another one. Numbers, texts and what
+// else holds nothing are kept. A list or dictionary knows no weak references:
+// it is known by its address and by what it holds, and is only looked at once
+// what holds it has turned out to hold it still. So containers are added after
+// their owners.
 #ifndef TERRA_KERNELS_INTERCEPTOR_STATE_GUARD_H_
 #define TERRA_KERNELS_INTERCEPTOR_STATE_GUARD_H_
 
@@ -16,25 +23,52 @@ namespace terra {
 
 class StateGuard {
  public:
-  // A dict, a list, a tuple or a set as it is now, but for an item of a dict
-  // that may change (null: none). False for anything else.
-  bool Add(PyObject* container, PyObject* changing_key);
-  // A type, whose methods may be replaced.
+  // An object that has to be alive. False if it knows no weak references.
+  bool AddAlive(PyObject* object);
+  // The attributes of an object as they are now. False if its `__dict__` is not
+  // what it keeps them in, or it knows no weak references.
+  bool AddAttributes(PyObject* owner);
+  // A container that is an attribute which no Python code computes, but for an
+  // item of a dict that may change (null: none). False as above, or if it is no
+  // dict, list, tuple or set.
+  bool AddNamed(PyObject* owner, PyObject* name, PyObject* changing_key);
+  // A container in one that has been added, or that has been added as alive.
+  bool AddItem(PyObject* container);
+  // A container that is there for as long as the program runs: it is kept.
+  bool AddGlobal(PyObject* container);
+  // A type, whose methods may be replaced. Nothing can be known of one without
+  // weak references.
   void AddType(PyTypeObject* type);
   bool IsUnchanged() const;
 
  private:
+  // What a container held.
+  struct Held {
+    PyObject* object;  // its address
+    PyRef keeper;      // the object, or a weak reference, or null
+    bool is_weak;
+    bool Is(PyObject* other) const;
+  };
   struct Snapshot {
-    PyRef container;
-    PyRef changing_key;       // or null
-    std::vector<PyRef> held;  // of a dict: key, value, key, value...
+    WeakRef owner;                    // whose container it is, or none:
+    PyTypeObject* type = nullptr;     // of the owner, or the container's own
+    PyRef name;                       // of an attribute; null: all of them
+    PyRef global;                     // this container, or null:
+    PyObject* item = nullptr;         // borrowed from whoever holds it
+    PyRef changing_key;               // or null
+    std::vector<Held> held;           // of a dict: key, value, key, value...
   };
   struct TypeVersion {
-    PyRef type;
+    WeakRef type;
     unsigned int version;
   };
+  static Held Hold(PyObject* object, bool is_global);
+  // Where the container is now. Null if that is not known any more.
+  static PyRef Find(const Snapshot& snapshot);
   static bool Holds(const Snapshot& snapshot);
+  bool Add(Snapshot snapshot, PyObject* container);
 
+  std::vector<WeakRef> alive_;
   std::vector<Snapshot> snapshots_;
   std::vector<TypeVersion> types_;
 };

@@ -84,8 +84,8 @@ class _PlanMaker:
     def make(self) -> Any:
         for slot in self._generated.captured_variables:
             self._plan.add_launch_input(self._graph.variables[slot].handle)
-        for tensor in self._generated.captured_tensors:
-            self._plan.add_launch_input(tensor)
+        for source in self._generated.captured_tensors:
+            self._plan.add_launch_input(source.tensor)
         for slot in range(len(self._graph.variables)):
             self._add_variable(slot, self._generated.variable_channels.get((slot, None), -1))
         # (slot, branch) -> the native slot that only this branch feeds
@@ -112,7 +112,7 @@ class _PlanMaker:
             variable=slot,
             captured=variable.handle if slot in self._generated.captured_variables else None,
             feed_channel=channel,
-            accepts=functools.partial(_same_type, handle_shape_and_type(variable.handle)),
+            accepts=functools.partial(_same_type, handle_shape_and_type(variable.type)),
             written=slot in self._generated.written_slots,
         )
 

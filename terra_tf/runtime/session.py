@@ -55,10 +55,16 @@ class StepSession:
       arguments: The tensors among the call's arguments.
       stop_frame: The frame whose callees the step's locations start with.
       built: The graph to co-execute, or None to trace.
+      held: What the graph takes from outside, kept alive by the step.
     """
 
     def __init__(
-        self, entry: Entry, arguments: Iterable[Any], stop_frame: FrameType, built: Any
+        self,
+        entry: Entry,
+        arguments: Iterable[Any],
+        stop_frame: FrameType,
+        built: Any,
+        held: tuple | None,
     ) -> None:
         module = _native.load().module
         self._mode = module.Mode
@@ -68,6 +74,7 @@ class StepSession:
         self.native: _terra_native.Session = module.Session(plan, self)
         self._module = module
         self._arguments = tuple(arguments)
+        self._held = held
         self._stop_frame: FrameType | None = stop_frame
         self.native.set_stop_frame(stop_frame)
         self._recorder: Recorder | None = None
@@ -159,6 +166,7 @@ class StepSession:
         """Adds up the counters and drops every reference of the step."""
         self.entry.stats.add_session(self.native)
         self.native.release()
+        self._held, self._arguments = None, ()
 
     def await_end(self) -> None:
         """Waits for the graph, which is committed or cancelled and so will end."""

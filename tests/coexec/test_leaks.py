@@ -1,0 +1,296 @@
+"""Nothing is kept alive: what a program makes and drops is gone, and its memory free.
+
+Things of every kind are made and dropped between steps that are given them, and in steps. Weak
+references say which of them live, and how large the process is says the rest.
+"""
+
+import functools
+import gc
+import os
+import weakref
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.eager import context
+
+import terra_tf as terra
+
+pytestmark = pytest.mark.timeout(300)
+
+NUM_THINGS = 500
+NUM_WARM = 20  # of graphs, codes, caches
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_bytes():
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * PAGE
+
+
+@pytest.fixture(params=[True, False], ids=["replay", "no_replay"])
+def replay_calls(request):
+    with terra.config.override(replay_calls=request.param):
+        yield request.param
+
+
+class Watched:
+    """Weak references to what was made, and the process' growth since the first few."""
+
+    def __init__(self):
+        self.references = []
+        self.baseline = None
+
+    def add(self, *things):
+        self.references.append([weakref.ref(thing) for thing in things])
+        if len(self.references) == NUM_WARM:
+            terra.synchronize()
+            self.baseline = resident_bytes()
+
+    def num_alive(self):
+        terra.synchronize()
+        gc.collect()
+        return sum(any(ref() is not None for ref in refs) for refs in self.references)
+
+    def growth(self):
+        terra.synchronize()
+        return resident_bytes() - self.baseline
+
+
+def assert_let_go(watched, max_growth=8 * 2**20, max_alive=0):
+    assert len(watched.references) > NUM_WARM
+    assert watched.num_alive() <= max_alive
+    growth = watched.growth()
+    assert growth < max_growth, f"{growth / 2**20:.1f} MiB"
+
+
+# ------------------------------------------------------------------ kinds
+
+
+def make_variable():
+    variable = tf.Variable(tf.zeros([64, 1024]))  # a quarter of a megabyte
+    return variable, (variable, variable.handle)
+
+
+def use_variable(variable, x):
+    variable.assign_add(tf.ones([64, 1024]) * x)
+    part = variable[0:2]
+    return tf.reduce_sum(variable) + tf.reduce_sum(part)
+
+
+def make_model():
+    model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(64, "silu"),
+                              keras.layers.Dense(1)])  # fmt: skip
+    optimizer = keras.optimizers.Adam(0.01)
+    optimizer.build(model.trainable_variables)
+    weights = [v.value for v in (*model.variables, *optimizer.variables)]
+    return (model, optimizer), (model, optimizer, *model.layers, *weights)
+
+
+def use_model(pair, x):
+    model, optimizer = pair
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(model(tf.ones([8, 16]) * x) ** 2)
+    gradients = tape.gradient(loss, model.trainable_variables)
+    optimizer.apply(gradients, model.trainable_variables)
+    return loss
+
+
+def make_metric():
+    metric = keras.metrics.MeanSquaredError()
+    return metric, (metric, *(v.value for v in metric.variables))
+
+
+def use_metric(metric, x):
+    metric.update_state(tf.ones([8, 1]) * x, tf.zeros([8, 1]))
+    return metric.result()
+
+
+def make_layer():
+    layer = keras.layers.Dense(16)
+    layer.build((None, 16))
+    return layer, (layer, *(v.value for v in layer.variables))
+
+
+def use_layer(layer, x):
+    return layer(tf.ones([8, 16]) * x)
+
+
+def make_tensor():
+    tensor = tf.random.normal([64, 1024])
+    return tensor, (tensor,)
+
+
+def use_tensor(tensor, x):
+    return tf.reduce_sum(tensor * x)
+
+
+def make_small_tensor():
+    tensor = tf.reshape(tf.range(3, dtype=tf.float32), [3])
+    return tensor, (tensor,)
+
+
+class Holder:
+    """An object of the user's: what a step reaches through it is no argument."""
+
+    def __init__(self):
+        self.tensor = tf.random.normal([64, 1024])
+        self.weight = tf.Variable(tf.zeros([64, 1024]))
+
+
+def make_holder():
+    holder = Holder()
+    return holder, (holder, holder.tensor, holder.weight, holder.weight.handle)
+
+
+def use_holder(holder, x):
+    holder.weight.assign_add(holder.tensor * x)
+    return tf.reduce_sum(holder.weight)
+
+
+def make_closure():
+    held = tf.Variable(tf.ones([64, 1024]))
+
+    @terra.pure
+    def scale(x):
+        return tf.reduce_sum(held * x)
+
+    return scale, (scale, scale.__wrapped__, held)
+
+
+def use_closure(scale, x):
+    return scale(x)
+
+
+def make_custom_gradient():
+    factor = tf.random.normal([64, 1024])
+
+    @tf.custom_gradient
+    def scale(x):
+        return tf.reduce_sum(factor) * x, lambda upstream: upstream * tf.reduce_sum(factor)
+
+    return scale, (scale, factor)
+
+
+def use_custom_gradient(scale, x):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = scale(x)
+    return tape.gradient(y, x)
+
+
+def make_dataset():
+    dataset = tf.data.Dataset.from_tensor_slices(np.zeros([64, 1024], np.float32)).batch(32)
+    iterator = iter(dataset)
+    return iterator, (dataset, iterator)
+
+
+def use_dataset(iterator, x):
+    return tf.reduce_sum(next(iterator)) * x
+
+
+def make_jacobian():
+    weight = tf.Variable(tf.ones([4, 4]))
+    return weight, (weight, weight.handle)
+
+
+def use_jacobian(weight, x):
+    with tf.GradientTape() as tape:
+        y = tf.linalg.matvec(tf.nn.softmax(weight), tf.ones([4]) * x)
+    return tape.jacobian(y, weight)
+
+
+def make_tf_function():
+    weight = tf.Variable(tf.ones([64, 1024]))
+
+    @tf.function(autograph=False)
+    def inner(x):
+        return tf.reduce_sum(weight) * x
+
+    inner(tf.constant(1.0))
+    return inner, (inner, weight)
+
+
+def use_tf_function(inner, x):
+    return inner(x)
+
+
+KINDS = {
+    "variable": (make_variable, use_variable),
+    "metric": (make_metric, use_metric),
+    "layer": (make_layer, use_layer),
+    "tensor": (make_tensor, use_tensor),
+    "small tensor": (make_small_tensor, use_tensor),
+    "object": (make_holder, use_holder),
+    "closure": (make_closure, use_closure),
+    "custom gradient": (make_custom_gradient, use_custom_gradient),
+}
+SLOW_KINDS = {  # of which fewer are made
+    "model": (make_model, use_model),
+    "dataset": (make_dataset, use_dataset),
+    "jacobian": (make_jacobian, use_jacobian),
+    "tf.function": (make_tf_function, use_tf_function),
+}
+
+
+def run_outside(make, use, num_things, watched):
+    """Make things between the steps that are given them."""
+    step = terra.function(use)
+    for _ in range(num_things):
+        thing, parts = make()
+        for _ in range(2):
+            step(thing, tf.constant(2.0))
+        watched.add(*parts)
+        del thing, parts
+    return step
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_things_given_to_steps_are_let_go(kind, replay_calls):
+    watched = Watched()
+    step = run_outside(*KINDS[kind], NUM_THINGS, watched)
+    assert_let_go(watched)
+    assert step.stats().phase == "co-execution"
+
+
+@pytest.mark.parametrize("kind", SLOW_KINDS)
+def test_large_things_given_to_steps_are_let_go(kind, replay_calls):
+    watched = Watched()
+    run_outside(*SLOW_KINDS[kind], 40, watched)
+    assert_let_go(watched, 24 * 2**20)
+
+
+@pytest.mark.parametrize("kind", ["variable", "tensor", "metric", "object", "closure"])
+def test_things_made_in_steps_are_let_go(kind, replay_calls):
+    make, use = KINDS[kind]
+    watched = Watched()
+
+    @terra.function
+    def step(x):
+        thing, parts = make()
+        watched.add(*parts)
+        return use(thing, x)
+
+    for _ in range(NUM_THINGS):
+        step(tf.constant(2.0))
+    assert_let_go(watched)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *SLOW_KINDS])
+def test_the_one_thing_of_all_steps_is_let_go_though_the_function_lives(kind, replay_calls):
+    make, use = {**KINDS, **SLOW_KINDS}[kind]
+    current = None
+    step = terra.function(lambda x: use(current, x))
+    references = []
+    for _ in range(3):
+        current, parts = make()
+        references += [weakref.ref(part) for part in parts]
+        for _ in range(2 if kind == "dataset" else 6):
+            step(tf.constant(2.0))
+        del parts
+    current = None
+    terra.synchronize()
+    gc.collect()
+    assert sum(reference() is not None for reference in references) == 0
