@@ -381,6 +381,7 @@ void BindFunctions(py::module_& m) {
            [](StateGuard& guard, const py::type& type) {
              guard.AddType(reinterpret_cast<PyTypeObject*>(type.ptr()));
            })
+      .def("finish", &StateGuard::Finish)
       .def_property_readonly("is_unchanged", &StateGuard::IsUnchanged);
   m.def("set_knobs", [](double slice_s, double stall_warning_s,
                         bool replays_calls, bool checks_pure) {

@@ -53,16 +53,19 @@ class WeakRef {
 
   // Borrowed; null once it is dead, or if there never was an object.
   PyObject* get() const {
-    if (!reference_) return nullptr;
-    PyObject* object =
-        reinterpret_cast<PyWeakReference*>(reference_.get())->wr_object;
-    return object != Py_None && Py_REFCNT(object) > 0 ? object : nullptr;
+    if (!reference_ || is_dead()) return nullptr;
+    return Py_REFCNT(referent()) > 0 ? referent() : nullptr;
   }
   // Whether there was an object, dead or alive.
   explicit operator bool() const { return static_cast<bool>(reference_); }
-  bool is_dead() const { return reference_ && get() == nullptr; }
+  // The object is not looked at, and may be about to die.
+  bool is_dead() const { return reference_ && referent() == Py_None; }
 
  private:
+  PyObject* referent() const {
+    return reinterpret_cast<PyWeakReference*>(reference_.get())->wr_object;
+  }
+
   PyRef reference_;
 };
 

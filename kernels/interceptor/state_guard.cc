@@ -56,42 +56,40 @@ bool ForEach(PyObject* container, const PyRef& changing_key, Visit visit) {
 
 }  // namespace
 
-bool StateGuard::Held::Is(PyObject* other) const {
-  if (object != other) return false;
-  return !is_weak || reinterpret_cast<PyWeakReference*>(keeper.get())
-                             ->wr_object == other;
-}
-
-StateGuard::Held StateGuard::Hold(PyObject* object, bool is_global) {
-  if (!PyObject_IS_GC(object)) return {object, PyRef::Borrow(object), false};
-  PyRef reference = PyRef::Steal(PyWeakref_NewRef(object, nullptr));
-  if (reference) return {object, std::move(reference), true};
-  PyErr_Clear();
+// Makes the address of what is held by a container the object's alone.
+void StateGuard::Know(PyObject* object, bool is_global) {
+  if (known_.count(object) > 0) return;
+  if (PyObject_IS_GC(object) && AddAlive(object)) return;
   // What matters of a container is what is in it, and that is added.
-  const bool is_kept = is_global || !IsContainer(object);
-  return {object, is_kept ? PyRef::Borrow(object) : PyRef(), false};
+  if (PyObject_IS_GC(object) && IsContainer(object) && !is_global) return;
+  known_.insert(object);
+  kept_.push_back(PyRef::Borrow(object));
 }
 
 bool StateGuard::AddAlive(PyObject* object) {
-  alive_.push_back(WeakRef::To(object));
-  return static_cast<bool>(alive_.back());
+  if (known_.count(object) > 0) return true;
+  WeakRef reference = WeakRef::To(object);
+  if (!reference) return false;
+  known_.insert(object);
+  alive_.push_back(std::move(reference));
+  return true;
 }
 
 bool StateGuard::AddAttributes(PyObject* owner) {
   Snapshot snapshot;
-  snapshot.owner = WeakRef::To(owner);
+  snapshot.owner = owner;
   snapshot.type = Py_TYPE(owner);
   PyRef attributes = PyRef::Steal(PyObject_GenericGetDict(owner, nullptr));
   PyRef seen = PyRef::Steal(PyObject_GetAttrString(owner, "__dict__"));
   PyErr_Clear();
-  return snapshot.owner && attributes && attributes.get() == seen.get() &&
+  return AddAlive(owner) && attributes && attributes.get() == seen.get() &&
          Add(std::move(snapshot), attributes.get());
 }
 
 bool StateGuard::AddNamed(PyObject* owner, PyObject* name,
                           PyObject* changing_key) {
   Snapshot snapshot;
-  snapshot.owner = WeakRef::To(owner);
+  snapshot.owner = owner;
   snapshot.type = Py_TYPE(owner);
   snapshot.name = PyRef::Borrow(name);
   if (changing_key != nullptr) {
@@ -99,7 +97,7 @@ bool StateGuard::AddNamed(PyObject* owner, PyObject* name,
   }
   PyRef container = PyRef::Steal(PyObject_GetAttr(owner, name));
   PyErr_Clear();
-  return snapshot.owner && container &&
+  return AddAlive(owner) && container &&
          Add(std::move(snapshot), container.get());
 }
 
@@ -120,7 +118,8 @@ bool StateGuard::Add(Snapshot snapshot, PyObject* container) {
   if (!IsContainer(container)) return false;
   const bool is_global = static_cast<bool>(snapshot.global);
   ForEach(container, snapshot.changing_key, [&](PyObject* item) {
-    snapshot.held.push_back(Hold(item, is_global));
+    Know(item, is_global);
+    snapshot.held.push_back(item);
     return true;
   });
   snapshots_.push_back(std::move(snapshot));
@@ -139,8 +138,8 @@ PyRef StateGuard::Find(const Snapshot& snapshot) {
                ? PyRef::Borrow(snapshot.item)
                : PyRef();
   }
-  PyObject* owner = snapshot.owner.get();
-  if (owner == nullptr || Py_TYPE(owner) != snapshot.type) return PyRef();
+  PyObject* owner = snapshot.owner;
+  if (Py_TYPE(owner) != snapshot.type) return PyRef();
   PyRef found = PyRef::Steal(
       snapshot.name ? PyObject_GetAttr(owner, snapshot.name.get())
                     : PyObject_GenericGetDict(owner, nullptr));
@@ -155,14 +154,14 @@ bool StateGuard::Holds(const Snapshot& snapshot) {
   return container &&
          ForEach(container.get(), snapshot.changing_key,
                  [&](PyObject* item) {
-                   return i < held.size() && held[i++].Is(item);
+                   return i < held.size() && held[i++] == item;
                  }) &&
          i == held.size();
 }
 
 bool StateGuard::IsUnchanged() const {
   for (const WeakRef& object : alive_) {
-    if (object.get() == nullptr) return false;
+    if (object.is_dead()) return false;
   }
   for (const TypeVersion& version : types_) {
     auto* type = reinterpret_cast<PyTypeObject*>(version.type.get());

@@ -6,15 +6,16 @@
 // it held; it is unchanged while it holds the same ones. That is looked at in
 // each call, so that no way of changing them goes unseen, `__dict__` included.
 //
-// Nothing of it is kept alive. Objects are known by weak references, so that
-// another one at a dead one's address is another one. Numbers, texts and what
-// else holds nothing are kept. A list or dictionary knows no weak references:
-// it is known by its address and by what it holds, and is only looked at once
+// Nothing of it is kept alive. All are known by their addresses, which are
+// theirs while they live: what holds nothing (numbers, texts) is kept, of an
+// object there is a weak reference. A list or dictionary knows no weak
+// references: it is also known by what it holds, and is only looked at once
 // what holds it has turned out to hold it still. So containers are added after
 // their owners.
 #ifndef TERRA_KERNELS_INTERCEPTOR_STATE_GUARD_H_
 #define TERRA_KERNELS_INTERCEPTOR_STATE_GUARD_H_
 
+#include <unordered_set>
 #include <vector>
 
 #include "kernels/interceptor/py_ref.h"
@@ -39,36 +40,33 @@ class StateGuard {
   // A type, whose methods may be replaced. Nothing can be known of one without
   // weak references.
   void AddType(PyTypeObject* type);
+  // Nothing more will be added.
+  void Finish() { std::unordered_set<PyObject*>().swap(known_); }
   bool IsUnchanged() const;
 
  private:
-  // What a container held.
-  struct Held {
-    PyObject* object;  // its address
-    PyRef keeper;      // the object, or a weak reference, or null
-    bool is_weak;
-    bool Is(PyObject* other) const;
-  };
   struct Snapshot {
-    WeakRef owner;                    // whose container it is, or none:
-    PyTypeObject* type = nullptr;     // of the owner, or the container's own
-    PyRef name;                       // of an attribute; null: all of them
-    PyRef global;                     // this container, or null:
-    PyObject* item = nullptr;         // borrowed from whoever holds it
-    PyRef changing_key;               // or null
-    std::vector<Held> held;           // of a dict: key, value, key, value...
+    PyObject* owner = nullptr;     // whose container it is, or null:
+    PyObject* item = nullptr;      // this container, which another one holds
+    PyTypeObject* type = nullptr;  // of either
+    PyRef name;                    // of an attribute; null: all of them
+    PyRef global;                  // this container, or null
+    PyRef changing_key;            // or null
+    std::vector<PyObject*> held;   // of a dict: key, value, key, value...
   };
   struct TypeVersion {
     WeakRef type;
     unsigned int version;
   };
-  static Held Hold(PyObject* object, bool is_global);
+  void Know(PyObject* object, bool is_global);
   // Where the container is now. Null if that is not known any more.
   static PyRef Find(const Snapshot& snapshot);
   static bool Holds(const Snapshot& snapshot);
   bool Add(Snapshot snapshot, PyObject* container);
 
+  std::unordered_set<PyObject*> known_;  // until it is finished
   std::vector<WeakRef> alive_;
+  std::vector<PyRef> kept_;
   std::vector<Snapshot> snapshots_;
   std::vector<TypeVersion> types_;
 };

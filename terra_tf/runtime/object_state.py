@@ -52,6 +52,7 @@ def guard_of(objects: Iterable[Any]) -> Any:
         walk.add_alive(item, type(item).__name__)
         walk.visit(item, type(item).__name__)
     walk.add_globals()
+    walk.guard.finish()
     return walk.guard
 
 
