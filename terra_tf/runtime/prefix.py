@@ -127,7 +127,10 @@ class _Prefix:
         if isinstance(source, Constant):
             return External(source.tensor, source.spec, source.value, False, True)
         if isinstance(source, Captured):
-            return External(source.tensor, source.spec, None, False, True)
+            tensor = source.tensor
+            if tensor is None:  # only an imperative op has had it, in another step
+                tensor = tf.constant([0])
+            return External(tensor, source.spec, None, False, True)
         join = self._built.generated.joins.of_input.get((number, position))
         if join is not None:
             return External(source, join.spec, None, True, True)

@@ -19,7 +19,9 @@ import terra_tf as terra
 
 pytestmark = pytest.mark.timeout(300)
 
-NUM_THINGS = 500
+FEW_OR_MANY = pytest.mark.parametrize(
+    "num_things", [60, pytest.param(500, marks=pytest.mark.slow)], ids=["few", "many"]
+)
 NUM_CALLS = 4  # with each of them: guards are made in the first, and used in the last
 NUM_WARM = 20  # of graphs, codes, caches
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -60,7 +62,7 @@ class Watched:
         return resident_bytes() - self.baseline
 
 
-def assert_let_go(watched, max_growth=8 * 2**20):
+def assert_let_go(watched, max_growth=6 * 2**20):
     assert len(watched.references) > NUM_WARM
     assert watched.num_alive() == 0
     growth = watched.growth()
@@ -110,8 +112,8 @@ def use_metric(metric, x):
 
 
 def make_layer():
-    # Of a random initializer TensorFlow keeps a kernel for each seed.
-    layer = keras.layers.Dense(16, kernel_initializer="ones")
+    # TensorFlow keeps a kernel for each seed of an initializer, and for each name of a variable.
+    layer = keras.layers.Dense(16, kernel_initializer="ones", name="dense")
     layer.build((None, 16))
     return layer, (layer, *(v.value for v in layer.variables))
 
@@ -243,10 +245,11 @@ def run_outside(make, use, num_things, watched):
     return step
 
 
+@FEW_OR_MANY
 @pytest.mark.parametrize("kind", KINDS)
-def test_things_given_to_steps_are_let_go(kind, replay_calls):
+def test_things_given_to_steps_are_let_go(kind, replay_calls, num_things):
     watched = Watched()
-    step = run_outside(*KINDS[kind], NUM_THINGS, watched)
+    step = run_outside(*KINDS[kind], num_things, watched)
     assert_let_go(watched)
     assert step.stats().phase == "co-execution"
 
@@ -254,7 +257,7 @@ def test_things_given_to_steps_are_let_go(kind, replay_calls):
 @pytest.mark.parametrize("kind", LARGE_KINDS)
 def test_large_things_given_to_steps_are_let_go(kind, replay_calls):
     watched = Watched()
-    run_outside(*LARGE_KINDS[kind], NUM_WARM + 5, watched)
+    run_outside(*LARGE_KINDS[kind], 10, watched)
     assert watched.num_alive() == 0
 
 
@@ -274,8 +277,9 @@ def test_large_things_take_no_more_memory_than_in_eager(kind, replay_calls):
     assert growth[1] < growth[0] + 8 * 2**20, growth
 
 
+@FEW_OR_MANY
 @pytest.mark.parametrize("kind", ["variable", "tensor", "metric", "object", "closure"])
-def test_things_made_in_steps_are_let_go(kind, replay_calls):
+def test_things_made_in_steps_are_let_go(kind, replay_calls, num_things):
     make, use = KINDS[kind]
     watched = Watched()
 
@@ -285,7 +289,7 @@ def test_things_made_in_steps_are_let_go(kind, replay_calls):
         watched.add(*parts)
         return use(thing, x)
 
-    for _ in range(NUM_THINGS):
+    for _ in range(num_things):
         step(tf.constant(2.0))
     assert_let_go(watched)
 
@@ -308,6 +312,31 @@ def test_the_one_thing_of_all_steps_is_let_go_though_the_function_lives(kind, re
     assert [reference() for reference in references if reference() is not None] == []
 
 
+def test_a_step_that_is_given_a_fresh_variable_now_and_then_frees_each(replay_calls):
+    handles, sizes = [], []
+
+    @terra.function
+    def step(variable):
+        variable.assign_add(tf.ones([1024, 1024]))  # 4 MB
+        return tf.reduce_sum(variable)
+
+    for _ in range(61):
+        variable = tf.Variable(tf.zeros([1024, 1024]))
+        handles.append(weakref.ref(variable.handle))
+        for _ in range(3):
+            step(variable)
+        sizes.append(resident_bytes())
+    del variable
+    terra.synchronize()
+    gc.collect()
+    assert sum(handle() is not None for handle in handles) == 0
+    assert sizes[-1] - sizes[5] < 40 * 2**20
+
+
+class OfTheStepError(Exception):
+    """One that knows weak references."""
+
+
 def test_exceptions_of_steps_keep_nothing(replay_calls):
     watched = Watched()
 
@@ -318,11 +347,11 @@ def test_exceptions_of_steps_keep_nothing(replay_calls):
             raise error
         return tf.gather(tensor, tf.cast(total * 0.0, tf.int32) + 65)  # out of range
 
-    for k in range(200):
+    for k in range(60):
         tensor = tf.random.normal([64, 1024])
-        error = ValueError("of the step") if k % 3 == 0 else None
+        error = OfTheStepError() if k % 3 == 0 else None
         watched.add(tensor, *([error] if error else []))
-        with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
+        with pytest.raises((OfTheStepError, tf.errors.InvalidArgumentError)):
             step(tensor, error)
         del tensor, error
     assert_let_go(watched)
@@ -344,7 +373,7 @@ def test_functions_that_are_dropped_leave_nothing(replay_calls):
         watched.add(step, step.python_function, step.trace_graph, *parts)
 
     num_functions = None
-    for k in range(NUM_WARM + 40):
+    for k in range(NUM_WARM + 10):
         make_run_and_drop()
         if k == NUM_WARM:
             gc.collect()
@@ -353,7 +382,8 @@ def test_functions_that_are_dropped_leave_nothing(replay_calls):
     assert len(context.context().list_function_names()) <= num_functions + 2
 
 
-def test_twenty_thousand_steps_keep_no_memory(replay_calls):
+@pytest.mark.parametrize("num_steps", [3_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_many_steps_keep_no_memory(replay_calls, num_steps):
     weight = tf.Variable(tf.ones([8, 8]))
     watched = Watched()
 
@@ -364,7 +394,6 @@ def test_twenty_thousand_steps_keep_no_memory(replay_calls):
             extra.assign_add(x)
         return tf.reduce_sum(tf.linalg.matvec(weight, x))
 
-    num_steps = 20_000 if replay_calls else 4_000
     for k in range(num_steps):
         extra = tf.Variable(tf.zeros([8])) if k % 50 == 0 else None
         step(tf.ones([8]), extra)
@@ -378,7 +407,7 @@ def test_twenty_thousand_steps_keep_no_memory(replay_calls):
 # ------------------------------------------------------------------ another at the same address
 
 
-def assert_as_in_eager(make, use, num_things=60):
+def assert_as_in_eager(make, use, num_things=25):
     """Make things that differ, one at the address of another, and compare all results."""
     step = terra.function(use)
     addresses = set()
@@ -408,10 +437,10 @@ def test_a_pure_function_at_the_address_of_another_is_another(replay_calls):
 
 def test_a_variable_at_the_address_of_another_is_another(replay_calls):
     def use(variable, x):
-        return variable.assign_add(x).read_value() + variable[0:1]
+        return variable.assign_add(tf.ones([2]) * x).read_value() + variable[0:1]
 
     step = terra.function(use)
-    for k in range(60):
+    for k in range(25):
         ours, eagers = (tf.Variable(tf.fill([2], float(k))) for _ in range(2))
         for _ in range(NUM_CALLS):
             x = tf.constant(float(k))
