@@ -356,12 +356,14 @@ void BindFunctions(py::module_& m) {
   // What is added says whether a change of it would be seen.
   py::class_<StateGuard>(m, "StateGuard")
       .def(py::init<>())
-      .def("add_alive", [](StateGuard& guard, const py::object& object) {
-        return guard.AddAlive(object.ptr());
-      })
-      .def("add_attributes", [](StateGuard& guard, const py::object& owner) {
-        return guard.AddAttributes(owner.ptr());
-      })
+      .def("add_alive",
+           [](StateGuard& guard, const py::object& object) {
+             return guard.AddAlive(object.ptr());
+           })
+      .def("add_attributes",
+           [](StateGuard& guard, const py::object& owner) {
+             return guard.AddAttributes(owner.ptr());
+           })
       .def(
           "add_named",
           [](StateGuard& guard, const py::object& owner, const py::str& name,
@@ -370,13 +372,16 @@ void BindFunctions(py::module_& m) {
                 changing_key.is_none() ? nullptr : changing_key.ptr();
             return guard.AddNamed(owner.ptr(), name.ptr(), key);
           },
-          py::arg("owner"), py::arg("name"), py::arg("changing_key") = py::none())
-      .def("add_item", [](StateGuard& guard, const py::object& container) {
-        return guard.AddItem(container.ptr());
-      })
-      .def("add_global", [](StateGuard& guard, const py::object& container) {
-        return guard.AddGlobal(container.ptr());
-      })
+          py::arg("owner"), py::arg("name"),
+          py::arg("changing_key") = py::none())
+      .def("add_item",
+           [](StateGuard& guard, const py::object& container) {
+             return guard.AddItem(container.ptr());
+           })
+      .def("add_global",
+           [](StateGuard& guard, const py::object& container) {
+             return guard.AddGlobal(container.ptr());
+           })
       .def("add_type",
            [](StateGuard& guard, const py::type& type) {
              guard.AddType(reinterpret_cast<PyTypeObject*>(type.ptr()));

@@ -135,10 +135,10 @@ class ReadVariableOp : public OpKernel {
       Tensor handle;
       OP_REQUIRES(context, HeldHandle::Find(number_, &handle),
                   absl::InternalError("Terra: a handle is held no more"));
-      OP_REQUIRES_OK(
-          context, tensorflow::LookupResource(
-                       context, handle.scalar<tensorflow::ResourceHandle>()(),
-                       &variable));
+      OP_REQUIRES_OK(context,
+                     tensorflow::LookupResource(
+                         context, handle.scalar<tensorflow::ResourceHandle>()(),
+                         &variable));
     }
     tensorflow::tf_shared_lock lock(*variable->mu());
     const Tensor& value = *variable->tensor();

@@ -132,7 +132,7 @@ def status_to_exception(error: Exception) -> Exception:
     return core._status_to_exception(error)
 
 
-def unbound_handle(shape_and_type: Any) -> EagerTensor:
+def unbound_handle(shape_and_type: Any) -> Any:
     """Returns a handle as of a variable of that type, which is no variable's."""
     dtype, shape = shape_and_type or (dtypes.float32.as_datatype_enum, None)
     with ops.init_scope():

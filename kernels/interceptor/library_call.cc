@@ -32,8 +32,7 @@ PyRef MakeUnreadVariable(PyObject* attributes, PyObject* handle) {
   PyRef made =
       PyRef::Steal(PyBaseObject_Type.tp_new(type, nothing.get(), nullptr));
   PyRef copy = PyRef::Steal(PyDict_Copy(attributes));
-  if (!made || !copy ||
-      PyDict_SetItem(copy.get(), HandleName(), handle) < 0 ||
+  if (!made || !copy || PyDict_SetItem(copy.get(), HandleName(), handle) < 0 ||
       PyObject_SetAttrString(made.get(), "__dict__", copy.get()) < 0) {
     return PyRef();
   }

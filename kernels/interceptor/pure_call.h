@@ -56,8 +56,8 @@ struct TensorRef {
   };
   Kind kind = Kind::kObject;
   int number = -1;
-  PyRef object;     // of numbers, which nobody else holds, or
-  WeakRef outside;  // somebody's
+  PyRef object;              // of numbers, which nobody else holds, or
+  WeakRef outside;           // somebody's
   bool is_verified = false;  // by an input of an op before it in the call
 
   // kObject: borrowed; null once it is dead.

@@ -344,10 +344,10 @@ PyRef Session::MakeResult(const ResultPattern& pattern, const Tensors& made,
       return tensor;
     }
     case Kind::kUnread:
-      return MakeUnreadVariable(
-          pattern.object.get(),
-          operands.empty() ? Variable(pattern.number).get()
-                           : operands[pattern.number].tensor());
+      return MakeUnreadVariable(pattern.object.get(),
+                                operands.empty()
+                                    ? Variable(pattern.number).get()
+                                    : operands[pattern.number].tensor());
     case Kind::kOperand:
       return PyRef::Borrow(operands[pattern.number].object);
     case Kind::kOutside:

@@ -154,9 +154,8 @@ bool Session::PureFits(const PureRecord& record, const Operands& operands,
           slot_written_[plan_->variables[expected.a].variable] == kInPlace) {
         return false;
       }
-      PyObject* tensor = ref.kind == Kind::kObject
-                             ? ref.get()
-                             : operands[ref.number].tensor();
+      PyObject* tensor =
+          ref.kind == Kind::kObject ? ref.get() : operands[ref.number].tensor();
       if (VerifyInput(expected, tensor, &detail) != nullptr ||
           mode_ != Mode::kCoExecution) {
         return false;

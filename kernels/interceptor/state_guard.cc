@@ -140,9 +140,9 @@ PyRef StateGuard::Find(const Snapshot& snapshot) {
   }
   PyObject* owner = snapshot.owner;
   if (Py_TYPE(owner) != snapshot.type) return PyRef();
-  PyRef found = PyRef::Steal(
-      snapshot.name ? PyObject_GetAttr(owner, snapshot.name.get())
-                    : PyObject_GenericGetDict(owner, nullptr));
+  PyRef found =
+      PyRef::Steal(snapshot.name ? PyObject_GetAttr(owner, snapshot.name.get())
+                                 : PyObject_GenericGetDict(owner, nullptr));
   if (!found) PyErr_Clear();
   return found && IsContainer(found.get()) ? std::move(found) : PyRef();
 }

@@ -46,6 +46,7 @@ from terra_tf.trace.trace_graph import (
     Variable,
     outputs_of,
 )
+from terra_tf.trace.weakly import Weak
 
 
 def check_trace_graph(graph: TraceGraph, traces: Iterable[Trace] = ()) -> None:
@@ -310,10 +311,13 @@ def _check_siblings(graph: TraceGraph) -> None:
             )
 
 
+_NOBODYS = Weak(None)
+
+
 def _identity(source: NodeInput) -> NodeInput:
     """Leaves out the tensor, which has no hash; its value or handle stays."""
     if isinstance(source, Captured):
-        return source._replace(weak=None)
+        return source._replace(weak=_NOBODYS)
     return source._replace(tensor=None) if isinstance(source, Constant) else source
 
 

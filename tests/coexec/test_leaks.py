@@ -4,7 +4,6 @@ Things of every kind are made and dropped between steps that are given them, and
 references say which of them live, and how large the process is says the rest.
 """
 
-import functools
 import gc
 import os
 import weakref
