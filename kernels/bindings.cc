@@ -362,23 +362,40 @@ void BindFunctions(py::module_& m) {
   m.def("set_keras_state", [](const py::object& module) {
     Runtime().keras_state = RefOf(module).release();
   });
+  // What is added says whether a change of it would be seen.
   py::class_<StateGuard>(m, "StateGuard")
       .def(py::init<>())
+      .def("add_alive",
+           [](StateGuard& guard, const py::object& object) {
+             return guard.AddAlive(object.ptr());
+           })
+      .def("add_attributes",
+           [](StateGuard& guard, const py::object& owner) {
+             return guard.AddAttributes(owner.ptr());
+           })
       .def(
-          "add",
-          [](StateGuard& guard, const py::object& container,
+          "add_named",
+          [](StateGuard& guard, const py::object& owner, const py::str& name,
              const py::object& changing_key) {
             PyObject* key =
                 changing_key.is_none() ? nullptr : changing_key.ptr();
-            if (!guard.Add(container.ptr(), key)) {
-              throw py::type_error("expected a dict, a list, a tuple or a set");
-            }
+            return guard.AddNamed(owner.ptr(), name.ptr(), key);
           },
-          py::arg("container"), py::arg("changing_key") = py::none())
+          py::arg("owner"), py::arg("name"),
+          py::arg("changing_key") = py::none())
+      .def("add_item",
+           [](StateGuard& guard, const py::object& container) {
+             return guard.AddItem(container.ptr());
+           })
+      .def("add_global",
+           [](StateGuard& guard, const py::object& container) {
+             return guard.AddGlobal(container.ptr());
+           })
       .def("add_type",
            [](StateGuard& guard, const py::type& type) {
              guard.AddType(reinterpret_cast<PyTypeObject*>(type.ptr()));
            })
+      .def("finish", &StateGuard::Finish)
       .def_property_readonly("is_unchanged", &StateGuard::IsUnchanged);
   m.def("set_knobs", [](double slice_s, double stall_warning_s,
                         bool replays_calls, bool checks_pure) {

@@ -130,14 +130,16 @@ class ReadVariableOp : public OpKernel {
   }
 
   void Compute(OpKernelContext* context) override {
-    Tensor handle;
-    OP_REQUIRES(context, HeldHandle::Find(number_, &handle),
-                absl::InternalError("Terra: a handle is held no more"));
-    tensorflow::core::RefCountPtr<tensorflow::Var> variable;
-    OP_REQUIRES_OK(
-        context,
-        tensorflow::LookupResource(
-            context, handle.scalar<tensorflow::ResourceHandle>()(), &variable));
+    auto variable = HeldHandle::FindVariable(number_);
+    if (variable == nullptr) {
+      Tensor handle;
+      OP_REQUIRES(context, HeldHandle::Find(number_, &handle),
+                  absl::InternalError("Terra: a handle is held no more"));
+      OP_REQUIRES_OK(context,
+                     tensorflow::LookupResource(
+                         context, handle.scalar<tensorflow::ResourceHandle>()(),
+                         &variable));
+    }
     tensorflow::tf_shared_lock lock(*variable->mu());
     const Tensor& value = *variable->tensor();
     OP_REQUIRES(context, value.dtype() == dtype_,

@@ -98,7 +98,7 @@ void AddVariable(Plan& plan, int variable, const py::object& captured,
   slot.variable = variable;
   slot.key = 0;
   if (!captured.is_none()) {
-    slot.captured = RefOf(captured);
+    slot.captured = WeakRef::To(captured.ptr());
     slot.key = ResourceKey(ValueOf(captured));
   }
   slot.feed_channel = feed_channel;
@@ -109,13 +109,13 @@ void AddVariable(Plan& plan, int variable, const py::object& captured,
 
 // Numbers the handles that are the same in every step.
 void Fix(Plan& plan) {
-  auto fix = [&](const PyRef& tensor) {
-    if (!tensor) return;
+  auto fix = [&](const WeakRef& tensor) {
+    if (tensor.get() == nullptr) return;
     const int number = static_cast<int>(plan.fixed.size());
     plan.fixed.emplace(HandleOf(tensor.get()), number);
   };
   for (const VariableSlot& variable : plan.variables) fix(variable.captured);
-  for (const PyRef& tensor : plan.captured) fix(tensor);
+  for (const WeakRef& tensor : plan.captured) fix(tensor);
 }
 
 // Which shapes follow from these ones, and whose values they ask for: (whether
@@ -190,7 +190,7 @@ void BindPlan(py::module_& m) {
       .def("add_launch_input",
            [](Plan& plan, const py::object& tensor) {
              CheckTensor(tensor);
-             plan.launch_inputs.push_back(RefOf(tensor));
+             plan.launch_inputs.push_back(WeakRef::To(tensor.ptr()));
            })
       .def("add_node", &AddNode, py::kw_only(), py::arg("kind"),
            py::arg("name"), py::arg("counts"), py::arg("inputs"),
@@ -251,6 +251,8 @@ void BindPlan(py::module_& m) {
           py::kw_only(), py::arg("num_webs"), py::arg("first_nodes"),
           py::arg("starts_with_fork"))
       .def_readwrite("counts", &Plan::counts)
+      // What has to be held while a step follows the plan; None: it is gone.
+      .def("hold", [](const Plan& plan) { return ObjectOf(plan.Hold()); })
       .def("add_variable", &AddVariable, py::kw_only(), py::arg("variable"),
            py::arg("captured"), py::arg("feed_channel"), py::arg("accepts"),
            py::arg("written"))
@@ -266,7 +268,7 @@ void BindPlan(py::module_& m) {
       .def("add_captured",
            [](Plan& plan, const py::object& tensor) {
              CheckTensor(tensor);
-             plan.captured.push_back(RefOf(tensor));
+             plan.captured.push_back(WeakRef::To(tensor.ptr()));
            })
       .def("add_feed",
            [](Plan& plan, int dtype, const py::object& shape, int channel,

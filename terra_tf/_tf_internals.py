@@ -31,7 +31,12 @@ from tensorflow.python.framework import (
     tensor_shape,
     tensor_util,
 )
-from tensorflow.python.ops import array_ops, handle_data_util, resource_variable_ops
+from tensorflow.python.ops import (
+    array_ops,
+    gen_resource_variable_ops,
+    handle_data_util,
+    resource_variable_ops,
+)
 from tensorflow.python.ops.parallel_for import control_flow_ops as pfor_ops
 from tensorflow.python.util import _pywrap_determinism, nest
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
@@ -127,6 +132,15 @@ def apply_op(op_type: str, **inputs_and_attrs: Any) -> Any:
 def status_to_exception(error: Exception) -> Exception:
     """Returns the `tf.errors.OpError` that a raw status exception stands for."""
     return core._status_to_exception(error)
+
+
+def unbound_handle(shape_and_type: Any) -> Any:
+    """Returns a handle as of a variable of that type, which is no variable's."""
+    dtype, shape = shape_and_type or (dtypes.float32.as_datatype_enum, None)
+    with ops.init_scope():
+        return gen_resource_variable_ops.var_handle_op(
+            dtype=dtype, shape=tensor_shape.TensorShape(shape), shared_name="terra_tf: of nobody"
+        )
 
 
 def handle_shape_and_type(handle: Any) -> Any:

@@ -264,9 +264,11 @@ class Function:
         if entry.is_imperative():
             return self._python_function(*args, **kwargs)
         built = entry.next_graph()
-        if built is None:
+        held = entry.hold(built)
+        if held is None:
+            built = None
             self._counters.traced_steps += 1
-        session = StepSession(entry, tensors, sys._getframe(), built)
+        session = StepSession(entry, tensors, sys._getframe(), built, held)
         run_step = _native.load().module.run_step
         return run_step(session.native, self._python_function, args, kwargs)
 

@@ -6,9 +6,12 @@
 #ifndef TERRA_KERNELS_INTERCEPTOR_CALL_RECORD_H_
 #define TERRA_KERNELS_INTERCEPTOR_CALL_RECORD_H_
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -16,6 +19,56 @@
 #include "tensorflow/core/framework/tensor_shape.h"
 
 namespace terra {
+
+// What a record's key knows by its address or id. Once one of them is dead the
+// record is of no use: no other object is taken for it.
+class Anchors {
+ public:
+  void Add(PyObject* object) { objects_.push_back(WeakRef::To(object)); }
+  bool AreAlive() const {
+    return std::none_of(objects_.begin(), objects_.end(),
+                        [](const WeakRef& object) { return object.is_dead(); });
+  }
+
+ private:
+  std::vector<WeakRef> objects_;
+};
+
+// Records by their keys, at most so many. What the dead were known by is
+// forgotten before there are twice as many records as there were alive.
+template <typename Record>
+class RecordTable {
+ public:
+  explicit RecordTable(size_t max_size) : max_size_(max_size) {}
+  // Null if there is none.
+  std::shared_ptr<const Record> Find(uint64_t key) const {
+    const auto it = records_.find(key);
+    return it == records_.end() ? nullptr : it->second;
+  }
+  void Put(uint64_t key, std::shared_ptr<const Record> record) {
+    if (records_.size() >= prune_at_) Prune();
+    std::swap(records_[key], record);  // destroyed when the table is in order
+  }
+  size_t size() const { return records_.size(); }
+
+ private:
+  using Map = std::unordered_map<uint64_t, std::shared_ptr<const Record>>;
+
+  void Prune() {
+    Map before;
+    std::swap(before, records_);
+    for (const auto& [key, record] : before) {
+      if (record->anchors.AreAlive()) records_.emplace(key, record);
+    }
+    if (records_.size() >= max_size_) Map().swap(records_);
+    prune_at_ = std::min(max_size_, std::max(kMinSize, 2 * records_.size()));
+  }
+
+  static constexpr size_t kMinSize = 64;
+  const size_t max_size_;
+  size_t prune_at_ = kMinSize;
+  Map records_;
+};
 
 // The first use of something in a step, as the session notes it.
 struct Binding {
@@ -50,12 +103,14 @@ struct ResultPattern {
     kList,
     kTuple,
     kSlices,  // IndexedSlices of three items
-    kUnread,  // what an assignment returns; object: its attributes
+    // What an assignment returns; object: its attributes without the handle,
+    // which is that of argument `number`, of a CallRecord: variable slot.
+    kUnread,
   };
   Kind kind = Kind::kObject;
   int number = -1;
   bool is_zeros = false;  // a tensor with TensorFlow's mark for zeros
-  PyRef assign;           // of a tensor that is a slice of a variable
+  PyRef assign;           // of a slice of a variable, as of `AssignOfSlice`
   PyRef object;
   std::vector<ResultPattern> items;
 };
@@ -80,6 +135,7 @@ struct CallRecord {
   int num_names_after = 0;
   PyRef guard;        // a StateGuard; null: the call depends on no object
   PyRef names_after;  // Python: the counts that sums and zeros are named by
+  Anchors anchors;
 };
 
 }  // namespace terra

@@ -3,6 +3,14 @@
 #include "kernels/interceptor/tf_python.h"
 
 namespace terra {
+namespace {
+
+PyObject* HandleName() {
+  static PyObject* name = PyUnicode_InternFromString("_handle");
+  return name;
+}
+
+}  // namespace
 
 bool IsEternal(PyObject* value) {
   if (PyType_Check(value)) {
@@ -18,13 +26,13 @@ bool IsUnreadVariable(const PyObject* value) {
          Runtime().unread_variable_type;
 }
 
-PyRef MakeUnreadVariable(PyObject* attributes) {
+PyRef MakeUnreadVariable(PyObject* attributes, PyObject* handle) {
   auto* type = reinterpret_cast<PyTypeObject*>(Runtime().unread_variable_type);
   PyRef nothing = PyRef::Steal(PyTuple_New(0));
   PyRef made =
       PyRef::Steal(PyBaseObject_Type.tp_new(type, nothing.get(), nullptr));
   PyRef copy = PyRef::Steal(PyDict_Copy(attributes));
-  if (!made || !copy ||
+  if (!made || !copy || PyDict_SetItem(copy.get(), HandleName(), handle) < 0 ||
       PyObject_SetAttrString(made.get(), "__dict__", copy.get()) < 0) {
     return PyRef();
   }
@@ -32,12 +40,14 @@ PyRef MakeUnreadVariable(PyObject* attributes) {
 }
 
 std::pair<PyRef, PyRef> PartsOfUnreadVariable(PyObject* variable) {
-  PyRef handle = PyRef::Steal(PyObject_GetAttrString(variable, "_handle"));
+  PyRef handle = PyRef::Steal(PyObject_GetAttr(variable, HandleName()));
   PyRef attributes = PyRef::Steal(PyObject_GetAttrString(variable, "__dict__"));
   PyErr_Clear();
   if (!handle || !attributes || !EagerTensor_CheckExact(handle.get()))
     return {};
-  return {std::move(handle), PyRef::Steal(PyDict_Copy(attributes.get()))};
+  PyRef copy = PyRef::Steal(PyDict_Copy(attributes.get()));
+  PyDict_SetItem(copy.get(), HandleName(), Py_None);
+  return {std::move(handle), std::move(copy)};
 }
 
 bool IsSlices(const PyObject* value) {

@@ -41,8 +41,9 @@ bool IsEternal(PyObject* value);
 // What an assignment returns: a variable that reads the new value if it is
 // looked at. Its attributes never change, so another one has the same.
 bool IsUnreadVariable(const PyObject* value);
-PyRef MakeUnreadVariable(PyObject* attributes);
-// The handle of one and a copy of its attributes; both null if it has none.
+PyRef MakeUnreadVariable(PyObject* attributes, PyObject* handle);
+// The handle of one and a copy of its attributes, with None in the handle's
+// place; both null if it has none.
 std::pair<PyRef, PyRef> PartsOfUnreadVariable(PyObject* variable);
 
 // Whether the value is IndexedSlices, and of no subclass.

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/interceptor/call_record.h"
 #include "kernels/interceptor/py_ref.h"
 
 namespace terra {
@@ -39,6 +40,7 @@ struct MakingRecord {
   uint64_t history_after = 0;
   int num_names_after = 0;
   PyRef names_after;  // Python: the counts that sums and zeros are named by
+  Anchors anchors;    // none: its key knows no object
 };
 
 }  // namespace terra

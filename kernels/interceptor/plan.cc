@@ -122,6 +122,20 @@ void OutputSpec::SetShape(const tensorflow::PartialTensorShape& new_shape) {
   TellShape(shape, shaped.get());
 }
 
+PyRef Plan::Hold() const {
+  const size_t n = launch_inputs.size() + captured.size();
+  PyRef held = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(n)));
+  Py_ssize_t place = 0;
+  for (const auto* tensors : {&launch_inputs, &captured}) {
+    for (const WeakRef& tensor : *tensors) {
+      if (!held || tensor.get() == nullptr) return PyRef();
+      PyTuple_SET_ITEM(held.get(), place++,
+                       PyRef::Borrow(tensor.get()).release());
+    }
+  }
+  return held;
+}
+
 int AttributesMatch(PlanNode* node, const Call& call) {
   for (const auto& [route, attrs] : node->attrs) {
     if (route != call.route) continue;

@@ -149,7 +149,7 @@ struct PlanNode {
 // its own.
 struct VariableSlot {
   int variable;      // slots of one variable have its first slot's number
-  PyRef captured;    // handle tensor, or null
+  WeakRef captured;  // handle tensor, or null
   int feed_channel;  // -1: never fed
   PyRef accepts;     // Python: (handle tensor) -> bool, type and shape fit
   bool written;      // by some op of the plan
@@ -183,15 +183,17 @@ struct CallCounts {
   std::map<std::pair<std::string, std::string>, int64_t> not_replayed;
 };
 
+// It keeps none of the tensors that it takes from outside alive. A step holds
+// them while it follows the plan (Hold); without them it cannot.
 struct Plan {
   std::string function_name;
   std::string config_proto;
   int num_channels = 0;
-  std::vector<PyRef> launch_inputs;  // captured handles and tensors, in order
+  std::vector<WeakRef> launch_inputs;  // captured handles and tensors, in order
   std::vector<PlanNode> nodes;
   std::vector<VariableSlot> variables;
   std::vector<ConstantSlot> constants;
-  std::vector<PyRef> captured;
+  std::vector<WeakRef> captured;
   std::vector<FeedSlot> feeds;
   std::vector<JoinSpec> joins;
   std::vector<LevelSpec> levels;
@@ -206,15 +208,19 @@ struct Plan {
   // Handles of constants -> their numbers.
   std::unordered_map<const void*, int> constant_of;
   // Library calls by (history, function, arguments), for replay.
-  std::unordered_map<uint64_t, std::shared_ptr<const CallRecord>> calls;
+  RecordTable<CallRecord> calls{4096};
   // What Python makes, by (history, function, arguments).
-  std::unordered_map<uint64_t, std::shared_ptr<const MakingRecord>> makings;
+  RecordTable<MakingRecord> makings{1024};
   // Pure calls by (function, place, arguments).
-  std::unordered_map<uint64_t, std::shared_ptr<const PureRecord>> pure_calls;
+  RecordTable<PureRecord> pure_calls{1 << 16};
   // How many outputs and ops the last step had: the next one makes room.
   size_t num_made_before = 0;
   size_t num_ops_before = 0;
   std::shared_ptr<CallCounts> counts = std::make_shared<CallCounts>();
+
+  // All that is the same in every step, as a tuple. Null without an exception
+  // if some of it is dead.
+  PyRef Hold() const;
 };
 
 // A handle without a value yet, which will be in the host's memory. The caller

@@ -56,8 +56,12 @@ struct TensorRef {
   };
   Kind kind = Kind::kObject;
   int number = -1;
-  PyRef object;
+  PyRef object;              // of numbers, which nobody else holds, or
+  WeakRef outside;           // somebody's
   bool is_verified = false;  // by an input of an op before it in the call
+
+  // kObject: borrowed; null once it is dead.
+  PyObject* get() const { return object ? object.get() : outside.get(); }
 };
 
 // What a call does, in order.
@@ -72,7 +76,7 @@ enum class PureKind {
 
 struct PureStep {
   PureKind kind = PureKind::kOp;
-  PyRef variable;    // kAccess: this one, or
+  WeakRef variable;  // kAccess: this one, or
   int operand = -1;  // this argument
   int node = -1;
   const OpInfo* info = nullptr;
@@ -91,8 +95,8 @@ struct PureRecord {
   int64_t* num_replayed = nullptr;  // counts in Plan::replayed
   std::vector<PureStep> steps;
   ResultPattern result;
-  PyRef guard;     // a StateGuard; null: the call depends on no object
-  PyRef function;  // kept alive: its address is part of the key
+  PyRef guard;  // a StateGuard; null: the call depends on no object
+  Anchors anchors;
 };
 
 // Null, or how two records of the same call differ.
@@ -140,9 +144,11 @@ enum class Attributes {
 Attributes AttributesOf(PyObject* tensor);
 // TensorFlow's mark; false with an error set if it cannot be.
 bool MarkAsZeros(PyObject* tensor);
-// What a slice of a variable has. Null if it holds results of the step.
-PyRef AssignOfSlice(const Session& session, PyObject* tensor);
-bool MarkAsSlice(PyObject* tensor, PyObject* assign);
+// What a slice of a variable has, without the variable. Null if it holds
+// results of the step.
+PyRef AssignOfSlice(const Session& session, PyObject* tensor,
+                    PyObject* variable);
+bool MarkAsSlice(PyObject* tensor, PyObject* assign, PyObject* variable);
 
 // Turns what was logged of a call into a record (session_pure_learning.cc).
 class PureLearner {
@@ -198,6 +204,8 @@ class PureKey {
   static uint64_t HashOfKerasContext();
   Hash& hash() { return hash_; }
   uint64_t value() const { return hash_.value(); }
+  // What it knows by address or by id, besides the function.
+  Anchors anchors() const;
   const Operands& operands() const { return operands_; }
   const std::vector<PyObject*>& objects() const { return objects_; }
 

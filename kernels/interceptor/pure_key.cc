@@ -40,6 +40,21 @@ bool IsAssignOfSlice(PyObject* value) {
              module, "tensorflow.python.ops.array_ops") == 0;
 }
 
+// The same function with other cells. Null with an exception set.
+PyRef WithClosure(PyObject* function, PyObject* cells) {
+  static PyObject* name = PyUnicode_InternFromString("__qualname__");
+  PyRef qualified = PyRef::Steal(PyObject_GetAttr(function, name));
+  PyRef made = PyRef::Steal(PyFunction_NewWithQualName(
+      PyFunction_GetCode(function), PyFunction_GetGlobals(function),
+      qualified.get()));
+  PyObject* defaults = PyFunction_GetDefaults(function);
+  if (!made || PyFunction_SetClosure(made.get(), cells) < 0 ||
+      PyFunction_SetDefaults(made.get(), defaults ? defaults : Py_None) < 0) {
+    return PyRef();
+  }
+  return made;
+}
+
 // Visits what an object holds: whether it is more than its type.
 int FindAttribute(PyObject* held, void* found) {
   if (PyType_Check(held)) return 0;
@@ -73,22 +88,46 @@ bool MarkAsZeros(PyObject* tensor) {
   return PyObject_SetAttr(tensor, ZerosMark(), Py_True) == 0;
 }
 
-PyRef AssignOfSlice(const Session& session, PyObject* tensor) {
+PyRef AssignOfSlice(const Session& session, PyObject* tensor,
+                    PyObject* variable) {
   PyRef assign = PyRef::Steal(PyObject_GetAttr(tensor, AssignName()));
   PyObject* closure = assign ? PyFunction_GetClosure(assign.get()) : nullptr;
   if (closure == nullptr) return PyRef();
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(closure); ++i) {
+  const Py_ssize_t n = PyTuple_GET_SIZE(closure);
+  PyRef cells = PyRef::Steal(PyTuple_New(n));
+  for (Py_ssize_t i = 0; i < n; ++i) {
     PyObject* held = PyCell_GET(PyTuple_GET_ITEM(closure, i));
     if (held == nullptr || (EagerTensor_CheckExact(held) &&
                             session.FindMade(HandleOf(held)) >= 0)) {
       return PyRef();
     }
+    PyTuple_SET_ITEM(cells.get(), i,
+                     PyCell_New(held == variable ? nullptr : held));
   }
-  return assign;
+  return WithClosure(assign.get(), cells.get());
 }
 
-bool MarkAsSlice(PyObject* tensor, PyObject* assign) {
-  return PyObject_SetAttr(tensor, AssignName(), assign) == 0;
+bool MarkAsSlice(PyObject* tensor, PyObject* assign, PyObject* variable) {
+  PyObject* closure = PyFunction_GetClosure(assign);
+  const Py_ssize_t n = PyTuple_GET_SIZE(closure);
+  PyRef cells = PyRef::Steal(PyTuple_New(n));
+  for (Py_ssize_t i = 0; i < n; ++i) {
+    PyObject* held = PyCell_GET(PyTuple_GET_ITEM(closure, i));
+    PyTuple_SET_ITEM(cells.get(), i,
+                     PyCell_New(held == nullptr ? variable : held));
+  }
+  PyRef made = WithClosure(assign, cells.get());
+  return made && PyObject_SetAttr(tensor, AssignName(), made.get()) == 0;
+}
+
+Anchors PureKey::anchors() const {
+  Anchors anchors;
+  for (PyObject* object : objects_) anchors.Add(object);
+  for (const Operand& operand : operands_) {
+    const auto dtype = HandleOf(operand.tensor())->DataType();
+    if (dtype == tensorflow::DT_RESOURCE) anchors.Add(operand.tensor());
+  }
+  return anchors;
 }
 
 uint64_t PureKey::HashOfKerasContext() {
@@ -99,7 +138,7 @@ uint64_t PureKey::HashOfKerasContext() {
   Hash hash(0);
   if (Runtime().keras_state == nullptr) return 0;
   // `clear_session` puts another tracker there, and each thread has its own
-  // attributes of it. Guards hold them, so that their address stays theirs.
+  // attributes of it. Guards look at what is in them.
   PyRef tracker =
       PyRef::Steal(PyObject_GetAttr(Runtime().keras_state, tracker_name));
   PyRef of_thread;

@@ -40,6 +40,35 @@ class PyRef {
   PyObject* object_ = nullptr;
 };
 
+// A reference that keeps nothing alive. Needs the GIL for everything.
+class WeakRef {
+ public:
+  // Of what knows no weak references: none, without an exception.
+  static WeakRef To(PyObject* object) {
+    WeakRef made;
+    made.reference_ = PyRef::Steal(PyWeakref_NewRef(object, nullptr));
+    if (!made.reference_) PyErr_Clear();
+    return made;
+  }
+
+  // Borrowed; null once it is dead, or if there never was an object.
+  PyObject* get() const {
+    if (!reference_ || is_dead()) return nullptr;
+    return Py_REFCNT(referent()) > 0 ? referent() : nullptr;
+  }
+  // Whether there was an object, dead or alive.
+  explicit operator bool() const { return static_cast<bool>(reference_); }
+  // The object is not looked at, and may be about to die.
+  bool is_dead() const { return reference_ && referent() == Py_None; }
+
+ private:
+  PyObject* referent() const {
+    return reinterpret_cast<PyWeakReference*>(reference_.get())->wr_object;
+  }
+
+  PyRef reference_;
+};
+
 // Runs a scope without the GIL.
 class ReleaseGil {
  public:

@@ -60,7 +60,7 @@ PyRef Session::FeedValue(int slot) const {
 
 PyRef Session::Variable(int slot) const {
   const VariableSlot& v = plan_->variables.at(slot);
-  return v.captured ? v.captured : variables_.at(slot);
+  return v.captured ? PyRef::Borrow(v.captured.get()) : variables_.at(slot);
 }
 
 bool Session::HasUnsettledWrites() const {

@@ -354,7 +354,9 @@ class Session {
   bool IsAtFork() const;
   const char* KeyOfPure(const PureCall& call, bool is_at_fork,
                         PureKey* key) const;
-  bool PureFits(const PureRecord& record, const Operands& operands);
+  // Keeps in `held` alive what is neither the record's nor an argument.
+  bool PureFits(const PureRecord& record, const Operands& operands,
+                Tensors* held);
   bool ReplayOp(const PureStep& step, const Operands& operands, Tensors* made);
   PyObject* ReplayPure(const PureRecord& record, const Operands& operands);
   bool ReplayGradient(const PureStep& step, const Operands& operands,

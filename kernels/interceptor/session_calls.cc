@@ -225,9 +225,10 @@ PyObject* Session::OnLibraryCall(const LibraryCall& call) {
     ++plan_->counts->not_replayed[{call.name, problem}];
     return run();
   }
-  const auto known = plan_->calls.find(key);
-  if (known == plan_->calls.end()) return RunAndLearn(call, key);
-  const std::shared_ptr<const CallRecord> record = known->second;
+  const std::shared_ptr<const CallRecord> record = plan_->calls.Find(key);
+  if (record == nullptr || !record->anchors.AreAlive()) {
+    return RunAndLearn(call, key);
+  }
   if (!record->refusal.empty()) {
     ++plan_->counts->not_replayed[{call.name, record->refusal}];
     if (record->tries_left > 0) return RunAndLearn(call, key);
@@ -345,13 +346,17 @@ PyRef Session::MakeResult(const ResultPattern& pattern, const Tensors& made,
         return PyRef();
       }
       if (tensor && pattern.assign &&
-          !MarkAsSlice(tensor.get(), pattern.assign.get())) {
+          !MarkAsSlice(tensor.get(), pattern.assign.get(),
+                       operands[0].object)) {
         return PyRef();
       }
       return tensor;
     }
     case Kind::kUnread:
-      return MakeUnreadVariable(pattern.object.get());
+      return MakeUnreadVariable(pattern.object.get(),
+                                operands.empty()
+                                    ? Variable(pattern.number).get()
+                                    : operands[pattern.number].tensor());
     case Kind::kOperand:
       return PyRef::Borrow(operands[pattern.number].object);
     case Kind::kOutside:

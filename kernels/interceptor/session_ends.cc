@@ -22,7 +22,10 @@ bool IsStopped() {
 void Session::Launch() {
   history_.hash().Mix(Event::kTape, IsStopped());
   std::vector<TFE_TensorHandle*> inputs;
-  for (const PyRef& input : plan_->launch_inputs) {
+  for (const WeakRef& input : plan_->launch_inputs) {
+    if (input.get() == nullptr) {
+      throw std::runtime_error("Terra: a tensor of the plan is not held");
+    }
     inputs.push_back(EagerTensor_Handle(input.get()));
   }
   const std::string error = GraphRunner::Get().Launch(

@@ -114,7 +114,7 @@ bool Session::ReplayGradient(const PureStep& step, const Operands& operands,
   using Kind = TensorRef::Kind;
   std::vector<PyRef> tensors;
   for (const TensorRef& ref : step.inputs) {
-    tensors.push_back(ref.kind == Kind::kObject ? ref.object
+    tensors.push_back(ref.kind == Kind::kObject ? PyRef::Borrow(ref.get())
                       : ref.kind == Kind::kMade
                           ? made[ref.number]
                           : PyRef::Borrow(operands[ref.number].tensor()));

@@ -7,7 +7,16 @@
 namespace terra {
 namespace {
 
-constexpr size_t kMaxRecords = 4096;
+// The number of the variable that is the same in every step, or -1.
+int FindVariable(const Plan& plan, PyObject* handle) {
+  for (size_t i = 0; i < plan.variables.size(); ++i) {
+    PyObject* captured = plan.variables[i].captured.get();
+    if (captured != nullptr && HandleOf(captured) == HandleOf(handle)) {
+      return static_cast<int>(i);
+    }
+  }
+  return -1;
+}
 
 }  // namespace
 
@@ -20,6 +29,8 @@ PyObject* Session::RunAndLearn(const LibraryCall& call, uint64_t key) {
                           num_obstacles_,   PyLong_AsLongLong(first_id.get())};
   PyRef keep_alive = PyRef::Borrow(controller_);
   PyRef guard = GuardObjects(objects_);
+  Anchors anchors;
+  for (PyObject* object : objects_) anchors.Add(object);
   if (PyErr_Occurred()) return nullptr;
   if (!FlushTapes()) return nullptr;
   if (mode_ != Mode::kCoExecution) {
@@ -42,16 +53,15 @@ PyObject* Session::RunAndLearn(const LibraryCall& call, uint64_t key) {
   } else {
     record->guard = std::move(guard);
   }
-  auto& calls = plan_->calls;
+  record->anchors = std::move(anchors);
   record->num_replayed = &plan_->counts->replayed[call.name];
-  const auto before = calls.find(key);
   if (!record->refusal.empty()) {
     ++plan_->counts->not_replayed[{call.name, record->refusal}];
-    record->tries_left =
-        before == calls.end() ? 2 : before->second->tries_left - 1;
+    const auto before = plan_->calls.Find(key);
+    const bool is_first = before == nullptr || !before->anchors.AreAlive();
+    record->tries_left = is_first ? 2 : before->tries_left - 1;
   }
-  if (calls.size() >= kMaxRecords) calls.clear();
-  calls[key] = record;
+  plan_->calls.Put(key, record);
   return result.release();
 }
 
@@ -149,7 +159,8 @@ std::string Session::LearnResult(PyObject* value, const Learning& learning,
   }
   if (IsUnreadVariable(value)) {  // the count of an optimizer's steps
     const auto [handle, attributes] = PartsOfUnreadVariable(value);
-    if (!attributes || plan_->fixed.count(HandleOf(handle.get())) == 0) {
+    if (attributes) pattern->number = FindVariable(*plan_, handle.get());
+    if (pattern->number < 0) {
       return "it returns a variable that is not the same in every step";
     }
     pattern->kind = Kind::kUnread;

@@ -9,11 +9,6 @@
 #include "kernels/interceptor/waiting.h"
 
 namespace terra {
-namespace {
-
-constexpr size_t kMaxRecords = 1024;
-
-}  // namespace
 
 PyObject* Session::OnMaking(const Making& making) {
   auto make = [&]() -> PyObject* {
@@ -48,9 +43,8 @@ PyObject* Session::OnMaking(const Making& making) {
     ++plan_->counts->not_replayed[{making.name, problem}];
     return make();
   }
-  const auto known = plan_->makings.find(key);
-  if (known != plan_->makings.end()) {
-    const std::shared_ptr<const MakingRecord> record = known->second;
+  const std::shared_ptr<const MakingRecord> record = plan_->makings.Find(key);
+  if (record != nullptr) {
     if (record->refusal.empty()) {
       PyRef tensors = FindTensors(*record);
       if (tensors) return ReplayMaking(*record, tensors.get());
@@ -111,15 +105,12 @@ PyObject* Session::MakeAndLearn(const Making& making, uint64_t key) {
       PyRef::Steal(PyObject_CallMethod(controller_, "names", nullptr));
   if (!record->names_after) return nullptr;
   record->num_replayed = &plan_->counts->replayed[making.name];
-  auto& makings = plan_->makings;
   if (!record->refusal.empty()) {
     ++plan_->counts->not_replayed[{making.name, record->refusal}];
-    const auto before = makings.find(key);
-    record->tries_left =
-        before == makings.end() ? 1 : before->second->tries_left - 1;
+    const auto before = plan_->makings.Find(key);
+    record->tries_left = before == nullptr ? 1 : before->tries_left - 1;
   }
-  if (makings.size() >= kMaxRecords) makings.clear();
-  makings[key] = record;
+  plan_->makings.Put(key, record);
   return answer.release();
 }
 

@@ -86,9 +86,14 @@ const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
   const VariableSlot& slot = plan_->variables[ref.a];
   PyObject* expected =
       slot.captured ? slot.captured.get() : variables_[slot.variable].get();
-  if (expected == nullptr) expected = claims->Variable(slot.variable);
-  if (expected != nullptr) {
-    if (HandleOf(expected) == HandleOf(tensor)) return nullptr;
+  // A captured one that is gone is no longer what the program uses here.
+  if (expected == nullptr && !slot.captured) {
+    expected = claims->Variable(slot.variable);
+  }
+  if (slot.captured || expected != nullptr) {
+    if (expected != nullptr && HandleOf(expected) == HandleOf(tensor)) {
+      return nullptr;
+    }
     *detail = "another variable";
     return "variable_changed";
   }
@@ -204,7 +209,10 @@ const char* Session::VerifyInput(const InputRef& ref, PyObject* tensor,
       return "constant_changed";
     }
     case InputKind::kCaptured:
-      if (HandleOf(plan_->captured[ref.a].get()) == handle) return nullptr;
+      if (PyObject* captured = plan_->captured[ref.a].get();
+          captured != nullptr && HandleOf(captured) == handle) {
+        return nullptr;
+      }
       *detail = "another tensor object";
       return "capture_changed";
     case InputKind::kFeed:

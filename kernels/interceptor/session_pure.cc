@@ -104,16 +104,18 @@ PyObject* Session::OnPureCall(const PureCall& call) {
     if (!is_part) ++plan_->counts->not_replayed[{call.name, problem}];
     return run();
   }
-  const auto known = plan_->pure_calls.find(key.value());
-  if (known == plan_->pure_calls.end()) return LearnPureCall(call, key);
-  const std::shared_ptr<const PureRecord> record = known->second;
+  const auto record = plan_->pure_calls.Find(key.value());
+  if (record == nullptr || !record->anchors.AreAlive()) {
+    return LearnPureCall(call, key);
+  }
   if (!record->refusal.empty()) {
     ++*record->num_refused;
     return record->tries_left > 0 ? LearnPureCall(call, key) : run();
   }
   if (!ResumePending()) return nullptr;
+  Tensors held;
   const bool fits =
-      mode_ == Mode::kCoExecution && PureFits(*record, key.operands());
+      mode_ == Mode::kCoExecution && PureFits(*record, key.operands(), &held);
   if (PyErr_Occurred()) return nullptr;
   if (mode_ != Mode::kCoExecution) return run();
   if (!fits) return LearnPureCall(call, key);
@@ -123,13 +125,23 @@ PyObject* Session::OnPureCall(const PureCall& call) {
   return ReplayPure(*record, key.operands());
 }
 
-bool Session::PureFits(const PureRecord& record, const Operands& operands) {
+bool Session::PureFits(const PureRecord& record, const Operands& operands,
+                       Tensors* held) {
   using Kind = TensorRef::Kind;
   if (record.guard && !GuardOf(record.guard.get())->IsUnchanged()) return false;
   std::string detail;
   Claims claims;
   bool is_first = true;
   for (const PureStep& step : record.steps) {
+    if (step.variable) {
+      held->push_back(PyRef::Borrow(step.variable.get()));
+      if (!held->back()) return false;
+    }
+    for (const TensorRef& ref : step.inputs) {
+      if (!ref.outside) continue;
+      held->push_back(PyRef::Borrow(ref.outside.get()));
+      if (!held->back()) return false;
+    }
     if (step.kind != PureKind::kOp) continue;
     const PlanNode& node = plan_->nodes[step.node];
     if (is_first && !IsLegal(step.node)) return false;
@@ -143,9 +155,8 @@ bool Session::PureFits(const PureRecord& record, const Operands& operands) {
           slot_written_[plan_->variables[expected.a].variable] == kInPlace) {
         return false;
       }
-      PyObject* tensor = ref.kind == Kind::kObject
-                             ? ref.object.get()
-                             : operands[ref.number].tensor();
+      PyObject* tensor =
+          ref.kind == Kind::kObject ? ref.get() : operands[ref.number].tensor();
       if (VerifyInput(expected, tensor, &claims, &detail) != nullptr ||
           mode_ != Mode::kCoExecution) {
         return false;
@@ -162,7 +173,7 @@ PyObject* Session::CheckPure(const PureCall& call, const PureKey& key,
   if (!result) return nullptr;
   const char* difference = "it ran other ops";
   if (mode_ == Mode::kCoExecution) {
-    difference = DifferenceOf(*known, *plan_->pure_calls[key.value()]);
+    difference = DifferenceOf(*known, *plan_->pure_calls.Find(key.value()));
   }
   if (difference != nullptr && !CallController(controller_, "on_impure", "(ss)",
                                                call.name, difference)) {
@@ -182,7 +193,7 @@ bool Session::ReplayOp(const PureStep& step, const Operands& operands,
   call.counts = step.counts;
   call.attrs = step.attrs;
   for (const TensorRef& ref : step.inputs) {
-    call.inputs.push_back(ref.kind == Kind::kObject ? ref.object
+    call.inputs.push_back(ref.kind == Kind::kObject ? PyRef::Borrow(ref.get())
                           : ref.kind == Kind::kMade
                               ? (*made)[ref.number]
                               : PyRef::Borrow(operands[ref.number].tensor()));

@@ -9,8 +9,6 @@
 namespace terra {
 namespace {
 
-constexpr size_t kMaxRecords = 1 << 16;
-
 int FindOperand(const Operands& operands, const PyObject* object) {
   for (size_t i = 0; i < operands.size(); ++i) {
     if (operands[i].object == object || operands[i].handle.get() == object) {
@@ -130,25 +128,24 @@ PyObject* Session::LearnPureCall(const PureCall& call, const PureKey& key) {
   } else {
     record->guard = std::move(guard);
   }
-  record->function = PyRef::Borrow(call.function);
+  record->anchors = key.anchors();
+  record->anchors.Add(call.function);
   KeepPure(call.name, key.value(), record);
   return result.release();
 }
 
 void Session::KeepPure(const char* name, uint64_t key,
                        const std::shared_ptr<PureRecord>& record) {
-  auto& calls = plan_->pure_calls;
   record->num_replayed = &plan_->counts->replayed[name];
   if (!record->refusal.empty()) {
-    const auto before = calls.find(key);
+    const auto before = plan_->pure_calls.Find(key);
+    const bool is_first = before == nullptr || !before->anchors.AreAlive();
     record->num_refused = &plan_->counts->not_replayed[{name, record->refusal}];
     ++*record->num_refused;
-    record->tries_left =
-        before == calls.end() ? 1 : before->second->tries_left - 1;
+    record->tries_left = is_first ? 1 : before->tries_left - 1;
     record->steps.clear();
   }
-  if (calls.size() >= kMaxRecords) calls.clear();
-  calls[key] = record;
+  plan_->pure_calls.Put(key, record);
 }
 
 // ------------------------------------------------------------------- records
@@ -163,8 +160,10 @@ bool HasTensor(const ResultPattern& result) {
 }
 
 bool IsSame(const TensorRef& a, const TensorRef& b) {
-  return a.kind == b.kind && a.number == b.number &&
-         (!a.object || HandleOf(a.object.get()) == HandleOf(b.object.get()));
+  if (a.kind != b.kind || a.number != b.number) return false;
+  if (a.kind != TensorRef::Kind::kObject) return true;
+  return a.get() != nullptr && b.get() != nullptr &&
+         HandleOf(a.get()) == HandleOf(b.get());
 }
 
 bool IsSame(const PureStep& a, const PureStep& b) {
@@ -251,7 +250,7 @@ std::string PureLearner::LearnEvent(const LoggedStep& logged) {
     return "";
   }
   step.operand = FindOperand(operands_, logged.variable.get());
-  if (step.operand < 0) step.variable = logged.variable;
+  if (step.operand < 0) step.variable = WeakRef::To(logged.variable.get());
   const bool is_its_own = step.operand < 0 && !takes_objects_;
   record_->steps.push_back(std::move(step));
   return is_its_own ? "it uses a variable that it was not given" : "";
@@ -277,7 +276,7 @@ std::string PureLearner::LearnOp(const LoggedStep& logged) {
     const std::string problem =
         LearnInput(logged.inputs[i], node.inputs[i], &step.inputs.back());
     if (!problem.empty()) return problem;
-    if (step.inputs.back().object) {
+    if (step.inputs.back().kind == TensorRef::Kind::kObject) {
       objects_[logged.inputs[i].outside.get()] = step.inputs.back();
     }
   }
@@ -327,7 +326,7 @@ std::string PureLearner::LearnInput(const LoggedInput& logged,
   }
   if (takes_objects_ && (expected.kind == InputKind::kVariable ||
                          expected.kind == InputKind::kCaptured)) {
-    ref->object = logged.outside;
+    ref->outside = WeakRef::To(logged.outside.get());
     return "";
   }
   // No op has made it, nor was it there before: it is of numbers in the key.
@@ -377,6 +376,7 @@ std::string PureLearner::LearnResult(PyObject* value, ResultPattern* pattern) {
       return "it returns a variable that it was not given";
     }
     pattern->kind = Kind::kUnread;
+    pattern->number = FindOperand(operands_, handle.get());
     pattern->object = attributes;
     return "";
   }
@@ -409,8 +409,11 @@ std::string PureLearner::LearnTensor(PyObject* tensor, ResultPattern* pattern) {
   pattern->is_zeros = attributes == Attributes::kZeros;
   if (attributes == Attributes::kSlice) {
     // What it holds besides follows from the key if no tensor was given.
-    pattern->assign = AssignOfSlice(session_, tensor);
-    if (operands_.size() != 1 || !pattern->assign) {
+    if (operands_.size() == 1) {
+      pattern->assign = AssignOfSlice(session_, tensor, operands_[0].object);
+    }
+    if (!pattern->assign) {
+      PyErr_Clear();
       return "it returns a slice that depends on a tensor";
     }
   }

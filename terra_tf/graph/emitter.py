@@ -115,7 +115,7 @@ class Emitter:
             variable = self.graph.variables[slot]
             if variable.captured:
                 placeholder = self._placeholder(dtypes.resource, [])
-                handle_data_util.copy_handle_data(variable.handle, placeholder)
+                handle_data_util.set_handle_data(placeholder, variable.type._handle_data)
                 self.main.handles[slot] = placeholder
                 self.out.captured_variables.append(slot)
                 if self._hold_handle is not None:
@@ -124,7 +124,7 @@ class Emitter:
             if isinstance(source, Captured) and source.handle not in self._captured:
                 dtype = dtypes.as_dtype(source.spec.dtype)
                 self._captured[source.handle] = self._placeholder(dtype, source.spec.shape)
-                self.out.captured_tensors.append(source.tensor)
+                self.out.captured_tensors.append(source)
 
     def _placeholder(self, dtype: Any, shape: Any) -> Any:
         placeholder = array_ops.placeholder(dtype, shape)
@@ -138,12 +138,12 @@ class Emitter:
             keys = [(slot, place) for place in self.scope.places]
             channel = self._channels(self.out.variable_channels, keys)
             known = self.feed(dtypes.resource.as_datatype_enum, (), channel)
-            handle_data_util.copy_handle_data(self.graph.variables[slot].handle, known)
+            handle_data_util.set_handle_data(known, self.graph.variables[slot].type._handle_data)
             self.scope.handles[slot] = known
         elif known.graph is not self.scope.graph and slot in self.out.held_handles:
             number = self.out.held_handles[slot].number
             known = apply_op("Terra>Handle", number=number).outputs[0]
-            handle_data_util.copy_handle_data(self.graph.variables[slot].handle, known)
+            handle_data_util.set_handle_data(known, self.graph.variables[slot].type._handle_data)
             self.scope.handles[slot] = known
         return known
 
@@ -396,7 +396,7 @@ class Emitter:
             return static_shape(source.spec.shape).is_fully_defined()
         if isinstance(source, Variable):
             variable = self.graph.variables[source.slot]
-            spec = handle_shape_and_type(variable.handle)
+            spec = handle_shape_and_type(variable.type)
             known = spec is not None and spec[1] is not None and -1 not in spec[1]
             return variable.captured and known
         value = self.value(index, position)

@@ -136,7 +136,7 @@ class Fallibility:
     def _variable_shape(self, node: Node) -> Any:
         variable = node.inputs[0]
         assert isinstance(variable, Variable)
-        spec = handle_shape_and_type(self._graph.variables[variable.slot].handle)
+        spec = handle_shape_and_type(self._graph.variables[variable.slot].type)
         return None if spec is None else spec[1]
 
     def _number(self, source: NodeInput) -> int | None:

@@ -19,7 +19,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from terra_tf._tf_internals import dtypes, op_def_registry
+from terra_tf._tf_internals import (
+    dtypes,
+    handle_shape_and_type,
+    op_def_registry,
+    unbound_handle,
+)
 from terra_tf.graph.folding import constant_value, is_constant
 from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.trace.joins import Join, Rule
@@ -129,7 +134,10 @@ class Foreknowledge:
 
     def _constant(self, source: NodeInput) -> Any:
         if isinstance(source, Variable):
-            return self._graph.variables[source.slot].handle  # which knows the variable's shape
+            variable = self._graph.variables[source.slot]
+            if variable.handle is None:
+                return unbound_handle(handle_shape_and_type(variable.type))
+            return variable.handle  # which knows the variable's shape
         if not is_constant(source, self._out.folded):
             return None
         return constant_value(source, self._out.folded)

@@ -9,7 +9,7 @@ from terra_tf.errors import ImperativeReason
 from terra_tf.graph.loops import RolledLoop
 from terra_tf.trace.case_assignment import BasicBlock, CaseAssignment
 from terra_tf.trace.joins import Joins
-from terra_tf.trace.trace_graph import Feed
+from terra_tf.trace.trace_graph import Captured, Feed
 
 
 @dataclasses.dataclass(slots=True)
@@ -61,7 +61,7 @@ class GeneratedGraph:
       num_channels: How many channels a step's mailbox needs.
       captured_variables: Slots whose handles are the function's first inputs.
       held_handles: Slot of a captured variable -> what keeps its handle for `Terra>Handle`.
-      captured_tensors: Tensors that are its next inputs.
+      captured_tensors: What its next inputs are.
       variable_channels: (slot, place) -> the channel its handle is fed through; a place is None
         for the main line, or (level, index) of the branch that is the first to use it.
       feed_channels: (feed, place) -> channel.
@@ -100,7 +100,7 @@ class GeneratedGraph:
     num_channels: int = 0
     captured_variables: list[int] = dataclasses.field(default_factory=list)
     held_handles: dict[int, Any] = dataclasses.field(default_factory=dict)
-    captured_tensors: list[Any] = dataclasses.field(default_factory=list)
+    captured_tensors: list[Captured] = dataclasses.field(default_factory=list)
     variable_channels: dict[tuple[int, tuple | None], int] = dataclasses.field(default_factory=dict)
     feed_channels: dict[tuple[Feed, tuple | None], int] = dataclasses.field(default_factory=dict)
     feed_ranges: dict[Feed, tuple[int, int]] = dataclasses.field(default_factory=dict)

@@ -62,7 +62,7 @@ class VariableEmitter:
         variable = node.inputs[0]
         assert isinstance(variable, Variable)
         slot = variable.slot
-        if handle_shape_and_type(self._graph.variables[slot].handle) is None:
+        if handle_shape_and_type(self._graph.variables[slot].type) is None:
             raise UndelegableOpError(index, ImperativeReason.RESOURCE_OP)
         if writes_variable(node):
             main = self._emitter.main
@@ -90,7 +90,7 @@ class VariableEmitter:
         """Returns the variable's value as of here."""
         epoch = self._emitter.scope.epoch
         if slot not in epoch.values:
-            spec = handle_shape_and_type(self._graph.variables[slot].handle)
+            spec = handle_shape_and_type(self._graph.variables[slot].type)
             with ops.control_dependencies([] if epoch.gate is None else [epoch.gate]):
                 op = self._emitter.read_held(slot, spec[0]) or apply_op(
                     "ReadVariableOp", resource=self._emitter.handle(slot), dtype=spec[0]
@@ -102,7 +102,7 @@ class VariableEmitter:
 
     def _check_write(self, index: int, node: Node, slot: int, values: list) -> None:
         """A write that might not fit would fail after the commit: it is no op for the graph."""
-        spec = handle_shape_and_type(self._graph.variables[slot].handle)
+        spec = handle_shape_and_type(self._graph.variables[slot].type)
         variable = None if spec is None else spec[1]
         values = values[1:]
         folded = self._emitter.out.folded
@@ -160,7 +160,7 @@ class VariableEmitter:
         return self._emitter.fallibility.has_range(index, node, values, is_in_loop)
 
     def _check_indices(self, node: Node, slot: int, indices: Any) -> Any:
-        spec = handle_shape_and_type(self._graph.variables[slot].handle)
+        spec = handle_shape_and_type(self._graph.variables[slot].type)
         limits = [spec[1][0]]
         if "Nd" in node.record.op_type:
             limits = list(spec[1][: indices.shape.as_list()[-1]])

@@ -18,6 +18,7 @@ steps makes up for it.
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import Any
 
 from terra_tf import _native
@@ -65,7 +66,8 @@ class Entry:
         self.trace_graph: TraceGraph | None = None
         self.built: BuiltGraph | None = None
         self._last_built: BuiltGraph | None = None
-        self._guarded_ids: set[int] = set()  # of objects whose calls may be replayed
+        # By their ids, objects whose calls may be replayed.
+        self._guarded: dict[int, weakref.ref] = {}
         self._num_traces = 0
         self._num_traces_since_build = 0
         self._steps_with_graph = 0
@@ -113,6 +115,20 @@ class Entry:
         self._num_traces = self._num_traces_since_build = 0
         self._signatures_traced.clear()
         self._is_merging = False
+
+    def hold(self, built: BuiltGraph | None) -> tuple | None:
+        """Returns the tensors from outside that a step of the graph takes, so that they live on.
+
+        None if some are gone: then the program has others in their places, and the graph is
+        dropped.
+        """
+        held = None if built is None else built.plan.hold()
+        if built is not None and held is None:
+            self.drop_graph(built)
+            assert self.trace_graph is not None
+            self.trace_graph.hold()
+            self.stats.log("graphs", "a variable or tensor that the graph took is gone")
+        return held
 
     @property
     def current_built(self) -> BuiltGraph | None:
@@ -170,13 +186,17 @@ class Entry:
 
     def guard_of(self, objects: list) -> Any:
         """Returns a native guard of the objects' state, or why there can be none."""
-        self._guarded_ids.update(map(id, objects))  # a guard keeps its objects alive
-        if len(self._guarded_ids) > _MAX_GUARDED_OBJECTS:
-            return "too many different objects have been given to it"
         try:
-            return object_state.guard_of(objects)
+            guard = object_state.guard_of(objects)
         except object_state.UnseenStateError as error:
             return f"changes would go unseen: {error}"
+        known = {**self._guarded, **{id(thing): weakref.ref(thing) for thing in objects}}
+        if len(known) > _MAX_GUARDED_OBJECTS:
+            known = {i: reference for i, reference in known.items() if reference() is not None}
+        if len(known) > _MAX_GUARDED_OBJECTS:
+            return "too many different objects have been given to it"
+        self._guarded = known
+        return guard
 
     def drop_graph(self, built: BuiltGraph) -> None:
         """The graph must be built anew."""
@@ -238,6 +258,7 @@ class Entry:
 
     def _build(self) -> None:
         assert self.trace_graph is not None
+        held = self.trace_graph.hold()
         try:
             self.built = build_graph(self.trace_graph)
         except Exception as error:
@@ -247,6 +268,7 @@ class Entry:
             )
             self._give_up(Reason.GRAPH_BUILD_FAILED)
             return
+        del held
         self.stats.share_call_counts(self.built.plan)
         self._num_traces_since_build = self._steps_with_graph = 0
         self.stats.graph_builds += 1

@@ -3,6 +3,9 @@
 A call on such an object is replayed only while everything that it can depend on is as it was. The
 walk goes through the attributes of Keras' objects, the variables, lists and dictionaries among
 them, and refuses what it cannot see into: objects and functions of the user's, tensors.
+
+The guard keeps none of them alive. So the walk tells it of a container only after it has told it
+of whoever holds that container.
 """
 
 from __future__ import annotations
@@ -45,11 +48,11 @@ def guard_of(objects: Iterable[Any]) -> Any:
       UnseenStateError: If a change of something in them could not be seen.
     """
     walk = _Walk(_native.load().module.StateGuard())
-    objects = tuple(objects)
-    walk.guard.add(objects)  # so that none of their addresses is used again
     for item in objects:
+        walk.add_alive(item, type(item).__name__)
         walk.visit(item, type(item).__name__)
     walk.add_globals()
+    walk.guard.finish()
     return walk.guard
 
 
@@ -66,11 +69,10 @@ class _Walk:
             if value.dtype != dtypes.resource:
                 raise UnseenStateError(f"{path} is a tensor")
         elif isinstance(value, BaseResourceVariable):
-            self.guard.add_type(type(value))
-            self.guard.add(vars(value))
+            self._add_attributes(value, path)
         elif isinstance(value, types.MethodType):
             self.visit(value.__func__, path)
-            self.visit(value.__self__, f"{path}.__self__")
+            self._visit_held(value, "__self__", path)
         elif isinstance(value, types.BuiltinFunctionType):
             # A function of a module, or a method of some object: `a_list.append`.
             if not isinstance(value.__self__, (type(None), type, types.ModuleType)):
@@ -96,39 +98,69 @@ class _Walk:
             except ValueError as error:
                 raise UnseenStateError(f"{path} has a name without a value yet") from error
             if isinstance(item, (types.FunctionType, types.MethodType)):
+                self.add_alive(item, f"what {path} calls")  # the cell may get another one
                 self.visit(item, f"what {path} calls")
 
+    def _visit_held(self, owner: Any, name: str, path: str) -> None:
+        """Visits an attribute that is not among its owner's attributes."""
+        value = getattr(owner, name, object())
+        if not _is_real_container(value):
+            if not isinstance(value, _ATOMS):
+                self.add_alive(value, f"{path}.{name}")
+            self.visit(value, f"{path}.{name}")
+        elif id(value) not in self._seen:
+            self._seen.add(id(value))
+            _require(self.guard.add_named(owner, name), path, owner)
+            self._visit_items(value, path)
+
     def _visit_container(self, value: Any, path: str) -> None:
-        if not issubclass(type(value), _CONTAINERS):  # a proxy, as TensorFlow's tracking makes
-            self.visit(getattr(value, "__wrapped__", object()), path)
+        if not _is_real_container(value):  # a proxy, as TensorFlow's tracking makes
+            self._visit_held(value, "__wrapped__", path)
             return
-        self.guard.add(value)
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, item in items:
+        _require(self.guard.add_item(value), path, value)
+        self._visit_items(value, path)
+        if "_storage" in getattr(value, "__dict__", ()):  # TensorFlow's wrapped lists
+            self._visit_held(value, "_storage", path)
+
+    def _visit_items(self, value: Any, path: str) -> None:
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(key, _CONTAINERS):
+                self.visit(key, f"a key of {path}")
             self.visit(item, f"{path}[{key!r}]")
-        for name, item in getattr(value, "__dict__", {}).items():
-            if name == "_storage":  # TensorFlow's wrapped lists
-                self.visit(item, f"{path}.{name}")
 
     def _visit_object(self, value: Any, path: str) -> None:
-        attributes = getattr(value, "__dict__", None)
-        if attributes is None:
-            raise UnseenStateError(f"{path} is a {type(value).__name__}")
-        self.guard.add_type(type(value))
-        self.guard.add(attributes)
-        for name, item in list(attributes.items()):
+        self._add_attributes(value, path)
+        for name, item in list(vars(value).items()):
             if not name.startswith("_self_") and name not in _BOOKKEEPING:
                 self.visit(item, f"{path}.{name}")
+
+    def add_alive(self, value: Any, path: str) -> None:
+        """Notes an object that no container of the guard holds."""
+        _require(self.guard.add_alive(value), path, value)
+
+    def _add_attributes(self, value: Any, path: str) -> None:
+        _require(self.guard.add_attributes(value), path, value)
+        self.guard.add_type(type(value))
 
     def add_globals(self) -> None:
         """Keras' settings; scopes that the thread is in: of Keras, and of strategies."""
         keras_globals = sys.modules.get(_KERAS_GLOBALS)
         if keras_globals is not None:
-            self.guard.add(vars(keras_globals))  # `clear_session` replaces the trackers
-            self.guard.add(vars(sys.modules[_KERAS_CONFIG]))
+            self.guard.add_global(vars(keras_globals))  # `clear_session` replaces the trackers
+            self.guard.add_global(vars(sys.modules[_KERAS_CONFIG]))
             # What the context of nested layers' calls holds is part of a call's key.
-            self.guard.add(vars(keras_globals.GLOBAL_STATE_TRACKER), "current_call_ctx")
-        self.guard.add(ops.get_default_graph()._distribution_strategy_stack)
+            tracker = keras_globals.GLOBAL_STATE_TRACKER
+            self.guard.add_named(tracker, "__dict__", "current_call_ctx")
+        self.guard.add_global(ops.get_default_graph()._distribution_strategy_stack)
+
+
+def _require(is_seen: bool, path: str, value: Any) -> None:
+    if not is_seen:
+        raise UnseenStateError(f"{path} is a {type(value).__name__}")
+
+
+def _is_real_container(value: Any) -> bool:
+    return issubclass(type(value), _CONTAINERS)
 
 
 def _is_container(value: Any) -> bool:

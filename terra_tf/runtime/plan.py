@@ -31,6 +31,7 @@ from terra_tf.trace.trace_graph import (
     Output,
     TraceGraph,
     Variable,
+    VariableSlot,
 )
 
 _ANY_COUNTS = [-2]
@@ -87,8 +88,8 @@ class _PlanMaker:
     def make(self) -> Any:
         for slot in self._generated.captured_variables:
             self._plan.add_launch_input(self._graph.variables[slot].handle)
-        for tensor in self._generated.captured_tensors:
-            self._plan.add_launch_input(tensor)
+        for source in self._generated.captured_tensors:
+            self._plan.add_launch_input(source.tensor)
         for slot in range(len(self._graph.variables)):
             self._add_variable(slot, self._generated.variable_channels.get((slot, None), -1))
         # (slot, branch) -> the native slot that only this branch feeds
@@ -115,13 +116,14 @@ class _PlanMaker:
             variable=slot,
             captured=variable.handle if slot in self._generated.captured_variables else None,
             feed_channel=channel,
-            accepts=functools.partial(_same_type, self._type_of(variable.handle)),
+            accepts=functools.partial(_same_type, self._type_of(variable)),
             written=slot in self._generated.written_slots,
         )
 
-    def _type_of(self, handle: Any) -> tuple:
+    def _type_of(self, variable: VariableSlot) -> tuple:
         """Returns dtype and shape of a variable; its device, too, if there are several."""
-        return handle_shape_and_type(handle), handle.device if self._has_devices else None
+        device = variable.type.device if self._has_devices else None
+        return handle_shape_and_type(variable.type), device
 
     def _add_levels(self) -> None:
         generated, epoch = self._generated, 0

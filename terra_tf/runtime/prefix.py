@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from terra_tf import _native
+from terra_tf._tf_internals import handle_shape_and_type, unbound_handle
 from terra_tf.runtime.built_graph import BuiltGraph
 from terra_tf.trace.records import (
     External,
@@ -49,6 +51,15 @@ def input_of(
 def prefix_trace(built: BuiltGraph, session: Any) -> Trace:
     """Returns the trace of what a co-executed step has done, with this step's tensors."""
     return _Prefix(built, session).make()
+
+
+def _unbound_handle(spec: Any) -> Any:
+    native = _native.load().module
+    native.enter_nested()
+    try:
+        return unbound_handle(spec)
+    finally:
+        native.leave_nested()
 
 
 class _Prefix:
@@ -107,14 +118,21 @@ class _Prefix:
             self._slots[slot] = len(self._trace.variables)
             handle = self._session.variable(slot)
             variable = self._built.trace_graph.variables[slot]
-            self._trace.variables.append(variable.handle if handle is None else handle)
+            if handle is None:  # only ops that Python runs itself have seen it
+                handle = variable.handle
+            if handle is None:
+                handle = _unbound_handle(handle_shape_and_type(variable.type))
+            self._trace.variables.append(handle)
         return self._slots[slot]
 
     def _external(self, number: int, position: int, source: Any) -> External:
         if isinstance(source, Constant):
             return External(source.tensor, source.spec, source.value, False, True)
         if isinstance(source, Captured):
-            return External(source.tensor, source.spec, None, False, True)
+            tensor = source.tensor
+            if tensor is None:  # only an imperative op has had it, in another step
+                tensor = tf.constant([0])
+            return External(tensor, source.spec, None, False, True)
         join = self._built.generated.joins.of_input.get((number, position))
         if join is not None:
             return External(source, join.spec, None, True, True)

@@ -66,10 +66,16 @@ class StepSession(StepQuestions):
       arguments: The tensors among the call's arguments.
       stop_frame: The frame whose callees the step's locations start with.
       built: The graph to co-execute, or None to trace.
+      held: What the graph takes from outside, kept alive by the step.
     """
 
     def __init__(
-        self, entry: Entry, arguments: Iterable[Any], stop_frame: FrameType, built: Any
+        self,
+        entry: Entry,
+        arguments: Iterable[Any],
+        stop_frame: FrameType,
+        built: Any,
+        held: tuple | None,
     ) -> None:
         module = _native.load().module
         self._mode = module.Mode
@@ -77,6 +83,7 @@ class StepSession(StepQuestions):
         super().__init__(entry, built, module.Session(plan, self), stop_frame)
         self._module = module
         self._arguments = tuple(arguments)
+        self._held = held
         self.native.set_stop_frame(stop_frame)
         self._recorder: Recorder | None = None
         self._monitor = module.Monitor()
@@ -172,6 +179,7 @@ class StepSession(StepQuestions):
         """Adds up the counters and drops every reference of the step. May be called again."""
         if self.native.release():
             self.entry.stats.add_session(self.native)
+        self._held, self._arguments = None, ()
 
     def _finish_co_execution(
         self, early: Reason = Reason.STEP_ENDED_EARLY, detail: str = ""

@@ -109,7 +109,7 @@ class _Dump:
     def _variable_lines(self) -> list[str]:
         lines = []
         for slot, variable in enumerate(self._graph.variables):
-            spec = handle_shape_and_type(variable.handle)
+            spec = handle_shape_and_type(variable.type)
             type_ = "of unknown type" if spec is None else type_text(TensorSpec(*spec))
             lines.append(f"  var{slot}: {type_}, {'captured' if variable.captured else 'bound'}")
         return lines

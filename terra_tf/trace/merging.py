@@ -45,6 +45,7 @@ from terra_tf.trace.trace_graph import (
     VariableSlot,
     outputs_of,
 )
+from terra_tf.trace.weakly import Weak
 
 
 def merge(graph: TraceGraph, trace: Trace) -> MergeResult:
@@ -131,13 +132,13 @@ class _Merger:
         for slot, number in sorted(self._placement.slots.items(), key=lambda item: item[1]):
             handle = self._trace.variables[slot]
             if number >= len(graph.variables):
-                graph.variables.append(VariableSlot(handle, True))
+                graph.variables.append(VariableSlot.of(handle))
                 continue
             variable = graph.variables[number]
-            if variable.captured and graph.handle_id(variable.handle) != graph.handle_id(handle):
+            if variable.captured and not graph.is_same(variable.handle, handle):
                 variable.captured = False
                 self._changes.append("another variable")
-            variable.handle = handle
+            variable.bind(handle)
 
     # ---------------------------------------------------------- known nodes
 
@@ -247,7 +248,7 @@ class _Merger:
         is_equal = isinstance(old, Constant) and external.value == old.value
         if is_equal and external.spec == old.spec:  # equal bytes are not yet an equal value
             return old._replace(group=group)
-        if isinstance(old, Captured) and old.handle == self._graph.handle_id(external.tensor):
+        if isinstance(old, Captured) and self._graph.is_same(old.tensor, external.tensor):
             return old._replace(group=group)
         return Feed(old.spec.joined(external.spec), group)
 
@@ -300,7 +301,7 @@ class _Merger:
         if external.is_argument or not external.owns_memory:
             return Feed(external.spec, group)
         handle = self._graph.handle_id(external.tensor)
-        return Captured(external.tensor, handle, external.spec, group)
+        return Captured(Weak(external.tensor), handle, external.spec, group)
 
     def _group_for(self, index: int) -> int:
         if index not in self._group_of_ref:

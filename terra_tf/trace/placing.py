@@ -179,7 +179,8 @@ class _Placer:
         self._markers = {node.record.marker for node in graph.nodes}
         self._placement = Placement([], [], [], {}, len(graph.nodes), set())
         self._dimensions_vary = graph.has_unknown_dimensions  # so far on this path
-        slots = {graph.handle_id(s.handle): i for i, s in enumerate(graph.variables)}
+        handles = [variable.handle for variable in graph.variables]
+        slots = {graph.handle_id(h): i for i, h in enumerate(handles) if h is not None}
         for slot, handle in enumerate(trace.variables):
             known = slots.get(graph.handle_id(handle))
             if known is not None and graph.variables[known].captured:

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from terra_tf._tf_internals import dtypes
 from terra_tf.errors import ImperativeReason, NothingToShowError, format_message
 from terra_tf.trace.records import OpRecord, TensorSpec
+from terra_tf.trace.weakly import HandleType, Weak
 
 START, END = -1, -2
 
@@ -63,12 +64,17 @@ class Constant(NamedTuple):
 
 
 class Captured(NamedTuple):
-    """A tensor that was the same object in every trace."""
+    """A tensor that was the same object in every trace. It is not kept alive."""
 
-    tensor: Any
+    weak: Weak
     handle: int
     spec: TensorSpec
     group: int
+
+    @property
+    def tensor(self) -> Any:
+        """The tensor; None once it is gone."""
+        return self.weak.tensor
 
 
 class Feed(NamedTuple):
@@ -142,10 +148,31 @@ class Node:
 
 @dataclasses.dataclass(slots=True)
 class VariableSlot:
-    """A variable slot. `captured` holds while it was the same handle every time."""
+    """A variable slot. It keeps no variable alive.
 
-    handle: Any
+    Attributes:
+      weak: The handle of the latest trace.
+      type: What that says of its variable; for `handle_shape_and_type`.
+      captured: Whether it was the same handle every time.
+    """
+
+    weak: Weak
+    type: HandleType
     captured: bool
+
+    @classmethod
+    def of(cls, handle: Any) -> VariableSlot:
+        """Returns the slot of a variable that is seen for the first time."""
+        return cls(Weak(handle), HandleType(handle), True)
+
+    @property
+    def handle(self) -> Any:
+        """The handle; None once it is gone."""
+        return self.weak.tensor
+
+    def bind(self, handle: Any) -> None:
+        """Notes the handle of another trace."""
+        self.weak, self.type = Weak(handle), HandleType(handle)
 
 
 class Path(NamedTuple):
@@ -323,6 +350,32 @@ class TraceGraph:
         """Makes a node imperative."""
         self.nodes[node].forced = reason
         self.structure = None
+
+    def is_same(self, known: Any, tensor: Any) -> bool:
+        """Says whether a tensor that was known, or None, has the handle of another."""
+        return known is not None and self.handle_id(known) == self.handle_id(tensor)
+
+    def hold(self) -> list[Any]:
+        """Returns the captured variables and tensors, so that they live on.
+
+        Those that are gone are captured no more: the next step has others in their places.
+        """
+        held = []
+        for variable in self.variables:
+            if variable.captured:
+                held.append(variable.handle)
+                variable.captured = held[-1] is not None
+        for node in self.nodes:
+            inputs = list(node.inputs)
+            for i, source in enumerate(inputs):
+                if isinstance(source, Captured):
+                    held.append(source.tensor)
+                    if held[-1] is None:
+                        inputs[i] = Feed(source.spec, source.group)
+            node.inputs = tuple(inputs)
+        if any(tensor is None for tensor in held):  # not `in`: tensors compare their items
+            self.structure = None
+        return held
 
     def snapshot(self) -> TraceGraph:
         """Returns a copy that further merging does not change."""

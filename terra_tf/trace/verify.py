@@ -46,6 +46,7 @@ from terra_tf.trace.trace_graph import (
     Variable,
     outputs_of,
 )
+from terra_tf.trace.weakly import Weak
 
 
 def check_trace_graph(graph: TraceGraph, traces: Iterable[Trace] = ()) -> None:
@@ -310,9 +311,14 @@ def _check_siblings(graph: TraceGraph) -> None:
             )
 
 
+_NOBODYS = Weak(None)
+
+
 def _identity(source: NodeInput) -> NodeInput:
     """Leaves out the tensor, which has no hash; its value or handle stays."""
-    return source._replace(tensor=None) if isinstance(source, (Constant, Captured)) else source
+    if isinstance(source, Captured):
+        return source._replace(weak=_NOBODYS)
+    return source._replace(tensor=None) if isinstance(source, Constant) else source
 
 
 def _check_output_set(graph: TraceGraph, what: str, outputs: Iterable[tuple[int, int]]) -> None:
@@ -357,7 +363,7 @@ def _check_executable(graph: TraceGraph, name: str, trace: Trace) -> None:
     placement = place(graph, trace)
     for slot, number in placement.slots.items():
         variable = graph.variables[number]
-        is_same = graph.handle_id(variable.handle) == graph.handle_id(trace.variables[slot])
+        is_same = graph.is_same(variable.handle, trace.variables[slot])
         _require(
             is_same or not variable.captured,
             "trace",
@@ -401,7 +407,7 @@ def _check_external(
         is_same = external.value == known.value
         _require(is_same, "trace", f"{where} is constant, and differs in {name}")
     if isinstance(known, Captured):
-        is_same = graph.handle_id(external.tensor) == known.handle
+        is_same = graph.is_same(known.tensor, external.tensor)
         _require(is_same, "trace", f"{where} is captured, and is another tensor in {name}")
     _require(
         known.spec.includes(external.spec),

@@ -203,7 +203,7 @@ class _Builder:
         """Adds an outside tensor. Constants are drawn at each use, the others once."""
         if isinstance(source, Variable):
             variable = self._graph.variables[source.slot]
-            spec = handle_shape_and_type(variable.handle)
+            spec = handle_shape_and_type(variable.type)
             type_ = "of unknown type" if spec is None else type_text(TensorSpec(*spec))
             details = (type_,) if variable.captured else (type_, "another one by step")
             node = ViewNode(
