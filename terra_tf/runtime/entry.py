@@ -262,13 +262,32 @@ class Entry:
         try:
             self.built = build_graph(self.trace_graph)
         except Exception as error:
+            self._build_again(error)
+            return
+        del held
+        self._note_built()
+
+    def _build_again(self, first: Exception) -> None:
+        """Tells an error of the build's own, which comes again, from one that came from outside.
+
+        Raises:
+          Exception: `first`, if none comes: it was a time limit's, say.
+        """
+        assert self.trace_graph is not None
+        try:
+            self.built = build_graph(self.trace_graph)
+        except Exception as error:
             _logger.warning("no graph could be built", exc_info=True)
             self.stats.count_fallback(
                 Reason.GRAPH_BUILD_FAILED, f"{type(error).__name__}: {error}"
             )
             self._give_up(Reason.GRAPH_BUILD_FAILED)
             return
-        del held
+        self._note_built()
+        raise first
+
+    def _note_built(self) -> None:
+        assert self.trace_graph is not None and self.built is not None
         self.stats.share_call_counts(self.built.plan)
         self._num_traces_since_build = self._steps_with_graph = 0
         self.stats.graph_builds += 1

@@ -48,7 +48,8 @@ def _at_exit() -> None:
         in_flight.settle()
     except Exception:
         _logger.exception("a step failed while the interpreter exited")
-    _native.load().module.runner_shutdown()
+    finally:
+        _native.load().module.runner_shutdown()
 
 
 def _before_fork() -> None:

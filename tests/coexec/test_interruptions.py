@@ -1,0 +1,200 @@
+"""An exception at any line of the runtime itself: the step ends, and training goes on as in eager.
+
+`Twins.interrupt` raises at the k-th line that Terra runs in a call; afterwards ten steps are
+eager's, and none waits. The slow test does so for every line, the others for some of them.
+"""
+
+import signal
+import subprocess
+
+import pytest
+from interruption import Twins
+from test_ends import start
+
+import terra_tf as terra
+
+# What is interrupted: how many steps before it, and of which kind it and they are.
+SITUATIONS = {
+    "traced": (0, "", ""),
+    "building": (1, "", ""),
+    "co-executed": (4, "", ""),
+    "in flight": (5, "", ""),
+    "diverging": (4, "", "new"),
+    "epochs": (5, "epochs", "epochs"),
+    "fallible": (4, "checked", "checked"),
+    "leaving": (4, "raises", "raises"),
+}
+LONG = ("traced", "building", "diverging")  # thousands of lines: traces, merges and builds
+STEPS_AFTER = 10
+
+
+def interrupt_at(situation, number, error):
+    """Interrupt a new program in a situation; returns what has been done."""
+    num_steps, kind_before, kind = SITUATIONS[situation]
+    twins = Twins()
+    twins.run(num_steps, kind_before)
+    if situation != "in flight":
+        terra.synchronize()
+    injection = twins.interrupt(number, error, kind)
+    twins.run(STEPS_AFTER)
+    twins.run(STEPS_AFTER, kind)
+    return injection
+
+
+def sweep(situation, error, first, stride):
+    """Interrupt at every `stride`th line; returns how often."""
+    number = first
+    while interrupt_at(situation, number, error).where is not None:
+        number += stride
+    return (number - first) // stride
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError, MemoryError])
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_some_lines(situation, error):
+    offset = [KeyboardInterrupt, TimeoutError, MemoryError].index(error)
+    stride = 1237 if situation in LONG else 29
+    assert sweep(situation, error, offset * 7, stride) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_every_line(situation, error):
+    assert sweep(situation, error, 0, 1) > 100
+
+
+def test_the_call_goes_on_co_executing():
+    """What was interrupted is counted, and costs no more than a step."""
+    twins = Twins()
+    twins.run(6)
+    twins.interrupt(150, KeyboardInterrupt)
+    before = twins.terra.step.stats()
+    twins.run(STEPS_AFTER)
+    after = twins.terra.step.stats()
+    assert after.phase == "co-execution"
+    assert after.co_executed_steps >= before.co_executed_steps + STEPS_AFTER - 3
+
+
+def test_recursion_limit():
+    """An op at the end of the stack raises there; what the step did before is done."""
+    import_of_program = """
+        state = tf.Variable(0.0)
+
+        @terra.function
+        def deep(x, depth):
+            state.assign_add(1.0)
+            def descend(n):
+                return tf.tanh(x) if n == 0 else descend(n - 1)
+            try:
+                return descend(depth)
+            finally:
+                state.assign_add(10.0)
+
+        limit = sys.getrecursionlimit()
+        x = tf.ones([2])
+        for _ in range(5):
+            deep(x, 3)
+        terra.synchronize()
+        assert deep.stats().phase == "co-execution"
+        for depth in range(limit - 60, limit, 3):
+            state.assign(0.0)
+            try:
+                deep(x + 1.0, depth)
+            except RecursionError:
+                pass
+            assert state.numpy() in (0.0, 1.0, 11.0), (depth, state.numpy())
+        state.assign(0.0)
+        for _ in range(10):
+            deep(x, 3)
+        assert state.numpy() == 110.0 and sys.getrecursionlimit() == limit
+        print("done")
+    """
+    process = start(import_of_program)
+    stdout, stderr = process.communicate(timeout=90)
+    assert process.returncode == 0 and stdout.strip() == "done", stderr[-3000:]
+
+
+STORM = """
+    import random
+    twin = tf.Variable(tf.eye(4))
+    counter = tf.Variable(0.0)
+    num_raised = 0
+
+    class Limit(Exception):
+        pass
+
+    def on_signal(number, frame):
+        raise KeyboardInterrupt if number == signal.SIGINT else Limit
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGALRM, on_signal)
+
+    @terra.function
+    def step(x, flag):
+        counter.assign_add(1.0)
+        with tf.GradientTape() as tape:
+            h = x
+            for _ in range(3):
+                h = tf.tanh(h @ weight)
+            if flag:
+                h = tf.sin(h)
+            loss = tf.reduce_mean(h**2)
+        weight.assign_sub(0.01 * tape.gradient(loss, weight))
+        counter.assign_add(1.0)
+        return loss
+
+    random.seed({seed})
+    for k in range({count}):
+        delay = random.uniform(0.0, 0.03)
+        try:
+            if k % 2:
+                signal.setitimer(signal.ITIMER_REAL, delay)
+            else:
+                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+            for i in range(1000000):
+                step(small, i % 7 == 3)
+                if k % 5 == 0:
+                    float(counter)
+        except (KeyboardInterrupt, Limit):
+            num_raised += 1
+        if k % 20 == 19:  # as eager from here on
+            if k % 40 == 39:
+                step.reset()
+            terra.synchronize()
+            twin.assign(weight)
+            for i in range(5):
+                got = step(small, False)
+                with tf.GradientTape() as tape:
+                    h = small
+                    for _ in range(3):
+                        h = tf.tanh(h @ twin)
+                    loss = tf.reduce_mean(h**2)
+                twin.assign_sub(0.01 * tape.gradient(loss, twin))
+                assert got.numpy() == loss.numpy()
+            assert (twin.numpy() == weight.numpy()).all()
+    assert num_raised == {count}, num_raised
+    print("done")
+"""
+
+
+def storm(seed, count, timeout_s):
+    process = start(STORM.replace("{seed}", str(seed)).replace("{count}", str(count)))
+    try:
+        stdout, stderr = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # faulthandler prints the stacks
+        raise AssertionError(process.communicate()[1][-4000:]) from None
+    assert process.returncode == 0 and stdout.strip() == "done", stderr[-4000:]
+
+
+@pytest.mark.timeout(150)
+def test_signals_at_random_moments():
+    storm(0, 60, 120)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_thousand_signals_at_random_moments():
+    storm(1, 1000, 1200)
