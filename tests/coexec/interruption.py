@@ -7,8 +7,8 @@
 A tracing function counts the lines that are run in `terra_tf/` on this thread; at the k-th it
 raises, and Python runs on as if the line had.
 
-`Twins` are a program under Terra and the same in eager. After an interrupted call, Terra's variables
-have to be as eager has them somewhere in that call; from there on both go on alike.
+`Twins` are a program under Terra and the same in eager. After an interrupted call, Terra's
+variables have to be as eager has them somewhere in that call; from there on both go on alike.
 """
 
 import contextlib

@@ -63,7 +63,7 @@ SWEEP = {
     "Cast, type": (
         lambda v: raw.Cast(x=ROW, DstT=v),
         tf.int32,
-        ["abc", "int32", 3, 999, None, 1.5, [tf.int32], np.int32, int, object()],
+        ["abc", "int32", 3, 999, None, 1.5, [tf.int32], np.int32, int, Ellipsis],
     ),
     "tf.cast": (lambda v: tf.cast(ROW, v), tf.int32, ["abc", None, 3.5, [tf.int32], 999]),
     "tf.zeros": (
