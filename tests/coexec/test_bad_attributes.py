@@ -43,7 +43,8 @@ SWEEP = {
             input=IMAGE, filter=FILTER, strides=[1] * 4, padding="EXPLICIT", explicit_paddings=v
         ),
         [0, 0, 1, 1, 1, 1, 0, 0],
-        [[], None, [0, 0, 1, 1], "0", [0, 0, "1", 1, 1, 1, 0, 0]],
+        # None shorter than eight: of those TensorFlow reads eight all the same, and may crash.
+        ["0", [0, 0, "1", 1, 1, 1, 0, 0]],
     ),
     "unstack's number": (
         lambda v: tf.unstack(MATRIX, num=v),
