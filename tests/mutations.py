@@ -1,4 +1,4 @@
-"""Break seventeen central rules, one at a time, and see that a test notices: `make mutations`.
+"""Break nineteen central rules, one at a time, and see that a test notices: `make mutations`.
 
     python -m tests.mutations                    all of them
     python -m tests.mutations --only drain       one
@@ -102,18 +102,18 @@ MUTATIONS = (
         "replay-order",
         "A replay runs ops in program order.",
         "terra_tf/runtime/replay.py",
-        "for index in self._path:\n                    self._try_node",
-        "for index in reversed(self._path):\n                    self._try_node",
+        "self._run_node(self._path[self._num_done])",
+        "self._run_node(self._path[-1 - self._num_done])",
         ("tests/coexec/test_hazards_errors.py", "tests/coexec/test_hazards_python.py"),
     ),
     Mutation(
         "liveness",
         "No tensor that somebody still holds is left without a value.",
         "terra_tf/runtime/session.py",
-        "            unfetched = set(self.native.unfetched())\n            if unfetched:\n"
-        "                self._diverge_unfetched(unfetched)\n                return\n"
-        "            self.native.committed",
-        "            self.native.committed",
+        "        unfetched = set(self.native.unfetched())\n        if unfetched:\n"
+        "            self._diverge_unfetched(unfetched)\n            return\n"
+        "        self.native.commit_step",
+        "        self.native.commit_step",
         ("tests/coexec/test_hazards_tensors.py",),
     ),
     Mutation(
@@ -187,6 +187,22 @@ MUTATIONS = (
         "if (source.name < 0) source.object",
         "if (true) source.object",
         ("tests/coexec/test_jacobians.py",),
+    ),
+    Mutation(
+        "claims",
+        "Inputs that are verified together are held against each other.",
+        "kernels/interceptor/session_matching.cc",
+        "if (problem == nullptr) claims->AddFeed(ref.a, tensor);",
+        "",
+        ("tests/coexec/test_aliasing.py",),
+    ),
+    Mutation(
+        "close-again",
+        "A step that an exception has left is closed until it is over.",
+        "kernels/interceptor/step_run.cc",
+        "constexpr int kMaxTries = 100;",
+        "constexpr int kMaxTries = 0;",
+        ("tests/coexec/test_interruptions.py",),
     ),
 )
 

@@ -1,5 +1,7 @@
 #include "kernels/interceptor/hooks.h"
 
+#include <utility>
+
 #include "kernels/interceptor/call.h"
 #include "kernels/interceptor/controller.h"
 #include "kernels/interceptor/session.h"
@@ -142,13 +144,39 @@ bool SettleCall(const Call& call, const Session* self) {
   return true;
 }
 
+void ClearOwnError() {
+  ThreadState& thread = CurrentThread();
+  const bool is_from_outside =
+      PyErr_Occurred() && (std::exchange(thread.was_interrupted, false) ||
+                           !PyErr_ExceptionMatches(PyExc_Exception));
+  if (is_from_outside) {
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != nullptr) PyException_SetTraceback(value, traceback);
+    Py_XSETREF(thread.kept_error, value);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+  }
+  PyErr_Clear();
+}
+
+PyObject* OrKeptError(PyObject* result) {
+  PyRef kept = PyRef::Steal(std::exchange(CurrentThread().kept_error, nullptr));
+  if (!kept || result == nullptr) return result;  // it is set, or another is
+  Py_DECREF(result);
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(kept.get())), kept.get());
+  return nullptr;
+}
+
 ThreadState& CurrentThread() {
   static thread_local ThreadState state;
   return state;
 }
 
 PyObject* FastPathExecuteHook(PyObject*, PyObject* args) {
-  const ThreadState& thread = CurrentThread();
+  ThreadState& thread = CurrentThread();
+  thread.was_interrupted = false;
   if (IsForwarded(thread)) {
     if (!Session::Live().empty() && PyTuple_GET_SIZE(args) > 3) {
       // Attributes come after the inputs; strings and numbers settle at once.
@@ -178,7 +206,7 @@ PyObject* FastPathExecuteHook(PyObject*, PyObject* args) {
   // Reading a variable may have ended the session's co-execution, but not the
   // session: it lasts until the decorated function returns.
   Session* session = thread.session;
-  PyObject* result = session->OnCall(call);
+  PyObject* result = OrKeptError(session->OnCall(call));
   if (result == nullptr && call.given_name() == Py_None) RaiseUnnamed(session);
   return result;
 }
@@ -198,7 +226,7 @@ PyObject* ExecuteHook(PyObject*, PyObject* args) {
   Call call;
   switch (ParseFullCall(args, &call)) {
     case ParseResult::kOk:
-      return thread.session->OnCall(call);
+      return OrKeptError(thread.session->OnCall(call));
     case ParseResult::kFallback:  // TensorFlow says what is wrong with it
       return PyObject_Call(original, args, nullptr);
     case ParseResult::kError:
@@ -304,6 +332,7 @@ bool EnsureReadable(PyObject* tensor, Reading reading) {
       return static_cast<bool>(resolved);
     }
     const int ready = session->WaitReady(made);
+    CurrentThread().was_interrupted = ready < 0;
     if (ready != 0) return ready > 0;
     PyRef resolved = PyRef::Steal(PyObject_CallMethod(
         session->controller(), "on_dead", "ii", node, output));

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "kernels/interceptor/history.h"
+#include "kernels/interceptor/hooks.h"
 #include "kernels/interceptor/tf_python.h"
 #include "tensorflow/core/framework/resource_handle.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -65,7 +66,7 @@ bool FunctionReturns(PyObject* py_name,
   const char* name = PyBytes_Check(py_name) ? PyBytes_AS_STRING(py_name)
                                             : PyUnicode_AsUTF8(py_name);
   if (name == nullptr) {
-    PyErr_Clear();
+    ClearOwnError();
     return true;
   }
   const auto record = Runtime().context->FindRecord(name);
@@ -141,7 +142,7 @@ int AttributesMatch(PlanNode* node, const Call& call) {
     if (route != call.route) continue;
     const int same = SameTuple(attrs.get(), call.attrs.get(), node->seeded);
     // An odd value (an array, NaN) is left to the canonical form.
-    if (same < 0) PyErr_Clear();
+    if (same < 0) ClearOwnError();
     if (same == 1) return 1;
   }
   PyRef route = PyRef::Steal(PyBool_FromLong(call.route == Route::kFast));
@@ -171,7 +172,7 @@ bool ResultsFit(PlanNode* node, const Call& call) {
                                       node->result_attributes.get(), Py_EQ);
     }
   }
-  if (same < 0) PyErr_Clear();
+  if (same < 0) ClearOwnError();
   return same == 1;
 }
 

@@ -146,13 +146,13 @@ uint64_t PureKey::HashOfKerasContext() {
     of_thread = PyRef::Steal(PyObject_GetAttr(tracker.get(), dict_name));
   }
   if (!of_thread || !PyDict_Check(of_thread.get())) {
-    PyErr_Clear();
+    ClearOwnError();
     return 0;
   }
   hash.Mix(reinterpret_cast<uintptr_t>(of_thread.get()));
   PyObject* context = PyDict_GetItemWithError(of_thread.get(), name);
   if (context == nullptr || context == Py_None) {
-    PyErr_Clear();
+    ClearOwnError();
     return hash.value();
   }
   PyRef attributes = PyRef::Steal(PyObject_GetAttr(context, dict_name));
@@ -162,7 +162,7 @@ uint64_t PureKey::HashOfKerasContext() {
     hash.Mix(reinterpret_cast<uintptr_t>(key));
     hash.Mix(reinterpret_cast<uintptr_t>(value));
   }
-  PyErr_Clear();
+  ClearOwnError();
   return hash.value();
 }
 
@@ -246,7 +246,7 @@ const char* PureKey::MixNumPy(PyObject* value) {
   hash_.Mix(Event::kType, reinterpret_cast<uintptr_t>(Py_TYPE(value)));
   PyRef integer = PyRef::Steal(PyNumber_Index(value));
   if (integer) return MixNumber(integer.get());
-  PyErr_Clear();
+  ClearOwnError();
   static PyObject* size_name = PyUnicode_InternFromString("itemsize");
   PyRef size = PyRef::Steal(PyObject_GetAttr(value, size_name));
   const bool is_complex =
@@ -254,7 +254,7 @@ const char* PureKey::MixNumPy(PyObject* value) {
   const bool fits = size && PyLong_AsLong(size.get()) <= 8 && !is_complex;
   const double number = fits ? PyFloat_AsDouble(value) : -1.0;
   if (!fits || PyErr_Occurred()) {
-    PyErr_Clear();
+    ClearOwnError();
     return "an argument of another kind";
   }
   MixReal(number);
@@ -325,7 +325,7 @@ const char* PureKey::MixTensor(PyObject* tensor) {
       return nullptr;
     }
   } else if (!EnsureReadable(tensor, Reading::kShape)) {
-    PyErr_Clear();
+    ClearOwnError();
     return "a tensor that could not be read";
   }
   tensorflow::PartialTensorShape shape;
@@ -341,7 +341,7 @@ const char* PureKey::MixVariable(PyObject* variable) {
   PyRef handle = PyRef::Steal(PyObject_GetAttr(variable, handle_name));
   PyRef trainable = PyRef::Steal(PyObject_GetAttr(variable, trainable_name));
   if (!handle || !trainable || !EagerTensor_CheckExact(handle.get())) {
-    PyErr_Clear();
+    ClearOwnError();
     return "a variable of another kind";
   }
   hash_.Mix(Event::kFixed, static_cast<uint64_t>(IdOf(handle.get())));

@@ -41,7 +41,7 @@ const char* Session::MixTensor(PyObject* tensor, Hash* key) {
   key->Mix(Event::kType, static_cast<uint64_t>(handle->DataType()));
   if (handle->DataType() == tensorflow::DT_RESOURCE) return nullptr;
   if (!EnsureReadable(tensor, Reading::kShape)) {
-    PyErr_Clear();
+    ClearOwnError();
     return "a tensor that could not be read";
   }
   tensorflow::PartialTensorShape shape;
@@ -69,7 +69,7 @@ const char* Session::MixArgument(PyObject* value, Hash* key, int depth) {
   if (PyUnicode_CheckExact(value)) {
     const char* text = PyUnicode_AsUTF8(value);
     if (text == nullptr) {
-      PyErr_Clear();
+      ClearOwnError();
       return "text that is no UTF-8";
     }
     key->Mix(Event::kText, std::hash<std::string>()(text));

@@ -32,7 +32,7 @@ const char* VerifyShape(PyObject* tensor, tensorflow::DataType dtype,
   tensorflow::PartialTensorShape shape;
   // Outputs of earlier steps may be pending: a known shape does not wait.
   if (!EnsureReadable(tensor, Reading::kShape)) {
-    PyErr_Clear();
+    ClearOwnError();
     *detail = "a tensor that could not be read";
     return "feed_changed";
   }
@@ -123,7 +123,7 @@ const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
   PyRef same =
       PyRef::Steal(PyObject_CallFunction(slot.accepts.get(), "O", tensor));
   if (!same) {
-    PyErr_Clear();
+    ClearOwnError();
     *detail = "a variable of unknown type";
     return "variable_changed";
   }
@@ -161,7 +161,7 @@ const char* Session::VerifyNewFeed(const InputRef& ref, PyObject* tensor,
   const char* problem = VerifyShape(tensor, slot.dtype, slot.shape, detail);
   if (problem != nullptr || !slot.allowed.has_value()) return problem;
   // Of an earlier step it may be pending: that one has not failed, either.
-  if (!EnsureReadable(tensor, Reading::kValue)) PyErr_Clear();
+  if (!EnsureReadable(tensor, Reading::kValue)) ClearOwnError();
   const Tensor* value = nullptr;
   if (handle->Tensor(&value).ok() && AreAllowed(*value, *slot.allowed)) {
     return nullptr;
@@ -198,7 +198,7 @@ const char* Session::VerifyInput(const InputRef& ref, PyObject* tensor,
         return "dataflow_changed";
       }
       const Tensor* value = nullptr;
-      if (!EnsureReadable(tensor, Reading::kValue)) PyErr_Clear();
+      if (!EnsureReadable(tensor, Reading::kValue)) ClearOwnError();
       if (handle->Tensor(&value).ok() && ConstantMatches(constant, *value)) {
         return nullptr;
       }
@@ -296,7 +296,7 @@ const char* Session::Verify(const Call& call, PlanNode* node,
   // What Python runs itself may have other attributes every time.
   const int same =
       node->kind == NodeKind::kImperative ? 1 : AttributesMatch(node, call);
-  if (same < 0) PyErr_Clear();
+  if (same < 0) ClearOwnError();
   if (same != 1) {
     *detail = "attributes";
     return "attributes_changed";
@@ -335,7 +335,7 @@ std::vector<KnownInput> Session::KnownInputs(const Call& call) {
       inputs[i].shape = made.shape.IsFullyDefined() ? made.shape : spec.shape;
       if (!made.ready->load(std::memory_order_acquire)) continue;
     } else if (!EnsureReadable(call.inputs[i].get(), Reading::kShape)) {
-      PyErr_Clear();
+      ClearOwnError();
       continue;
     } else if (!IsReadyOutside(handle)) {
       tensorflow::PartialTensorShape shape;

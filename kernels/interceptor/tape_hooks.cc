@@ -121,7 +121,7 @@ PyObject* Gradient(PyObject* original, PyObject* args, PyObject* kwargs) {
   call.given = {Argument(args, 1), Argument(args, 2), Argument(args, 3),
                 Argument(args, 5)};
   ++CurrentThread().num_gradients;
-  PyObject* gradients = session->OnLibraryCall(call);
+  PyObject* gradients = OrKeptError(session->OnLibraryCall(call));
   --CurrentThread().num_gradients;
   return gradients;
 }

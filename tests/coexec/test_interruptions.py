@@ -198,3 +198,49 @@ def test_signals_at_random_moments():
 @pytest.mark.timeout(1500)
 def test_a_thousand_signals_at_random_moments():
     storm(1, 1000, 1200)
+
+
+def test_time_limit_in_a_wait_that_only_looks_at_an_argument():
+    """What is awaited there may be unknown to the plan; that a limit was reached is not."""
+    process = start("""
+        class Limit(Exception):
+            pass
+
+        def on_signal(number, frame):
+            raise Limit
+
+        signal.signal(signal.SIGALRM, on_signal)
+        table = tf.Variable(tf.random.normal([1000, 4]))
+
+        @terra.function
+        def slow_ids(x):
+            for _ in range(10):
+                x = tf.linalg.l2_normalize(x @ x, axis=1)
+            return tf.argmax(x[:4], axis=1)
+
+        @terra.function
+        def look_up(ids):
+            return tf.gather(table, ids) * 2.0
+
+        for _ in range(5):
+            ids = slow_ids(large + 0.0)
+            terra.synchronize()
+            look_up(ids)
+        assert slow_ids.stats().phase == look_up.stats().phase == "co-execution"
+        num_raised = 0
+        for _ in range(3):
+            ids = slow_ids(large + 0.0)
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            try:
+                for _ in range(1000):
+                    look_up(ids)
+                    time.sleep(0.001)
+            except Limit:
+                num_raised += 1
+            expected = tf.gather(table, ids) * 2.0
+            assert (look_up(ids).numpy() == expected.numpy()).all()
+        assert num_raised == 3, num_raised
+        print("done")
+    """)
+    stdout, stderr = process.communicate(timeout=90)
+    assert process.returncode == 0 and stdout.strip() == "done", stderr[-3000:]
