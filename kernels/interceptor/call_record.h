@@ -57,7 +57,7 @@ struct ResultPattern {
   bool is_zeros = false;  // a tensor with TensorFlow's mark for zeros
   PyRef assign;           // of a tensor that is a slice of a variable
   PyRef object;
-  std::vector<ResultPattern> items;
+  std::vector<ResultPattern> items;  // of a tensor: its logits, or none
 };
 
 struct CallRecord {

@@ -348,6 +348,10 @@ PyRef Session::MakeResult(const ResultPattern& pattern, const Tensors& made,
           !MarkAsSlice(tensor.get(), pattern.assign.get())) {
         return PyRef();
       }
+      if (tensor && !pattern.items.empty()) {  // Keras' logits
+        PyRef logits = MakeResult(pattern.items.front(), made, operands);
+        if (!logits || !SetLogits(tensor.get(), logits.get())) return PyRef();
+      }
       return tensor;
     }
     case Kind::kUnread:

@@ -11,8 +11,13 @@ unsigned int VersionOf(PyTypeObject* type) {
   return type->tp_version_tag;
 }
 
+// Whether a key is the other, or among it.
 bool Equal(PyObject* key, const PyRef& other) {
-  return other && (key == other.get() ||
+  if (!other) return false;
+  if (PyFrozenSet_CheckExact(other.get())) {
+    return PyUnicode_Check(key) && PySet_Contains(other.get(), key) == 1;
+  }
+  return (key == other.get() ||
                    (PyUnicode_Check(key) && PyUnicode_Check(other.get()) &&
                     PyUnicode_Compare(key, other.get()) == 0));
 }

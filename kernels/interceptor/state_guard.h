@@ -16,8 +16,9 @@ namespace terra {
 
 class StateGuard {
  public:
-  // A dict, a list, a tuple or a set as it is now, but for an item of a dict
-  // that may change (null: none). False for anything else.
+  // A dict, a list, a tuple or a set as it is now, but for items of a dict
+  // that may change: a key, a frozenset of keys, or null. False for anything
+  // else.
   bool Add(PyObject* container, PyObject* changing_key);
   // A type, whose methods may be replaced.
   void AddType(PyTypeObject* type);

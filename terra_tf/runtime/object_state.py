@@ -29,6 +29,15 @@ _ATOMS = (
 _BOOKKEEPING = frozenset(
     {"_tracker", "tracker", "_tracked", "_auto_config", "_inbound_nodes", "_outbound_nodes"}
 )
+# What training a Keras model leaves in it: loops read it, and no layer's call.
+_OF_TRAINING = frozenset(
+    {
+        *("train_function", "test_function", "predict_function", "history", "stop_training"),
+        *("make_train_function", "make_test_function", "make_predict_function"),
+        *("stop_evaluating", "stop_predicting", "_eval_epoch_iterator", "_initial_epoch"),
+        *("_self_terra_acceleration", "_run_eagerly", "_compile_config"),
+    }
+)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _KERAS_GLOBALS = "keras.src.backend.common.global_state"
 _KERAS_CONFIG = "keras.src.backend.config"
@@ -115,9 +124,10 @@ class _Walk:
         if attributes is None:
             raise UnseenStateError(f"{path} is a {type(value).__name__}")
         self.guard.add_type(type(value))
-        self.guard.add(attributes)
+        unread = _OF_TRAINING if hasattr(type(value), "make_train_function") else frozenset()
+        self.guard.add(attributes, unread or None)
         for name, item in list(attributes.items()):
-            if not name.startswith("_self_") and name not in _BOOKKEEPING:
+            if not name.startswith("_self_") and name not in _BOOKKEEPING | unread:
                 self.visit(item, f"{path}.{name}")
 
     def add_globals(self) -> None:
