@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import itertools
 import sys
 import types
 from collections.abc import Iterable
@@ -36,6 +37,14 @@ _OF_TRAINING = frozenset(
         *("make_train_function", "make_test_function", "make_predict_function"),
         *("stop_evaluating", "stop_predicting", "_eval_epoch_iterator", "_initial_epoch"),
         *("_self_terra_acceleration", "_run_eagerly", "_compile_config"),
+    }
+)
+# What a class of the user's may have and still do what its base does. A change of it is seen by
+# the guard of its type.
+_UNCALLED = frozenset(
+    {
+        *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__"),
+        *("__firstlineno__", "__static_attributes__", "__init__", "get_config", "from_config"),
     }
 )
 _CONTAINERS = (list, tuple, dict, set, frozenset)
@@ -90,7 +99,7 @@ class _Walk:
             return
         elif _is_container(value):
             self._visit_container(value, path)
-        elif _is_librarys(type(value).__module__):
+        elif _behaves_as_librarys(type(value)):
             self._visit_object(value, path)
         else:
             raise UnseenStateError(f"{path} is a {type(value).__name__}")
@@ -146,6 +155,20 @@ def _is_container(value: Any) -> bool:
         return False
     module = type(value).__module__
     return module in ("builtins", "collections") or _is_librarys(module)
+
+
+def _behaves_as_librarys(kind: type) -> bool:
+    """Says whether a class is a library's, or adds to one nothing that a call could run."""
+    if _is_librarys(kind.__module__):
+        return True
+    bases = itertools.takewhile(lambda base: not _is_librarys(base.__module__), kind.__mro__)
+    users = tuple(bases)
+    rest = kind.__mro__[len(users) : -1]
+    return (
+        rest != ()
+        and all(_is_librarys(base.__module__) for base in rest)
+        and all(type(base) is type and vars(base).keys() <= _UNCALLED for base in users)
+    )
 
 
 def _is_librarys(module: str | None) -> bool:
