@@ -251,7 +251,7 @@ class Function:
             why = "TensorFlow's context was made anew: what was known is of no use there"
             self._counters.note("context reset", why, "")
             self._counters.set_phase("tracing", why)
-            self._entries = Entries(self._counters)
+            self._entries = {flag: Entries(self._counters) for flag in (False, True)}
             self._last_entry = None
         self._context = current
 

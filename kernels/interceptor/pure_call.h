@@ -133,8 +133,8 @@ struct PureLearning {
 // What somebody has set of a tensor's attributes.
 enum class Attributes {
   kNone,
-  kZeros,  // TensorFlow's mark that all its items are zero, nothing else
-  kSlice,  // `assign`, which a slice of a variable has, nothing else
+  kZeros,   // TensorFlow's mark that all its items are zero, nothing else
+  kSlice,   // `assign`, which a slice of a variable has, nothing else
   kLogits,  // what Keras' softmax was given, a tensor; nothing else
   kOther,   // Keras sets masks
 };

@@ -24,7 +24,8 @@ PyObject* MaskName() {
   return name;
 }
 
-// What Keras' softmax and sigmoid have made their result of; losses look for it.
+// What Keras' softmax and sigmoid have made their result of; losses look for
+// it.
 PyObject* LogitsName() {
   static PyObject* name = PyUnicode_InternFromString("_keras_logits");
   return name;
@@ -63,8 +64,7 @@ Attributes AttributesOf(PyObject* tensor) {
   PyObject** attributes = _PyObject_GetDictPtr(tensor);
   if (attributes == nullptr || *attributes == nullptr) return Attributes::kNone;
   // `tf_keras` says of every tensor that it has no mask.
-  const bool has_no_mask =
-      PyDict_GetItem(*attributes, MaskName()) == Py_None;
+  const bool has_no_mask = PyDict_GetItem(*attributes, MaskName()) == Py_None;
   const Py_ssize_t n = PyDict_Size(*attributes) - (has_no_mask ? 1 : 0);
   if (n == 0) return Attributes::kNone;
   if (n > 1) return Attributes::kOther;

@@ -18,8 +18,8 @@ bool Equal(PyObject* key, const PyRef& other) {
     return PyUnicode_Check(key) && PySet_Contains(other.get(), key) == 1;
   }
   return (key == other.get() ||
-                   (PyUnicode_Check(key) && PyUnicode_Check(other.get()) &&
-                    PyUnicode_Compare(key, other.get()) == 0));
+          (PyUnicode_Check(key) && PyUnicode_Check(other.get()) &&
+           PyUnicode_Compare(key, other.get()) == 0));
 }
 
 }  // namespace

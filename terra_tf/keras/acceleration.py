@@ -166,7 +166,7 @@ class Acceleration:
     @property
     def eager(self) -> dict[str, str]:
         """Why functions of Keras' own run, by kind."""
-        model = self._model()
+        model: Any = self._model()
         if has_default_strategy(model):
             return self._overridden
         strategy = type(model.distribute_strategy).__name__

@@ -86,7 +86,7 @@ class PredictFunction(BatchFunction):
         outputs = self._run_step(batches[0])
         if num_batches == 1:
             return outputs
-        concat = sys.modules[_TRAINER].concat  # type: ignore[attr-defined]
+        concat = sys.modules[_TRAINER].concat
         for data in batches[1:]:
             outputs = _tree().map_structure(
                 lambda *parts: concat(list(parts)), outputs, self._run_step(data)

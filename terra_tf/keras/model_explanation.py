@@ -29,7 +29,9 @@ class ModelExplanation:
         return "\n".join([f"Model {self.model}", *(parts or ["nothing has run yet"])])
 
     def _repr_html_(self) -> str:
-        eager = "".join(f"<p>{kind}: runs eagerly, for {why}</p>" for kind, why in self.eager.items())
+        eager = "".join(
+            f"<p>{kind}: runs eagerly, for {why}</p>" for kind, why in self.eager.items()
+        )
         steps = "".join(
             f"<h3>{kind}</h3>{step._repr_html_()}"
             for kind, step in self.steps.items()

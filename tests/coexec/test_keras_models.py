@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import terra_tf as terra
-from terra_tf.errors import NothingToShowError, NoModelError
+from terra_tf.errors import NoModelError, NothingToShowError
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -121,9 +121,8 @@ def test_models_are_saved_cloned_and_pickled_as_before(tmp_path, capsys):
     for other in [*copies, keras.models.clone_model(model)]:
         with pytest.raises(NothingToShowError, match="accelerate"):
             terra.keras.stats(other)
-    np.testing.assert_allclose(
-        tf.saved_model.load(tmp_path / "exported").serve(X), expected, rtol=1e-5
-    )
+    exported = tf.saved_model.load(tmp_path / "exported")
+    np.testing.assert_allclose(exported.serve(X), expected, rtol=1e-5)
     assert "Total params" in capsys.readouterr().out
     fit(model)  # and it goes on
 

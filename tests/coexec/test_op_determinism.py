@@ -215,7 +215,7 @@ def test_a_process_with_determinism_repeats_its_bits():
 
 def print_runs():
     """Print the bits of a program's last loss: of an eager run, and of five under Terra."""
-    from tests.coexec.test_add_n import make_episodes
+    from tests.coexec.test_add_n import make_episodes  # noqa: PLC0415
 
     assert tf_config.is_op_determinism_enabled()
     for number in range(6):
