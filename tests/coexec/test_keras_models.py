@@ -1,10 +1,12 @@
 """What else is done with a model under `terra.keras.accelerate`, and how it ends."""
 
 import copy
+import gc
 import pickle
 import subprocess
 import sys
 import warnings
+import weakref
 
 import keras
 import numpy as np
@@ -152,6 +154,17 @@ def test_block_accelerates_every_model_in_it():
     calls.clear()
     fit(model)
     assert len(calls) <= 2
+
+
+def test_restored_model_is_freed():
+    model = terra.keras.accelerate(make_model())
+    fit(model)
+    gone = weakref.ref(terra.keras.restore(model))
+    del model
+    terra.synchronize()
+    keras.backend.clear_session()
+    gc.collect()
+    assert gone() is None
 
 
 def test_under_a_strategy_keras_own_function_runs_eagerly():
