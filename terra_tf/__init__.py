@@ -6,7 +6,7 @@
     def train_step(x, y): ...     # plain eager TensorFlow, any Python
 """
 
-from terra_tf import tensorboard
+from terra_tf import keras, tensorboard
 from terra_tf.config import config
 from terra_tf.errors import (
     ConfigError,
@@ -15,6 +15,7 @@ from terra_tf.errors import (
     ImpureError,
     InternalError,
     MissingProgramError,
+    NoModelError,
     NotCallableError,
     NothingToShowError,
     PendingTensorError,
@@ -45,6 +46,7 @@ __all__ = [
     "ImpureError",
     "InternalError",
     "MissingProgramError",
+    "NoModelError",
     "NotCallableError",
     "NothingToShowError",
     "PendingTensorError",
@@ -56,6 +58,7 @@ __all__ = [
     "UnwritableError",
     "config",
     "function",
+    "keras",
     "profile",
     "pure",
     "set_stance",

@@ -118,6 +118,10 @@ class NotCallableError(TerraError, TypeError):
     """`terra_tf.function` was given something that cannot be called."""
 
 
+class NoModelError(TerraError, TypeError):
+    """`terra_tf.keras.accelerate` was given something that is no model of Keras 3."""
+
+
 class DivergenceError(TerraError, RuntimeError):
     """A step left the graph under the stance `fail_on_divergence`."""
 

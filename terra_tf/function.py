@@ -39,6 +39,7 @@ from terra_tf.runtime.built_graph import BuiltGraph
 from terra_tf.runtime.entries import Entries
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.explanation import Explanation, explain
+from terra_tf.runtime.keras_graphs import warn_if_keras_traces
 from terra_tf.runtime.session import StepSession
 from terra_tf.runtime.stats import Counters, Stats
 from terra_tf.trace.trace_graph import TraceGraph
@@ -58,6 +59,7 @@ _OWN_ATTRIBUTES = frozenset(
         "_tf_function_kwargs",
         "_tf_function",
         "_is_suspended",
+        "_has_warned",
         "_counters",
         "_entries",
         "_last_entry",
@@ -137,6 +139,7 @@ class Function:
         self._python_function = python_function
         self._tf_function_kwargs = tf_function_kwargs
         self._tf_function: Any = None
+        self._has_warned = False  # of Keras' graphs
         self._context: Any = None  # TensorFlow's, at the last step
         self._is_suspended = any(
             check(python_function)
@@ -174,6 +177,8 @@ class Function:
         native = _native.load().module
         if not tf.executing_eagerly():
             self._counters.count_fallback(Reason.GRAPH_MODE)
+            if not self._has_warned:
+                self._has_warned = warn_if_keras_traces(self._counters.name)
             return self._graph_function()(*args, **kwargs)
         if native.in_step():
             return self._python_function(*args, **kwargs)

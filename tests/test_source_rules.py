@@ -20,7 +20,7 @@ ROOMS = (
     ("graph", "viz"),
     ("runtime",),
     ("function", "pure"),
-    ("profiling",),
+    ("profiling", "keras"),
     ("tensorboard",),
     ("inspection",),
     ("__init__",),

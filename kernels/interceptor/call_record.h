@@ -112,7 +112,7 @@ struct ResultPattern {
   bool is_zeros = false;  // a tensor with TensorFlow's mark for zeros
   PyRef assign;           // of a slice of a variable, as of `AssignOfSlice`
   PyRef object;
-  std::vector<ResultPattern> items;
+  std::vector<ResultPattern> items;  // of a tensor: its logits, or none
 };
 
 struct CallRecord {

@@ -246,6 +246,20 @@ bool AppendTensors(PyObject* list, Tensors* tensors) {
   return true;
 }
 
+// Whether no gradient goes through any of the inputs, so that tapes take no
+// notice (TensorFlow's `IsDtypeTrainable` has fewer types than this leaves).
+bool AreDiscrete(PyObject* inputs) {
+  Tensors tensors;
+  if (!AppendTensors(inputs, &tensors)) return false;
+  for (const PyRef& tensor : tensors) {
+    const tensorflow::DataType type = HandleOf(tensor.get())->DataType();
+    if (!tensorflow::DataTypeIsInteger(type) && type != tensorflow::DT_BOOL) {
+      return false;
+    }
+  }
+  return true;
+}
+
 // Python records the gradient of ops that came by the full route; append the
 // marker that names the op.
 PyObject* RecordGradientHook(PyObject*, PyObject* args) {
@@ -255,6 +269,7 @@ PyObject* RecordGradientHook(PyObject*, PyObject* args) {
     if (!Session::FlushAllTapes()) return nullptr;
     return PyObject_Call(original, args, nullptr);
   }
+  if (AreDiscrete(PyTuple_GET_ITEM(args, 1))) Py_RETURN_NONE;
   PyRef results = PyRef::Steal(PySequence_Tuple(PyTuple_GET_ITEM(args, 3)));
   if (!results) return nullptr;
   PyObject* marker = nullptr;

@@ -137,11 +137,15 @@ struct PureLearning {
 // What somebody has set of a tensor's attributes.
 enum class Attributes {
   kNone,
-  kZeros,  // TensorFlow's mark that all its items are zero, nothing else
-  kSlice,  // `assign`, which a slice of a variable has, nothing else
-  kOther,  // Keras sets masks
+  kZeros,   // TensorFlow's mark that all its items are zero, nothing else
+  kSlice,   // `assign`, which a slice of a variable has, nothing else
+  kLogits,  // what Keras' softmax was given, a tensor; nothing else
+  kOther,   // Keras sets masks
 };
 Attributes AttributesOf(PyObject* tensor);
+// Keras' logits of a tensor. Null if it has none.
+PyRef LogitsOf(PyObject* tensor);
+bool SetLogits(PyObject* tensor, PyObject* logits);
 // TensorFlow's mark; false with an error set if it cannot be.
 bool MarkAsZeros(PyObject* tensor);
 // What a slice of a variable has, without the variable. Null if it holds

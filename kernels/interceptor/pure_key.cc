@@ -24,6 +24,13 @@ PyObject* MaskName() {
   return name;
 }
 
+// What Keras' softmax and sigmoid have made their result of; losses look for
+// it.
+PyObject* LogitsName() {
+  static PyObject* name = PyUnicode_InternFromString("_keras_logits");
+  return name;
+}
+
 // A method that TensorFlow gives to slices of variables.
 PyObject* AssignName() {
   static PyObject* name = PyUnicode_InternFromString("assign");
@@ -71,17 +78,31 @@ Attributes AttributesOf(PyObject* tensor) {
   if (!has_some) return Attributes::kNone;
   PyObject** attributes = _PyObject_GetDictPtr(tensor);
   if (attributes == nullptr || *attributes == nullptr) return Attributes::kNone;
-  const Py_ssize_t n = PyDict_Size(*attributes);
   // `tf_keras` says of every tensor that it has no mask.
-  if (n == 0 || (n == 1 && PyDict_GetItem(*attributes, MaskName()) == Py_None))
-    return Attributes::kNone;
+  const bool has_no_mask = PyDict_GetItem(*attributes, MaskName()) == Py_None;
+  const Py_ssize_t n = PyDict_Size(*attributes) - (has_no_mask ? 1 : 0);
+  if (n == 0) return Attributes::kNone;
   if (n > 1) return Attributes::kOther;
+  if (PyObject* logits = PyDict_GetItem(*attributes, LogitsName())) {
+    return EagerTensor_CheckExact(logits) ? Attributes::kLogits
+                                          : Attributes::kOther;
+  }
   if (PyDict_GetItem(*attributes, ZerosMark()) == Py_True) {
     return Attributes::kZeros;
   }
   PyObject* assign = PyDict_GetItem(*attributes, AssignName());
   return assign != nullptr && IsAssignOfSlice(assign) ? Attributes::kSlice
                                                       : Attributes::kOther;
+}
+
+PyRef LogitsOf(PyObject* tensor) {
+  PyRef logits = PyRef::Steal(PyObject_GetAttr(tensor, LogitsName()));
+  if (!logits) PyErr_Clear();
+  return logits;
+}
+
+bool SetLogits(PyObject* tensor, PyObject* logits) {
+  return PyObject_SetAttr(tensor, LogitsName(), logits) == 0;
 }
 
 bool MarkAsZeros(PyObject* tensor) {
@@ -302,6 +323,10 @@ const char* PureKey::MixTensor(PyObject* tensor) {
   hash_.Mix(Event::kType, static_cast<uint64_t>(handle->DataType()));
   hash_.Mix(static_cast<uint64_t>(attributes));
   operands_.push_back({tensor, PyRef()});
+  if (attributes == Attributes::kLogits) {
+    const char* problem = MixTensor(LogitsOf(tensor).get());
+    if (problem != nullptr) return problem;
+  }
   // Of a constant of the plan the value is known: Python may read it.
   const auto& constants = session_.plan()->constant_of;
   const auto constant = constants.find(handle);

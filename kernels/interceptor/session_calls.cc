@@ -350,6 +350,10 @@ PyRef Session::MakeResult(const ResultPattern& pattern, const Tensors& made,
                        operands[0].object)) {
         return PyRef();
       }
+      if (tensor && !pattern.items.empty()) {  // Keras' logits
+        PyRef logits = MakeResult(pattern.items.front(), made, operands);
+        if (!logits || !SetLogits(tensor.get(), logits.get())) return PyRef();
+      }
       return tensor;
     }
     case Kind::kUnread:

@@ -417,6 +417,12 @@ std::string PureLearner::LearnTensor(PyObject* tensor, ResultPattern* pattern) {
       return "it returns a slice that depends on a tensor";
     }
   }
+  if (attributes == Attributes::kLogits) {
+    pattern->items.emplace_back();
+    const std::string problem =
+        LearnResult(LogitsOf(tensor).get(), &pattern->items.back());
+    if (!problem.empty()) return problem;
+  }
   pattern->kind = ResultPattern::Kind::kMade;
   const int32_t index = session_.FindMade(HandleOf(tensor));
   if (index >= 0) {
