@@ -54,7 +54,7 @@ class Result:
 
     Attributes:
       difference: None, or one line that says where and how eager and Terra differ.
-      steps: calls that the program's `run` made under Terra.
+      steps: calls of the program's decorated functions under Terra.
       co_executed_steps: how many of them were co-executed.
       bad_program: whether the program itself is nonsense, such as one that lacks a name.
       is_tolerant: whether floats were compared within a tolerance.
@@ -212,16 +212,15 @@ def check(
         is_repeatable = difference is None or _is_repeatable(
             program, eager, wrap, reference
         )
-    step = other.functions[-1]
-    stats = step.stats() if hasattr(step, "stats") else None
+    stats = [function.stats() for function in other.functions if hasattr(function, "stats")]
     return Result(
         difference=difference if is_repeatable else None,
-        steps=stats.steps if stats else 0,
-        co_executed_steps=stats.co_executed_steps if stats else 0,
+        steps=sum(found.steps for found in stats),
+        co_executed_steps=sum(found.co_executed_steps for found in stats),
         bad_program=is_bad,
         is_tolerant=eager.is_inexact,
         raised=len(outcomes),
         is_repeatable=is_repeatable,
-        calls_replayed=sum(stats.calls_replayed.values()) if stats else 0,
-        num_loops=stats.num_loops if stats else 0,
+        calls_replayed=sum(sum(found.calls_replayed.values()) for found in stats),
+        num_loops=stats[-1].num_loops if stats else 0,
     )
