@@ -22,6 +22,7 @@ from tensorflow.python.ops.parallel_for import control_flow_ops as pfor_ops
 
 import terra_tf as terra
 from terra_tf.testing import Raised, describe_exception, find_difference, freeze, set_seeds
+from tests.fuzz import interrupts
 from tests.fuzz.tree import Program
 
 RTOL, ATOL = 1e-5, 1e-6
@@ -78,7 +79,7 @@ class Result:
 
 def load(program: Program) -> Callable:
     """Compile a program and return its `make`; tracebacks show the source."""
-    text, filename = program.text(), f"/fuzz/program_{program.seed}.py"
+    text, filename = program.text(), interrupts.file_of(program)
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     names: dict[str, Any] = {"__name__": f"fuzz_program_{program.seed}"}
     exec(compile(text, filename, "exec"), names)
@@ -102,8 +103,17 @@ def noting_inexact() -> Iterator[list]:
         yield found
 
 
-def run_program(program: Program, wrap: Callable) -> ProgramRun:
-    """Make the program afresh with `wrap`, all seeds set, and call it `num_calls` times."""
+def _undisturbed(i):
+    return contextlib.nullcontext()
+
+
+def run_program(
+    program: Program, wrap: Callable, interrupting: Callable = _undisturbed
+) -> ProgramRun:
+    """Make the program afresh with `wrap`, all seeds set, and call it `num_calls` times.
+
+    Call `i` runs in `interrupting(i)`, which may raise at some of its lines.
+    """
     functions = []
 
     def remembering_wrap(function):
@@ -115,7 +125,8 @@ def run_program(program: Program, wrap: Callable) -> ProgramRun:
     with noting_inexact() as inexact:
         step, variables, log, between = make(remembering_wrap)
         calls = [
-            _call_once(program, step, variables, log, between, i) for i in range(program.num_calls)
+            _call_once(program, step, variables, log, between, i, interrupting)
+            for i in range(program.num_calls)
         ]
         terra.synchronize()
         # Reading at the end is part of the run: nothing had to be ready before.
@@ -124,11 +135,14 @@ def run_program(program: Program, wrap: Callable) -> ProgramRun:
     return ProgramRun(calls, functions, bool(inexact))
 
 
-def _call_once(program, step, variables, log, between, i):
+def _call_once(program, step, variables, log, between, i, interrupting):
     is_op_error = False
     try:
-        outcome = step(i)
-    except Exception as error:  # An exception is an outcome like any other.
+        with interrupting(i):
+            outcome = step(i)
+    except BaseException as error:  # An exception is an outcome like any other.
+        if isinstance(error, (KeyboardInterrupt, SystemExit)) and not program.interruptions:
+            raise
         outcome = describe_exception(error)
         is_op_error = isinstance(error, tf.errors.OpError)
     call = Call(outcome, list(log), None, is_op_error)
@@ -146,6 +160,12 @@ def _freeze_call(call):
 
 def compare_runs(program: Program, eager: ProgramRun, other: ProgramRun) -> str | None:
     """Return None, or where and how two runs of a program differ."""
+    found = _first_difference(program, eager, other)
+    return found[1] if found else None
+
+
+def _first_difference(program, eager, other):
+    """Return None, or the number of the first call that differs, and in what."""
     for i, (x, y) in enumerate(zip(eager.calls, other.calls, strict=True)):
         names = ["outcome", "log", "variables"]
         if x.is_op_error and not program.has_synchronous_errors:
@@ -154,7 +174,7 @@ def compare_runs(program: Program, eager: ProgramRun, other: ProgramRun) -> str 
             pair = getattr(x, name), getattr(y, name)
             found = _compare(*pair, path=f"call {i} {name}", is_exact=not eager.is_inexact)
             if found:
-                return found
+                return i, found
     return None
 
 
@@ -184,7 +204,29 @@ def _run_reference(program, wrap, reference):
         return run_program(program, wrap)
 
 
+def _run_both(program, wrap, reference):
+    """Return the reference's run, the other, what differs, and how to run the reference again."""
+    if not program.interruptions:
+        eager = _run_reference(program, wrap, reference)
+        other = run_program(program, wrap)
+        return eager, other, compare_runs(program, eager, other)
+    under_terra = interrupts.UnderTerra(program)
+    other = run_program(program, wrap, under_terra)
+
+    def run(places):
+        in_eager = interrupts.InEager(program, under_terra.found, places)
+        return run_program(program, _leave_alone, in_eager), in_eager.num_ops
+
+    def compare(eager):
+        return _first_difference(program, eager, other)
+
+    eager, difference = interrupts.find_eager_run(under_terra.found, run, compare)
+    return eager, other, difference
+
+
 def _is_repeatable(program, eager, wrap, reference, num_repeats=2):
+    if program.interruptions:
+        eager = _run_reference(program, wrap, "eager")
     repeats = (_run_reference(program, wrap, reference) for _ in range(num_repeats))
     return all(compare_runs(program, eager, repeat) is None for repeat in repeats)
 
@@ -204,11 +246,9 @@ def check(
         names = ("roll_loops_from", "roll_constant_loops_from")
         knobs |= dict.fromkeys(names, program.roll_loops_from)
     with terra.config.override(**knobs):
-        eager = _run_reference(program, wrap, reference)
+        eager, other, difference = _run_both(program, wrap, reference)
         outcomes = [call.outcome for call in eager.calls if isinstance(call.outcome, Raised)]
         is_bad = any(outcome.type_name in BAD_PROGRAM for outcome in outcomes)
-        other = run_program(program, wrap)
-        difference = compare_runs(program, eager, other)
         is_repeatable = difference is None or _is_repeatable(
             program, eager, wrap, reference
         )
