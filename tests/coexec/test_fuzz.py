@@ -220,7 +220,7 @@ def swallowing_interruptions(function):
 def interrupted_program(seed):
     program = short_program(seed)
     program.has_synchronous_errors = program.reads_each_call = True
-    program.interruptions = {1: (300, "KeyboardInterrupt")}
+    program.interruptions = {2: (300, "KeyboardInterrupt")}
     return program
 
 
@@ -238,7 +238,7 @@ def test_an_interrupted_line_may_have_run_some_of_its_ops():
     found = interrupts.Found(4, KeyboardInterrupt, "", "", has_left=True)
     outcomes = set()
     for place in (interrupts.AT_THE_EVENT, 0, 3, 6, interrupts.AFTER_THE_LINE):
-        in_eager = interrupts.InEager(program, {1: found}, {1: place})
+        in_eager = interrupts.InEager(program, {2: found}, {2: place})
         run = harness.run_program(program, lambda function: function, in_eager)
         assert run.calls[1].outcome.type_name == "KeyboardInterrupt"
         outcomes.add(str(run.calls[1].variables))

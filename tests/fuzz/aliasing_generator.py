@@ -26,7 +26,7 @@ _RUNS = """    fixed, half = tf.constant(data[30] * 0.5), tf.constant(0.5)
     def run(x, y, z, s, items, i):
 """
 _CALL = "        outcome = run(tf.constant(data[i]), i)\n"
-_CALLS = """        t0, t1, t2 = tf.constant(data[i]), tf.constant(data[i + 1]), tf.constant(data[i])
+_CALLS = """        t0, t1, t2 = map(tf.constant, (data[i], data[i + 1], data[i]))
         s0, s1, a0 = tf.constant(0.5), tf.constant(0.25), np.array(data[i])
         x, y, z, s, items = t0, t1, t2, s0, [t0, t1]
         <<arguments>>
@@ -72,6 +72,7 @@ STATEMENTS = (
     (4, "gradients_of_arguments"),
     (1, "look_at_identity"),
     (2, "join_arguments"),
+    (1, "write_array"),
 )
 
 
@@ -115,6 +116,16 @@ class AliasingWriter(generator.Writer):
         call = self.rnd.choice(["assign(tf.tanh({}))", "assign_add(0.1 * tf.tanh({}))"])
         head = f"if isinstance({name}, tf.Variable):"
         return [Node(head, [Node(f"{name}.{call.format(value)}")])]
+
+    def write_array(self):
+        """An array is written after its use: each op takes what it holds at that time."""
+        if not self.has_arrays:
+            return self.write_argument()
+        name, row = self.rnd.choice("yz"), self.rnd.choice(["[0] = 0.25", "[...] *= 0.5"])
+        return [
+            Node(f"{self.define('M')} = tf.tanh({name}) + {self.fill('{A}')}"),
+            Node(f"if isinstance({name}, np.ndarray):", [Node(f"{name}{row}")]),
+        ]
 
     def write_several(self):
         name = self.rnd.choice(["table", "memory", "twin"])
@@ -192,6 +203,8 @@ class AliasingWriter(generator.Writer):
         candidates = TENSORS + VARIABLES + (("x",) * 3 if name != "x" else ())
         if self.has_arrays and name != "x":
             candidates += ARRAYS * 2 + ("y",) * 3
+        if self.has_arrays and self.rnd.random() < 0.2:
+            return [Node("array[i % 3] = 0.1 * i")]
         if self.rnd.random() < 0.15:
             return [Node("z = second(x, y, i)")]
         if self.rnd.random() < 0.15:

@@ -32,12 +32,16 @@ _NUMBER = re.compile(r"-?\d+\.\d*(?:e[-+]?\d+)?|-?\d+e[-+]?\d+")
 
 @dataclasses.dataclass
 class Call:
-    """What one call left; `is_op_error` says that an op error of TensorFlow's left it."""
+    """What one call left; `is_op_error` says that an op error of TensorFlow's left it.
+
+    `between` is what an interruption raised between this call and the next.
+    """
 
     outcome: Any
     log: Any
     variables: Any
     is_op_error: bool
+    between: Raised | None = None
 
 
 @dataclasses.dataclass
@@ -112,7 +116,8 @@ def run_program(
 ) -> ProgramRun:
     """Make the program afresh with `wrap`, all seeds set, and call it `num_calls` times.
 
-    Call `i` runs in `interrupting(i)`, which may raise at some of its lines.
+    Call `i` runs in `interrupting(2 * i)`, which may raise at some of its lines, and what is done
+    before the next in `interrupting(2 * i + 1)`.
     """
     functions = []
 
@@ -138,7 +143,7 @@ def run_program(
 def _call_once(program, step, variables, log, between, i, interrupting):
     is_op_error = False
     try:
-        with interrupting(i):
+        with interrupting(2 * i):
             outcome = step(i)
     except BaseException as error:  # An exception is an outcome like any other.
         if isinstance(error, (KeyboardInterrupt, SystemExit)) and not program.interruptions:
@@ -149,7 +154,13 @@ def _call_once(program, step, variables, log, between, i, interrupting):
     log.clear()
     if program.reads_each_call:
         call = _freeze_call(dataclasses.replace(call, variables=list(variables)))
-    between(i)
+    try:
+        with interrupting(2 * i + 1):
+            between(i)
+    except BaseException as error:
+        if not program.interruptions:
+            raise
+        call.between = describe_exception(error)
     return call
 
 
@@ -165,16 +176,16 @@ def compare_runs(program: Program, eager: ProgramRun, other: ProgramRun) -> str 
 
 
 def _first_difference(program, eager, other):
-    """Return None, or the number of the first call that differs, and in what."""
+    """Return None, or where the runs first differ, as for `interrupting`, and in what."""
     for i, (x, y) in enumerate(zip(eager.calls, other.calls, strict=True)):
-        names = ["outcome", "log", "variables"]
+        names = ["outcome", "log", "variables", "between"]
         if x.is_op_error and not program.has_synchronous_errors:
             names.remove("log")
         for name in names:
             pair = getattr(x, name), getattr(y, name)
             found = _compare(*pair, path=f"call {i} {name}", is_exact=not eager.is_inexact)
             if found:
-                return i, found
+                return 2 * i + (name == "between"), found
     return None
 
 

@@ -41,5 +41,5 @@ class InterruptedWriter:
         for _ in range(self.rnd.choice([1, 2, 3, 4, 6])):
             number = int(10 ** self.rnd.uniform(0, _MAX_LOG_LINES))
             error = self.rnd.choice(list(interrupts.ERRORS))
-            program.interruptions[self.rnd.randrange(program.num_calls - 1)] = (number, error)
+            program.interruptions[self.rnd.randrange(2 * program.num_calls - 4)] = (number, error)
         return program

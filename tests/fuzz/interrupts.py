@@ -41,9 +41,10 @@ class Found:
 
 
 class UnderTerra:
-    """Interrupts the calls of one run, as the program says; `found` has what happened, by call.
+    """Interrupts one run, as the program says; `found` has what happened, by place.
 
-    An interruption counts Terra's lines from its call on, over calls if need be.
+    Places are numbered: calls are even, what is done between two of them is odd. An interruption
+    counts Terra's lines from its place on, over others if need be.
     """
 
     def __init__(self, program: Any) -> None:
@@ -165,7 +166,7 @@ def find_eager_run(
       found: the interruptions of Terra's run.
       run: makes an eager run with the interruptions at given places; it returns the run, and how
         many ops the interrupted lines have run.
-      compare: returns the first call that differs, and in what, or None.
+      compare: returns where the runs first differ, and in what, or None.
     """
     calls = sorted(found)
     places = {i: AFTER_THE_LINE if found[i].has_left else NOT_AT_ALL for i in calls}
@@ -190,5 +191,5 @@ def find_eager_run(
         for i in [i for i in calls if i > last]:  # once more, from the start
             untried.pop(i)
             places[i] = AFTER_THE_LINE if found[i].has_left else NOT_AT_ALL
-    told = [f"call {i}: {found[i].where}, event {found[i].num_events}" for i in calls]
+    told = [f"call {i / 2}: {found[i].where}, event {found[i].num_events}" for i in calls]
     return best[0], f"{best[1][1]} (interrupted: {'; '.join(told)})"

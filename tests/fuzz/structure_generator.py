@@ -39,8 +39,26 @@ _CALLS = """        results, t0, t1 = [], tf.constant(data[i]), tf.constant(data
         <<calls>>
         outcome = results
 """
+_IMPORTS = "import numpy as np\nimport tensorflow as tf\n"
+_VARIABLES = "    variables += [layer.kernel for layer in layers]\n"
+_MODELS = """    keras.backend.clear_session(free_memory=False)
+    keras.utils.set_random_seed(SEED)
+    models = [
+        keras.Sequential([keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(4)])
+        for _ in range(2)
+    ]
+    for model in models:
+        model.build([3, 4])
+        variables += model.trainable_variables
+    optimizers = [keras.optimizers.SGD(0.1, momentum=0.5), keras.optimizers.Adam(0.01)]
+    for optimizer in optimizers:
+        optimizer.build([v for model in models for v in model.trainable_variables])
+        variables += optimizer.variables
+"""
 FRAME = (
     frame.FRAME.replace("import functools\n", "import collections\nimport functools\n")
+    .replace(_IMPORTS, "import keras\n" + _IMPORTS)
+    .replace(_VARIABLES, _VARIABLES + _MODELS)
     .replace(_RUN, _DIGEST)
     .replace(_CALL, _CALLS)
 )
@@ -49,12 +67,14 @@ LEAVES = (
     "t0", "t0", "t1", "t0[0]", "tf.constant(0.5)", "0.5", "0.25", "2", "i", "True", "i % 2 == 0",
     "None", "'tag'", "b", "c", "table", "np.float32(0.25)", "data[i]", "data[3]", "layers[0]",
     "layers[i % 3]", "layers[0].kernel[:3]", "box.rate", "box.value", "state['kept']", "tf.tanh",
-    "tf.constant(0.1 * i)", "tf.nn.relu",
+    "tf.constant(0.1 * i)", "tf.nn.relu", "models[0]", "models[0]", "models[i % 2]", "models[1]",
+    "models[1].layers[0]", "models[0].layers[i % 2]", "models[0].layers[1].bias",
 )  # fmt: skip
 CONTAINERS = (
     "[{}, {}]", "({}, {})", "[{}] * (i % 3)", "[{}, {}, {}][: i % 4]", "{{'m': {}, 'n': {}}}",
     "{{'m': {}}} if i % 3 else {{'k': {}, 'm': {}}}", "({}, [{}, {}])", "{{'m': [{}], 'n': ({},)}}",
-    "Pair({}, {})", "(None if i % 4 == 1 else {})", "({} if i % 3 else {})", "({} if i > 6 else {})",
+    "Pair({}, {})", "(None if i % 4 == 1 else {})", "({} if i % 3 else {})",
+    "({} if i > 6 else {})",
     "[({}, {})]", "[*layers[: i % 4], {}]", "dict.fromkeys('ab'[: 1 + i % 2], {})", "[[], {}]",
     "[{}, {}][:: 1 - 2 * (i % 2)]",
 )  # fmt: skip
@@ -112,6 +132,7 @@ class StructureWriter(generator.Writer):
     # ---- statements of the functions -------------------------------------------------
     def simple_statements(self):
         mine = ((8, "use_extra"), (2, "look_at_extra"), (3, "call_another"), (2, "build_graph"))
+        mine += ((3, "train_extra"), (2, "train_model"))
         return super().simple_statements() + (() if self.is_quiet or not self.has_extra else mine)
 
     def use_extra(self):
@@ -128,6 +149,38 @@ class StructureWriter(generator.Writer):
         extras += ["layers[:2]", "0.5", "{'m': x}"]
         call = f"{self.rnd.choice(self.made)}({self.operand('M', 0)}, {self.rnd.choice(extras)}, i)"
         return [Node(f"{self.define('M')} = {call}")]
+
+    def train_extra(self):
+        """A step of gradient descent for whatever variables the structure has."""
+        tape, loss = self.fresh("tape_"), self.fresh("loss")
+        value = self.fill("digest(extra, {M}) - {M}", 0)
+        variables = f"{tape}.watched_variables()"
+        update = "v.assign_sub(0.1 * tf.clip_by_value(tf.convert_to_tensor(g), -1.0, 1.0))"
+        return [
+            Node(
+                f"with tf.GradientTape() as {tape}:",
+                [Node(f"{loss} = tf.reduce_mean(tf.square({value}))")],
+            ),
+            Node(
+                f"for v, g in zip({variables}, {tape}.gradient({loss}, {variables})):",
+                [Node("if g is not None:", [Node(update)])],
+            ),
+        ]
+
+    def train_model(self):
+        tape, model = self.fresh("tape_"), self.fresh("model_")
+        other = self.rnd.choice(["models[0]", "models[1]", "models[i % 2]"])
+        value = self.fill(f"tf.square({model}({{M}}) - {{M}})", 0)
+        optimizer = self.rnd.choice(["optimizers[0]", "optimizers[1]", "optimizers[i % 2]"])
+        gradients = f"{tape}.gradient(loss, {model}.trainable_variables)"
+        pairs = f"zip({gradients}, {model}.trainable_variables)"
+        return [
+            Node(f"{model} = extra if isinstance(extra, keras.Model) else {other}"),
+            Node(
+                f"with tf.GradientTape() as {tape}:", [Node(f"loss = tf.reduce_mean({value})")]
+            ),
+            Node(f"{optimizer}.apply_gradients({pairs})"),
+        ]
 
     def build_graph(self):
         """A decorated function within a graph: straight ops, and no effects of Python."""

@@ -51,7 +51,7 @@ class Program:
       reads_each_call: results, log and variables are read after each call, or all at the end.
       num_calls: how often the step is called.
       roll_loops_from: both knobs about loops, or None for their defaults.
-      interruptions: by call, after how many of Terra's lines from there on which exception is
+      interruptions: by place, after how many of Terra's lines from there on which exception is
         raised (`interrupts.UnderTerra`).
     """
 
