@@ -11,6 +11,7 @@ else is let off.
 
 import contextlib
 import dataclasses
+import gc
 import linecache
 import re
 from collections.abc import Callable, Iterator
@@ -137,6 +138,8 @@ def run_program(
         # Reading at the end is part of the run: nothing had to be ready before.
         calls = calls if program.reads_each_call else [_freeze_call(call) for call in calls]
         calls.append(Call(None, None, freeze(variables), False))
+    if "data.Dataset" in program.text():
+        gc.collect()  # Destroying an iterator takes the longer, the older it is (tests/conftest.py).
     return ProgramRun(calls, functions, bool(inexact))
 
 

@@ -39,7 +39,7 @@ class InterruptedWriter:
         program.has_synchronous_errors |= "bad = " in program.text()
         program.reads_each_call = self.rnd.random() < 0.85
         for _ in range(self.rnd.choice([1, 2, 3, 4, 6])):
-            number = int(10 ** self.rnd.uniform(0, _MAX_LOG_LINES))
+            number = int(10 ** self.rnd.uniform(0.7, _MAX_LOG_LINES))
             error = self.rnd.choice(list(interrupts.ERRORS))
             program.interruptions[self.rnd.randrange(2 * program.num_calls - 4)] = (number, error)
         return program
