@@ -194,6 +194,38 @@ def test_a_dropped_side_effect_is_caught():
     assert count_findings(dropping) >= 1
 
 
+def aliasing_as_at_first(function):
+    """Takes arguments that were one object in the first call to be one in each."""
+    first = []
+
+    def wrapped(*args):
+        first.extend([] if first else [[a is b for b in args].index(True) for a in args])
+        return function(*[args[at] for at in first])
+
+    return wrapped
+
+
+def keeping_what_is_no_tensor(function):
+    """Takes an argument that is no tensor to be what it was in the first call."""
+    first = []
+
+    def wrapped(*args):
+        first.extend([] if first else args)
+        pairs = list(zip(args, first, strict=True))
+        return function(*[a if tf.is_tensor(a) or a is pairs[-1][0] else b for a, b in pairs])
+
+    return wrapped
+
+
+@pytest.mark.parametrize(
+    ("profile", "wrap"),
+    [("aliasing", aliasing_as_at_first), ("structure", keeping_what_is_no_tensor)],
+)
+def test_a_wrapper_that_takes_calls_for_the_first_is_caught(profile, wrap):
+    programs = [profiles.generate(seed, profile, SMALL_VARIED) for seed in range(10)]
+    assert sum(bool(harness.check(program, wrap).difference) for program in programs) >= 3
+
+
 def redoing_what_was_interrupted(function):
     """Does what an interrupted call has done once more before the exception leaves."""
 

@@ -26,7 +26,7 @@ _RUNS = """    fixed, half = tf.constant(data[30] * 0.5), tf.constant(0.5)
     def run(x, y, z, s, items, i):
 """
 _CALL = "        outcome = run(tf.constant(data[i]), i)\n"
-_CALLS = """        t0, t1, t2 = map(tf.constant, (data[i], data[i + 1], data[i]))
+_CALLS = """        t0, t1, t2, equal = map(tf.constant, [*data[i : i + 3], data[i]])
         s0, s1, a0 = tf.constant(0.5), tf.constant(0.25), np.array(data[i])
         x, y, z, s, items = t0, t1, t2, s0, [t0, t1]
         <<arguments>>
@@ -34,13 +34,13 @@ _CALLS = """        t0, t1, t2 = map(tf.constant, (data[i], data[i + 1], data[i]
 """
 FRAME = frame.FRAME.replace(_RUN, _RUNS).replace(_CALL, _CALLS)
 
-TENSORS = ("t0", "t0", "t0", "t1", "t1", "t2", "fixed", "fixed", "tf.identity(t0)")
+TENSORS = ("t0", "t0", "t1", "t1", "t2", "equal", "fixed", "fixed", "tf.identity(t0)")
 VARIABLES = ("table", "memory", "twin", "table", "layers[0].kernel[:3]")
 ARRAYS = ("array", "a0", "data[i]", "data[2]")
 SCALARS = ("s0", "s0", "s1", "half", "c", "0.5", "tf.constant(0.5)", "np.float32(0.5)", "-0.5")
 LISTS = (
     "[x, y]", "[x, x]", "[y, x, y]", "[x, y, z][: 1 + i % 3]", "[z] * (1 + i % 3)", "(x, z)",
-    "[fixed, x]", "[table, x]", "[t0, t0, t0]", "[t0, t2]", "items[::-1]", "[*items, items[0]]",
+    "[fixed, x]", "[table, x]", "[t0, t0, t0]", "[t0, equal]", "items[::-1]", "[*items, items[0]]",
 )  # fmt: skip
 SEVERAL = (
     "tf.matmul(tf.matmul({A}, {A}, transpose_b=True), {A}) * 0.1",
@@ -98,6 +98,11 @@ class AliasingWriter(generator.Writer):
         names = super().locals(kind)
         mine = [name for name in self.names(kind) if name in ("y", "z")]
         return [name for name in names if name != "x" or not self.has_arrays] + mine
+
+    def outcome(self):
+        names = self.names("M")
+        some = ", ".join(self.rnd.sample(names, min(len(names), 4)))
+        return f"[{super().outcome()}, {some}]"
 
     def several_objects(self):
         return self.fill(self.rnd.choice(SEVERAL))
@@ -200,9 +205,9 @@ class AliasingWriter(generator.Writer):
             return [Node(f"s = {self.pattern(SCALARS)}")]
         if name == "items":
             return [Node(f"items = {self.pattern(LISTS)}")]
-        candidates = TENSORS + VARIABLES + (("x",) * 3 if name != "x" else ())
+        candidates = TENSORS + VARIABLES + {"x": (), "y": ("x",) * 8, "z": ("x", "y") * 5}[name]
         if self.has_arrays and name != "x":
-            candidates += ARRAYS * 2 + ("y",) * 3
+            candidates += ARRAYS * 2
         if self.has_arrays and self.rnd.random() < 0.2:
             return [Node("array[i % 3] = 0.1 * i")]
         if self.rnd.random() < 0.15:
@@ -229,7 +234,7 @@ class AliasingWriter(generator.Writer):
     def program(self):
         self.scopes = [{"W": ["w", "u"], "V": ["b"], "S": ["c"], "M": ["table", "fixed"]}]
         setup, second = self.helpers(), self.second_function()
-        arguments = [node for _ in range(self.rnd.randint(2, 5)) for node in self.argument()]
+        arguments = [node for _ in range(self.rnd.randint(3, 6)) for node in self.argument()]
         self.scopes.append({"M": ["x", "y", "z"], "S": ["s"], "I": ["idx"]})
         body = self.opening() + self.several() + self.several()
         while self.budget > 0:

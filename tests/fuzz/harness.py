@@ -139,7 +139,7 @@ def run_program(
         calls = calls if program.reads_each_call else [_freeze_call(call) for call in calls]
         calls.append(Call(None, None, freeze(variables), False))
     if "data.Dataset" in program.text():
-        gc.collect()  # Destroying an iterator takes the longer, the older it is (tests/conftest.py).
+        gc.collect()  # Old iterators over datasets take long to destroy (tests/conftest.py).
     return ProgramRun(calls, functions, bool(inexact))
 
 
