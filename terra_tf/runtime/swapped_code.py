@@ -16,7 +16,8 @@ _PLACEHOLDER = "terra_tf: the target is put here"
 class SwappedCode:
     """Lets a function call `target(args, kwargs)`, from `swap` to `restore`.
 
-    Both may be called again, where they were interrupted. Identity, attributes, defaults, signature and pickling stay as they are.
+    Both may be called again, where they were interrupted. Identity, attributes, defaults,
+    signature and pickling stay as they are.
 
     Args:
       function: Whose code is swapped.

@@ -4,6 +4,7 @@ It changes which ops TensorFlow's functions run (losses are made of others), wit
 what is an error; and a program may call it at any time.
 """
 
+import importlib
 import os
 import pathlib
 import subprocess
@@ -215,8 +216,7 @@ def test_a_process_with_determinism_repeats_its_bits():
 
 def print_runs():
     """Print the bits of a program's last loss: of an eager run, and of five under Terra."""
-    from tests.coexec.test_add_n import make_episodes
-
+    make_episodes = importlib.import_module("tests.coexec.test_add_n").make_episodes
     assert tf_config.is_op_determinism_enabled()
     for number in range(6):
         step = make_episodes(terra.function if number else (lambda function: function))
