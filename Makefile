@@ -17,6 +17,9 @@ FUZZ_FIRST ?= 0
 FUZZ_COUNT ?= 1500
 FUZZ_KERAS_COUNT ?= 500
 FUZZ_LOOPS_COUNT ?= 500
+FUZZ_ALIASING_COUNT ?= 500
+FUZZ_STRUCTURE_COUNT ?= 500
+FUZZ_INTERRUPTS_COUNT ?= 500
 FUZZ_ARGS ?=
 PYTEST_ARGS ?=
 # Processes that share the Python tests of `make test`; one that is done takes over half of what
@@ -77,6 +80,12 @@ fuzz: build
 	$(PY) -m tests.fuzz --first=$(FUZZ_FIRST) --count=$(FUZZ_COUNT) $(FUZZ_ARGS)
 	$(PY) -m tests.fuzz --profile=keras --first=$(FUZZ_FIRST) --count=$(FUZZ_KERAS_COUNT) $(FUZZ_ARGS)
 	$(PY) -m tests.fuzz --profile=loops --first=$(FUZZ_FIRST) --count=$(FUZZ_LOOPS_COUNT) $(FUZZ_ARGS)
+	$(PY) -m tests.fuzz --profile=aliasing --first=$(FUZZ_FIRST) --count=$(FUZZ_ALIASING_COUNT) \
+	  $(FUZZ_ARGS)
+	$(PY) -m tests.fuzz --profile=structure --first=$(FUZZ_FIRST) --count=$(FUZZ_STRUCTURE_COUNT) \
+	  $(FUZZ_ARGS)
+	$(PY) -m tests.fuzz --profile=interrupts --first=$(FUZZ_FIRST) --count=$(FUZZ_INTERRUPTS_COUNT) \
+	  $(FUZZ_ARGS)
 
 conformance: build
 	@test -n "$(CONFORMANCE)" || { echo "no conformance cases found;" \

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import terra_tf as terra
-from tests.fuzz import generator, harness, profiles, shrink
+from tests.fuzz import generator, harness, interrupts, profiles, shrink, tree
 
 SMALL = (2, 3, 5)
 NUM_SEEDS = 100
@@ -18,6 +18,7 @@ SMALL_KERAS = (1, 2)
 NUM_KERAS_SEEDS = 15
 SMALL_LOOPS = (1, 2)
 NUM_LOOPS_SEEDS = 16
+SMALL_VARIED = (1, 2)
 FOUND = (147, 220, 404, 1203)  # once hung
 
 
@@ -59,6 +60,27 @@ def test_random_programs_with_long_loops_match_eager(first):
     }
     assert_none_differs(results)
     assert sum(found.num_loops for found in results.values()) > 0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("profile", "first", "count"),
+    [
+        ("aliasing", 0, 10),
+        ("aliasing", 10, 10),
+        ("structure", 0, 6),
+        ("structure", 6, 6),
+        ("interrupts", 0, 7),
+        ("interrupts", 7, 7),
+    ],
+)
+def test_random_programs_of_varied_calls_match_eager(profile, first, count):
+    results = {
+        seed: harness.check(profiles.generate(seed, profile, SMALL_VARIED))
+        for seed in range(first, first + count)
+    }
+    assert_none_differs(results)
+    assert sum(found.co_executed_steps for found in results.values()) > 0
 
 
 @pytest.mark.timeout(120)
@@ -170,6 +192,89 @@ def test_a_dropped_side_effect_is_caught():
         return function
 
     assert count_findings(dropping) >= 1
+
+
+def aliasing_as_at_first(function):
+    """Takes arguments that were one object in the first call to be one in each."""
+    first = []
+
+    def wrapped(*args):
+        first.extend([] if first else [[a is b for b in args].index(True) for a in args])
+        return function(*[args[at] for at in first])
+
+    return wrapped
+
+
+def keeping_what_is_no_tensor(function):
+    """Takes an argument that is no tensor to be what it was in the first call."""
+    first = []
+
+    def wrapped(*args):
+        first.extend([] if first else args)
+        pairs = list(zip(args, first, strict=True))
+        return function(*[a if tf.is_tensor(a) or a is pairs[-1][0] else b for a, b in pairs])
+
+    return wrapped
+
+
+@pytest.mark.parametrize(
+    ("profile", "wrap"),
+    [("aliasing", aliasing_as_at_first), ("structure", keeping_what_is_no_tensor)],
+)
+def test_a_wrapper_that_takes_calls_for_the_first_is_caught(profile, wrap):
+    programs = [profiles.generate(seed, profile, SMALL_VARIED) for seed in range(10)]
+    assert sum(bool(harness.check(program, wrap).difference) for program in programs) >= 3
+
+
+def redoing_what_was_interrupted(function):
+    """Does what an interrupted call has done once more before the exception leaves."""
+
+    def wrapped(*args):
+        try:
+            return terra.function(function)(*args)
+        except KeyboardInterrupt:
+            function(*args)
+            raise
+
+    return wrapped
+
+
+def swallowing_interruptions(function):
+    def wrapped(*args):
+        try:
+            return terra.function(function)(*args)
+        except KeyboardInterrupt:
+            return None
+
+    return wrapped
+
+
+def interrupted_program(seed):
+    program = short_program(seed)
+    program.has_synchronous_errors = program.reads_each_call = True
+    program.interruptions = {2: (300, "KeyboardInterrupt")}
+    return program
+
+
+@pytest.mark.parametrize("wrap", [redoing_what_was_interrupted, swallowing_interruptions])
+def test_a_wrapper_that_is_wrong_when_interrupted_is_caught(wrap):
+    programs = [interrupted_program(seed) for seed in range(4)]
+    assert sum(bool(harness.check(program, wrap).difference) for program in programs) >= 2
+
+
+def test_an_interrupted_line_may_have_run_some_of_its_ops():
+    """The eager run is interrupted before one op of a line after the other, until one fits."""
+    program = interrupted_program(0)
+    ops = "w.assign(w * 2.0); b.assign(b * 2.0); c.assign(c * 2.0)"
+    program.sections = {"helpers": [], "body": [tree.Node(ops)], "between": []}
+    found = interrupts.Found(4, KeyboardInterrupt, "", "", has_left=True)
+    outcomes = set()
+    for place in (interrupts.AT_THE_EVENT, 0, 3, 6, interrupts.AFTER_THE_LINE):
+        in_eager = interrupts.InEager(program, {2: found}, {2: place})
+        run = harness.run_program(program, lambda function: function, in_eager)
+        assert run.calls[1].outcome.type_name == "KeyboardInterrupt"
+        outcomes.add(str(run.calls[1].variables))
+    assert len(outcomes) == 4
 
 
 def test_the_right_wrapper_is_not_accused():

@@ -11,6 +11,7 @@ else is let off.
 
 import contextlib
 import dataclasses
+import gc
 import linecache
 import re
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from tensorflow.python.ops.parallel_for import control_flow_ops as pfor_ops
 
 import terra_tf as terra
 from terra_tf.testing import Raised, describe_exception, find_difference, freeze, set_seeds
+from tests.fuzz import interrupts
 from tests.fuzz.tree import Program
 
 RTOL, ATOL = 1e-5, 1e-6
@@ -31,12 +33,16 @@ _NUMBER = re.compile(r"-?\d+\.\d*(?:e[-+]?\d+)?|-?\d+e[-+]?\d+")
 
 @dataclasses.dataclass
 class Call:
-    """What one call left; `is_op_error` says that an op error of TensorFlow's left it."""
+    """What one call left; `is_op_error` says that an op error of TensorFlow's left it.
+
+    `between` is what an interruption raised between this call and the next.
+    """
 
     outcome: Any
     log: Any
     variables: Any
     is_op_error: bool
+    between: Raised | None = None
 
 
 @dataclasses.dataclass
@@ -54,7 +60,7 @@ class Result:
 
     Attributes:
       difference: None, or one line that says where and how eager and Terra differ.
-      steps: calls that the program's `run` made under Terra.
+      steps: calls of the program's decorated functions under Terra.
       co_executed_steps: how many of them were co-executed.
       bad_program: whether the program itself is nonsense, such as one that lacks a name.
       is_tolerant: whether floats were compared within a tolerance.
@@ -78,7 +84,7 @@ class Result:
 
 def load(program: Program) -> Callable:
     """Compile a program and return its `make`; tracebacks show the source."""
-    text, filename = program.text(), f"/fuzz/program_{program.seed}.py"
+    text, filename = program.text(), interrupts.file_of(program)
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     names: dict[str, Any] = {"__name__": f"fuzz_program_{program.seed}"}
     exec(compile(text, filename, "exec"), names)
@@ -102,8 +108,18 @@ def noting_inexact() -> Iterator[list]:
         yield found
 
 
-def run_program(program: Program, wrap: Callable) -> ProgramRun:
-    """Make the program afresh with `wrap`, all seeds set, and call it `num_calls` times."""
+def _undisturbed(i):
+    return contextlib.nullcontext()
+
+
+def run_program(
+    program: Program, wrap: Callable, interrupting: Callable = _undisturbed
+) -> ProgramRun:
+    """Make the program afresh with `wrap`, all seeds set, and call it `num_calls` times.
+
+    Call `i` runs in `interrupting(2 * i)`, which may raise at some of its lines, and what is done
+    before the next in `interrupting(2 * i + 1)`.
+    """
     functions = []
 
     def remembering_wrap(function):
@@ -115,27 +131,39 @@ def run_program(program: Program, wrap: Callable) -> ProgramRun:
     with noting_inexact() as inexact:
         step, variables, log, between = make(remembering_wrap)
         calls = [
-            _call_once(program, step, variables, log, between, i) for i in range(program.num_calls)
+            _call_once(program, step, variables, log, between, i, interrupting)
+            for i in range(program.num_calls)
         ]
         terra.synchronize()
         # Reading at the end is part of the run: nothing had to be ready before.
         calls = calls if program.reads_each_call else [_freeze_call(call) for call in calls]
         calls.append(Call(None, None, freeze(variables), False))
+    if "data.Dataset" in program.text():
+        gc.collect()  # Old iterators over datasets take long to destroy (tests/conftest.py).
     return ProgramRun(calls, functions, bool(inexact))
 
 
-def _call_once(program, step, variables, log, between, i):
+def _call_once(program, step, variables, log, between, i, interrupting):
     is_op_error = False
     try:
-        outcome = step(i)
-    except Exception as error:  # An exception is an outcome like any other.
+        with interrupting(2 * i):
+            outcome = step(i)
+    except BaseException as error:  # An exception is an outcome like any other.
+        if isinstance(error, (KeyboardInterrupt, SystemExit)) and not program.interruptions:
+            raise
         outcome = describe_exception(error)
         is_op_error = isinstance(error, tf.errors.OpError)
     call = Call(outcome, list(log), None, is_op_error)
     log.clear()
     if program.reads_each_call:
         call = _freeze_call(dataclasses.replace(call, variables=list(variables)))
-    between(i)
+    try:
+        with interrupting(2 * i + 1):
+            between(i)
+    except BaseException as error:
+        if not program.interruptions:
+            raise
+        call.between = describe_exception(error)
     return call
 
 
@@ -146,15 +174,21 @@ def _freeze_call(call):
 
 def compare_runs(program: Program, eager: ProgramRun, other: ProgramRun) -> str | None:
     """Return None, or where and how two runs of a program differ."""
+    found = _first_difference(program, eager, other)
+    return found[1] if found else None
+
+
+def _first_difference(program, eager, other):
+    """Return None, or where the runs first differ, as for `interrupting`, and in what."""
     for i, (x, y) in enumerate(zip(eager.calls, other.calls, strict=True)):
-        names = ["outcome", "log", "variables"]
+        names = ["outcome", "log", "variables", "between"]
         if x.is_op_error and not program.has_synchronous_errors:
             names.remove("log")
         for name in names:
             pair = getattr(x, name), getattr(y, name)
             found = _compare(*pair, path=f"call {i} {name}", is_exact=not eager.is_inexact)
             if found:
-                return found
+                return 2 * i + (name == "between"), found
     return None
 
 
@@ -184,7 +218,29 @@ def _run_reference(program, wrap, reference):
         return run_program(program, wrap)
 
 
+def _run_both(program, wrap, reference):
+    """Return the reference's run, the other, what differs, and how to run the reference again."""
+    if not program.interruptions:
+        eager = _run_reference(program, wrap, reference)
+        other = run_program(program, wrap)
+        return eager, other, compare_runs(program, eager, other)
+    under_terra = interrupts.UnderTerra(program)
+    other = run_program(program, wrap, under_terra)
+
+    def run(places):
+        in_eager = interrupts.InEager(program, under_terra.found, places)
+        return run_program(program, _leave_alone, in_eager), in_eager.num_ops
+
+    def compare(eager):
+        return _first_difference(program, eager, other)
+
+    eager, difference = interrupts.find_eager_run(under_terra.found, run, compare)
+    return eager, other, difference
+
+
 def _is_repeatable(program, eager, wrap, reference, num_repeats=2):
+    if program.interruptions:
+        eager = _run_reference(program, wrap, "eager")
     repeats = (_run_reference(program, wrap, reference) for _ in range(num_repeats))
     return all(compare_runs(program, eager, repeat) is None for repeat in repeats)
 
@@ -204,24 +260,21 @@ def check(
         names = ("roll_loops_from", "roll_constant_loops_from")
         knobs |= dict.fromkeys(names, program.roll_loops_from)
     with terra.config.override(**knobs):
-        eager = _run_reference(program, wrap, reference)
+        eager, other, difference = _run_both(program, wrap, reference)
         outcomes = [call.outcome for call in eager.calls if isinstance(call.outcome, Raised)]
         is_bad = any(outcome.type_name in BAD_PROGRAM for outcome in outcomes)
-        other = run_program(program, wrap)
-        difference = compare_runs(program, eager, other)
         is_repeatable = difference is None or _is_repeatable(
             program, eager, wrap, reference
         )
-    step = other.functions[-1]
-    stats = step.stats() if hasattr(step, "stats") else None
+    stats = [function.stats() for function in other.functions if hasattr(function, "stats")]
     return Result(
         difference=difference if is_repeatable else None,
-        steps=stats.steps if stats else 0,
-        co_executed_steps=stats.co_executed_steps if stats else 0,
+        steps=sum(found.steps for found in stats),
+        co_executed_steps=sum(found.co_executed_steps for found in stats),
         bad_program=is_bad,
         is_tolerant=eager.is_inexact,
         raised=len(outcomes),
         is_repeatable=is_repeatable,
-        calls_replayed=sum(stats.calls_replayed.values()) if stats else 0,
-        num_loops=stats.num_loops if stats else 0,
+        calls_replayed=sum(sum(found.calls_replayed.values()) for found in stats),
+        num_loops=stats[-1].num_loops if stats else 0,
     )

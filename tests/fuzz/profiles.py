@@ -5,11 +5,22 @@ A seed gives the same program of a profile each time.
 
 from collections.abc import Callable, Sequence
 
-from tests.fuzz import generator, keras_generator, loop_generator, tree
+from tests.fuzz import (
+    aliasing_generator,
+    generator,
+    interrupted_generator,
+    keras_generator,
+    loop_generator,
+    structure_generator,
+    tree,
+)
 
 PROFILES: dict[str, tuple[Callable, Sequence[int]]] = {
     "plain": (generator.Writer, generator.SIZES),
     "loops": (loop_generator.LoopWriter, loop_generator.SIZES),
+    "aliasing": (aliasing_generator.AliasingWriter, aliasing_generator.SIZES),
+    "structure": (structure_generator.StructureWriter, structure_generator.SIZES),
+    "interrupts": (interrupted_generator.InterruptedWriter, interrupted_generator.SIZES),
     "keras": (keras_generator.KerasWriter, keras_generator.SIZES),
 }
 

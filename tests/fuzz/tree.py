@@ -51,6 +51,8 @@ class Program:
       reads_each_call: results, log and variables are read after each call, or all at the end.
       num_calls: how often the step is called.
       roll_loops_from: both knobs about loops, or None for their defaults.
+      interruptions: by place, after how many of Terra's lines from there on which exception is
+        raised (`interrupts.UnderTerra`).
     """
 
     seed: int
@@ -60,6 +62,7 @@ class Program:
     reads_each_call: bool
     num_calls: int = 12
     roll_loops_from: int | None = None
+    interruptions: dict[int, tuple[int, str]] = dataclasses.field(default_factory=dict)
 
     def text(self) -> str:
         """Return the module's source."""
