@@ -122,7 +122,7 @@ STORM = """
     counter = tf.Variable(0.0)
     num_raised = 0
 
-    class Limit(Exception):
+    class Limit({base}):
         pass
 
     def on_signal(number, frame):
@@ -186,8 +186,9 @@ STORM = """
 """
 
 
-def storm(seed, count, timeout_s):
-    process = start(STORM.replace("{seed}", str(seed)).replace("{count}", str(count)))
+def storm(seed, count, timeout_s, base):
+    script = STORM.replace("{seed}", str(seed)).replace("{count}", str(count))
+    process = start(script.replace("{base}", base))
     try:
         stdout, stderr = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
@@ -198,13 +199,15 @@ def storm(seed, count, timeout_s):
 
 @pytest.mark.timeout(150)
 def test_signals_at_random_moments():
-    storm(0, 60, 120)
+    storm(0, 60, 120, "BaseException")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_thousand_signals_at_random_moments():
-    storm(1, 1000, 1200)
+@pytest.mark.parametrize("base", ["BaseException", "Exception"])
+def test_a_thousand_signals_at_random_moments(base):
+    """With `Exception` it hangs after some hundred signals: a known gap (docs/limits.md)."""
+    storm(1, 1000, 1200, base)
 
 
 def test_time_limit_in_a_wait_that_only_looks_at_an_argument():
