@@ -13,6 +13,7 @@ from terra_tf.errors import UndelegableOpError
 from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.graph.generator import generate
 from terra_tf.runtime.plan import make_plan
+from terra_tf.runtime.undisturbed import FailedCallError, call_undisturbed
 from terra_tf.trace.location_tree import place_in_code
 from terra_tf.trace.trace_graph import END, START, Feed, Path, TraceGraph
 
@@ -74,27 +75,29 @@ def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
     """Generates the function and the plan.
 
     Raises:
-      UnsupportedError: The graph cannot be built; the caller runs imperatively.
+      FailedCallError: The graph cannot be built; the caller runs imperatively.
+      BaseException: Something from outside was raised. Nothing has been built then.
     """
+    is_on_host = len(context.context().list_logical_devices()) == 1
+    options = {
+        "roll_from": config.roll_loops_from,
+        "roll_constant_from": config.roll_constant_loops_from,
+        "keeps_bits": not config.grappler_arithmetic,
+        "looks_at_indices": is_on_host,
+        "hold_handle": _native.load().module.HeldHandle if is_on_host else None,
+    }
     while True:
-        snapshot = trace_graph.snapshot()
         try:
-            infer_shapes = _native.load().module.infer_shapes
-            limits = (config.roll_loops_from, config.roll_constant_loops_from)
-            is_on_host = len(context.context().list_logical_devices()) == 1
-            keeps_bits = not config.grappler_arithmetic
-            generated = generate(
-                snapshot,
-                infer_shapes,
-                *limits,
-                keeps_bits=keeps_bits,
-                looks_at_indices=is_on_host,
-                hold_handle=_native.load().module.HeldHandle if is_on_host else None,
-            )
-            break
-        except UndelegableOpError as error:
-            for number, reason in error.reasons.items():
+            return call_undisturbed(_build, trace_graph.snapshot(), options)
+        except FailedCallError as failed:
+            if not isinstance(failed.error, UndelegableOpError):
+                raise
+            for number, reason in failed.error.reasons.items():
                 trace_graph.force(number, reason)
+
+
+def _build(snapshot: TraceGraph, options: dict[str, Any]) -> BuiltGraph:
+    generated = generate(snapshot, _native.load().module.infer_shapes, **options)
     plan, feed_slots = make_plan(snapshot, generated)
     nodes_at: dict[Any, list[int]] = {}
     nodes_in_trips: dict[Any, list[int]] = {}

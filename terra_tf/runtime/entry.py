@@ -27,6 +27,7 @@ from terra_tf.errors import ImperativeReason, Reason
 from terra_tf.runtime import object_state
 from terra_tf.runtime.built_graph import BuiltGraph, build_graph
 from terra_tf.runtime.stats import Counters
+from terra_tf.runtime.undisturbed import FailedCallError
 from terra_tf.trace.merging import merge
 from terra_tf.trace.records import TensorSpec, Trace
 from terra_tf.trace.trace_graph import MergeKind, TraceGraph
@@ -261,30 +262,13 @@ class Entry:
         held = self.trace_graph.hold()
         try:
             self.built = build_graph(self.trace_graph)
-        except Exception as error:
-            self._build_again(error)
+        except FailedCallError as failed:
+            _logger.warning("no graph could be built", exc_info=failed.error)
+            self.stats.count_fallback(Reason.GRAPH_BUILD_FAILED, str(failed))
+            self._give_up(Reason.GRAPH_BUILD_FAILED)
             return
         del held
         self._note_built()
-
-    def _build_again(self, first: Exception) -> None:
-        """Tells an error of the build's own, which comes again, from one that came from outside.
-
-        Raises:
-          Exception: `first`, if none comes: it was a time limit's, say.
-        """
-        assert self.trace_graph is not None
-        try:
-            self.built = build_graph(self.trace_graph)
-        except Exception as error:
-            _logger.warning("no graph could be built", exc_info=True)
-            self.stats.count_fallback(
-                Reason.GRAPH_BUILD_FAILED, f"{type(error).__name__}: {error}"
-            )
-            self._give_up(Reason.GRAPH_BUILD_FAILED)
-            return
-        self._note_built()
-        raise first
 
     def _note_built(self) -> None:
         assert self.trace_graph is not None and self.built is not None

@@ -13,6 +13,7 @@ from terra_tf.errors import ImperativeReason, Reason, UnsupportedError
 from terra_tf.runtime import entry as entry_module
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.stats import Counters
+from terra_tf.runtime.undisturbed import FailedCallError
 from terra_tf.trace.verify import check_trace_graph
 from tests.unit.synthetic_traces import TraceBuilder
 
@@ -326,7 +327,7 @@ def test_longest_trace_that_is_allowed_is_merged(entry):
 
 def test_graph_that_cannot_be_built_makes_it_give_up_and_is_logged(entry, monkeypatch, caplog):
     def refuse(trace_graph):
-        raise UnsupportedError("no such op")
+        raise FailedCallError(UnsupportedError("no such op"))
 
     monkeypatch.setattr(entry_module, "build_graph", refuse)
     with caplog.at_level(logging.WARNING, logger="terra_tf"):
