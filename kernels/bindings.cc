@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -369,20 +370,24 @@ void BindFunctions(py::module_& m) {
            [](StateGuard& guard, const py::object& object) {
              return guard.AddAlive(object.ptr());
            })
-      .def("add_attributes",
-           [](StateGuard& guard, const py::object& owner) {
-             return guard.AddAttributes(owner.ptr());
-           })
+      .def(
+          "add_attributes",
+          [](StateGuard& guard, const py::object& owner,
+             const std::optional<py::frozenset>& changing_keys) {
+            return guard.AddAttributes(
+                owner.ptr(), changing_keys ? changing_keys->ptr() : nullptr);
+          },
+          py::arg("owner"), py::arg("changing_keys") = py::none())
       .def(
           "add_named",
           [](StateGuard& guard, const py::object& owner, const py::str& name,
-             const py::object& changing_key) {
-            PyObject* key =
-                changing_key.is_none() ? nullptr : changing_key.ptr();
-            return guard.AddNamed(owner.ptr(), name.ptr(), key);
+             const std::optional<py::frozenset>& changing_keys) {
+            return guard.AddNamed(
+                owner.ptr(), name.ptr(),
+                changing_keys ? changing_keys->ptr() : nullptr);
           },
           py::arg("owner"), py::arg("name"),
-          py::arg("changing_key") = py::none())
+          py::arg("changing_keys") = py::none())
       .def("add_item",
            [](StateGuard& guard, const py::object& container) {
              return guard.AddItem(container.ptr());
@@ -390,6 +395,11 @@ void BindFunctions(py::module_& m) {
       .def("add_global",
            [](StateGuard& guard, const py::object& container) {
              return guard.AddGlobal(container.ptr());
+           })
+      .def("add_strategies",
+           [](StateGuard& guard, const py::object& stack,
+              const py::object& strategy) {
+             return guard.AddStrategies(stack.ptr(), strategy.ptr());
            })
       .def("add_type",
            [](StateGuard& guard, const py::type& type) {

@@ -17,6 +17,7 @@ from tensorflow.core.framework import (
 from tensorflow.core.function import trace_type
 from tensorflow.core.function.polymorphism import function_type
 from tensorflow.python import pywrap_tfe
+from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.eager import backprop, context, core, execute, record
 from tensorflow.python.eager.polymorphic_function import atomic_function, concrete_function
 from tensorflow.python.eager.polymorphic_function.autograph_util import py_func_from_autograph
@@ -132,6 +133,11 @@ def apply_op(op_type: str, **inputs_and_attrs: Any) -> Any:
 def status_to_exception(error: Exception) -> Exception:
     """Returns the `tf.errors.OpError` that a raw status exception stands for."""
     return core._status_to_exception(error)
+
+
+def default_strategy() -> Any:
+    """Returns the strategy that is in force where none is."""
+    return distribute_lib._get_default_strategy()
 
 
 def unbound_handle(shape_and_type: Any) -> Any:

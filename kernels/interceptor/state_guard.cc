@@ -13,10 +13,8 @@ unsigned int VersionOf(PyTypeObject* type) {
   return type->tp_version_tag;
 }
 
-bool Equal(PyObject* key, const PyRef& other) {
-  return other && (key == other.get() ||
-                   (PyUnicode_Check(key) && PyUnicode_Check(other.get()) &&
-                    PyUnicode_Compare(key, other.get()) == 0));
+bool IsAmong(PyObject* key, const PyRef& keys) {
+  return keys && PyUnicode_Check(key) && PySet_Contains(keys.get(), key) == 1;
 }
 
 bool IsContainer(PyObject* object) {
@@ -27,12 +25,12 @@ bool IsContainer(PyObject* object) {
 // Calls `visit` with each item that a container holds, until it returns false;
 // whether it never did. Runs no Python.
 template <typename Visit>
-bool ForEach(PyObject* container, const PyRef& changing_key, Visit visit) {
+bool ForEach(PyObject* container, const PyRef& changing_keys, Visit visit) {
   if (PyDict_Check(container)) {
     PyObject *key, *value;
     Py_ssize_t place = 0;
     while (PyDict_Next(container, &place, &key, &value)) {
-      if (Equal(key, changing_key)) continue;
+      if (IsAmong(key, changing_keys)) continue;
       if (!visit(key) || !visit(value)) return false;
     }
     return true;
@@ -52,6 +50,19 @@ bool ForEach(PyObject* container, const PyRef& changing_key, Visit visit) {
     if (!visit(PySequence_Fast_GET_ITEM(container, i))) return false;
   }
   return true;
+}
+
+// Whether everybody on a stack is in a replica of a strategy, as
+// `strategy.run` is, and not in what merges replicas.
+bool AreOf(PyObject* stack, PyObject* strategy) {
+  static PyObject* of = PyUnicode_InternFromString("strategy");
+  static PyObject* in = PyUnicode_InternFromString("replica_context");
+  return ForEach(stack, PyRef(), [&](PyObject* mode) {
+    const PyRef its = PyRef::Steal(PyObject_GetAttr(mode, of));
+    const PyRef replica = PyRef::Steal(PyObject_GetAttr(mode, in));
+    PyErr_Clear();
+    return its.get() == strategy && replica && replica.get() != Py_None;
+  });
 }
 
 }  // namespace
@@ -75,8 +86,11 @@ bool StateGuard::AddAlive(PyObject* object) {
   return true;
 }
 
-bool StateGuard::AddAttributes(PyObject* owner) {
+bool StateGuard::AddAttributes(PyObject* owner, PyObject* changing_keys) {
   Snapshot snapshot;
+  if (changing_keys != nullptr) {
+    snapshot.changing_keys = PyRef::Borrow(changing_keys);
+  }
   snapshot.owner = owner;
   snapshot.type = Py_TYPE(owner);
   PyRef attributes = PyRef::Steal(PyObject_GenericGetDict(owner, nullptr));
@@ -87,13 +101,13 @@ bool StateGuard::AddAttributes(PyObject* owner) {
 }
 
 bool StateGuard::AddNamed(PyObject* owner, PyObject* name,
-                          PyObject* changing_key) {
+                          PyObject* changing_keys) {
   Snapshot snapshot;
   snapshot.owner = owner;
   snapshot.type = Py_TYPE(owner);
   snapshot.name = PyRef::Borrow(name);
-  if (changing_key != nullptr) {
-    snapshot.changing_key = PyRef::Borrow(changing_key);
+  if (changing_keys != nullptr) {
+    snapshot.changing_keys = PyRef::Borrow(changing_keys);
   }
   PyRef container = PyRef::Steal(PyObject_GetAttr(owner, name));
   PyErr_Clear();
@@ -114,10 +128,19 @@ bool StateGuard::AddGlobal(PyObject* container) {
   return Add(std::move(snapshot), container);
 }
 
+bool StateGuard::AddStrategies(PyObject* stack, PyObject* strategy) {
+  if (!PyList_CheckExact(stack) || !AreOf(stack, strategy)) return false;
+  Snapshot snapshot;
+  snapshot.global = PyRef::Borrow(stack);
+  snapshot.strategy = PyRef::Borrow(strategy);
+  snapshots_.push_back(std::move(snapshot));
+  return true;
+}
+
 bool StateGuard::Add(Snapshot snapshot, PyObject* container) {
   if (!IsContainer(container)) return false;
   const bool is_global = static_cast<bool>(snapshot.global);
-  ForEach(container, snapshot.changing_key, [&](PyObject* item) {
+  ForEach(container, snapshot.changing_keys, [&](PyObject* item) {
     Know(item, is_global);
     snapshot.held.push_back(item);
     return true;
@@ -149,10 +172,13 @@ PyRef StateGuard::Find(const Snapshot& snapshot) {
 
 bool StateGuard::Holds(const Snapshot& snapshot) {
   const PyRef container = Find(snapshot);
+  if (snapshot.strategy) {
+    return AreOf(container.get(), snapshot.strategy.get());
+  }
   const auto& held = snapshot.held;
   size_t i = 0;
   return container &&
-         ForEach(container.get(), snapshot.changing_key,
+         ForEach(container.get(), snapshot.changing_keys,
                  [&](PyObject* item) {
                    return i < held.size() && held[i++] == item;
                  }) &&

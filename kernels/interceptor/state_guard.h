@@ -26,17 +26,21 @@ class StateGuard {
  public:
   // An object that has to be alive. False if it knows no weak references.
   bool AddAlive(PyObject* object);
-  // The attributes of an object as they are now. False if its `__dict__` is not
-  // what it keeps them in, or it knows no weak references.
-  bool AddAttributes(PyObject* owner);
-  // A container that is an attribute which no Python code computes, but for an
-  // item of a dict that may change (null: none). False as above, or if it is no
+  // The attributes of an object as they are now, but for some that may change
+  // (a frozenset of their names, or null). False if its `__dict__` is not what
+  // it keeps them in, or it knows no weak references.
+  bool AddAttributes(PyObject* owner, PyObject* changing_keys);
+  // A container that is an attribute which no Python code computes, but for
+  // items of a dict that may change (as above). False as above, or if it is no
   // dict, list, tuple or set.
-  bool AddNamed(PyObject* owner, PyObject* name, PyObject* changing_key);
+  bool AddNamed(PyObject* owner, PyObject* name, PyObject* changing_keys);
   // A container in one that has been added, or that has been added as alive.
   bool AddItem(PyObject* container);
   // A container that is there for as long as the program runs: it is kept.
   bool AddGlobal(PyObject* container);
+  // A thread's stack of strategies, which is kept: whoever is on it has to be
+  // in a replica of `strategy`, as with nobody on it. False if somebody is not.
+  bool AddStrategies(PyObject* stack, PyObject* strategy);
   // A type, whose methods may be replaced. Nothing can be known of one without
   // weak references.
   void AddType(PyTypeObject* type);
@@ -51,7 +55,8 @@ class StateGuard {
     PyTypeObject* type = nullptr;  // of either
     PyRef name;                    // of an attribute; null: all of them
     PyRef global;                  // this container, or null
-    PyRef changing_key;            // or null
+    PyRef changing_keys;           // a frozenset, or null
+    PyRef strategy;                // of all that a stack holds, or null
     std::vector<PyObject*> held;   // of a dict: key, value, key, value...
   };
   struct TypeVersion {

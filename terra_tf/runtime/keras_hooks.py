@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from terra_tf.runtime.api_hooks import ApiHooks
+from terra_tf.runtime.object_state import LEARNING_RATE_IS_GIVEN, takes_given_rate
 
 _OPTIMIZERS = "keras.src.optimizers.base_optimizer"
 _LEGACY_OPTIMIZERS = "tf_keras.src.optimizers.optimizer"
+_TF_OPTIMIZERS = "keras.src.backend.tensorflow.optimizer"
 _GLOBAL_STATE = "keras.src.backend.common.global_state"
 
 
@@ -34,6 +37,7 @@ class KerasHooks:
                 native.set_keras_state(sys.modules[_GLOBAL_STATE])
                 optimizer = sys.modules[_OPTIMIZERS].BaseOptimizer
                 self._hook_optimizer(native, "keras", optimizer, "apply")
+                self._hook_update(native, sys.modules[_TF_OPTIMIZERS].TFOptimizer)
         if "tf_keras" not in self._done and _is_imported("tf_keras"):
             # `apply_gradients` is given an iterator, and hands a list on.
             optimizer = sys.modules[_LEGACY_OPTIMIZERS].Optimizer
@@ -45,6 +49,24 @@ class KerasHooks:
         if isinstance(original, types.FunctionType):  # else it was interrupted behind this
             self._replace(optimizer, method, native.replayable(name, original))
         self._done.add(library)
+
+    def _hook_update(self, native: Any, optimizer: type) -> None:
+        """What of `apply` is replayed where a schedule of the user's makes the rate."""
+        original = vars(optimizer)["_backend_update_step"]
+
+        def with_rate(self: Any, grads: Any, variables: Any, rate: Any, _: Any) -> Any:
+            return original(self, grads, variables, rate)
+
+        replayed = native.replayable("Optimizer.update", with_rate)
+
+        @functools.wraps(original)
+        def update(self: Any, grads: Any, trainable_variables: Any, learning_rate: Any) -> Any:
+            if takes_given_rate(type(self)):
+                hint = LEARNING_RATE_IS_GIVEN
+                return replayed(self, grads, trainable_variables, learning_rate, hint)
+            return original(self, grads, trainable_variables, learning_rate)
+
+        self._replace(optimizer, "_backend_update_step", update)
 
     def forget(self) -> None:
         """Everything is put back."""

@@ -14,13 +14,21 @@ import enum
 import inspect
 import sys
 import types
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from terra_tf import _native
-from terra_tf._tf_internals import BaseResourceVariable, EagerTensor, dtypes, ops, tensor_shape
+from terra_tf._tf_internals import (
+    BaseResourceVariable,
+    EagerTensor,
+    default_strategy,
+    dtypes,
+    ops,
+    tensor_shape,
+)
 
 _LIBRARIES = frozenset({"keras", "tensorflow", "tf_keras"})
 # Never changed in place, so that being the same object is enough.
@@ -32,9 +40,37 @@ _ATOMS = (
 _BOOKKEEPING = frozenset(
     {"_tracker", "tracker", "_tracked", "_auto_config", "_inbound_nodes", "_outbound_nodes"}
 )
+# What training leaves in a Keras model, and methods of it: loops call and read them, no layer does.
+_OF_TRAINING = frozenset(
+    {
+        *("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics"),
+        *("train_function", "test_function", "predict_function", "history", "stop_training"),
+        *("make_train_function", "make_test_function", "make_predict_function"),
+        *("stop_evaluating", "stop_predicting", "_eval_epoch_iterator", "_initial_epoch"),
+        *("compile", "fit", "evaluate", "predict", "metrics", "reset_metrics"),
+        *("train_on_batch", "test_on_batch", "predict_on_batch", "from_config", "get_config"),
+        *("_self_terra_acceleration", "_run_eagerly", "run_eagerly", "_compile_config"),
+    }
+)
+# What an optimizer of the user's may have of its own and still update as Keras' own.
+_OF_OPTIMIZERS = frozenset({"apply", "apply_gradients", "minimize", "from_config", "get_config"})
+_LEARNING_RATE = frozenset({"_learning_rate"})
+_RATES = _LEARNING_RATE | {"learning_rate", "_get_current_learning_rate"}
+# What a class of the user's may add to a library's and still be called as the library's.
+_OF_CLASSES = frozenset(
+    {"__init__", "__module__", "__qualname__", "__doc__", "__firstlineno__", "__annotations__"}
+    | {"__static_attributes__", "__classcell__", "__abstractmethods__", "_abc_impl"}
+)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _KERAS_GLOBALS = "keras.src.backend.common.global_state"
 _KERAS_CONFIG = "keras.src.backend.config"
+
+
+class _Hint:
+    """Among the objects of a call: says something about the call."""
+
+
+LEARNING_RATE_IS_GIVEN = _Hint()  # an optimizer's: it does not look for its own
 
 
 class UnseenStateError(Exception):
@@ -47,8 +83,12 @@ def guard_of(objects: Iterable[Any]) -> Any:
     Raises:
       UnseenStateError: If a change of something in them could not be seen.
     """
-    walk = _Walk(_native.load().module.StateGuard())
+    objects = list(objects)
+    is_rate_given = any(item is LEARNING_RATE_IS_GIVEN for item in objects)
+    walk = _Walk(_native.load().module.StateGuard(), is_rate_given)
     for item in objects:
+        if item is LEARNING_RATE_IS_GIVEN:
+            continue
         walk.add_alive(item, type(item).__name__)
         walk.visit(item, type(item).__name__)
     walk.add_globals()
@@ -57,8 +97,9 @@ def guard_of(objects: Iterable[Any]) -> Any:
 
 
 class _Walk:
-    def __init__(self, guard: Any) -> None:
+    def __init__(self, guard: Any, is_rate_given: bool) -> None:
         self.guard = guard
+        self._is_rate_given = is_rate_given
         self._seen: set[int] = set()
 
     def visit(self, value: Any, path: str) -> None:
@@ -83,7 +124,7 @@ class _Walk:
             return
         elif _is_container(value):
             self._visit_container(value, path)
-        elif _is_librarys(type(value).__module__):
+        elif _is_librarys(type(value).__module__) or _is_called_as_librarys(type(value)):
             self._visit_object(value, path)
         else:
             raise UnseenStateError(f"{path} is a {type(value).__name__}")
@@ -129,17 +170,25 @@ class _Walk:
             self.visit(item, f"{path}[{key!r}]")
 
     def _visit_object(self, value: Any, path: str) -> None:
-        self._add_attributes(value, path)
+        unread = self._unread_of(type(value))
+        self._add_attributes(value, path, unread)
         for name, item in list(vars(value).items()):
-            if not name.startswith("_self_") and name not in _BOOKKEEPING:
+            if not name.startswith("_self_") and name not in _BOOKKEEPING | unread:
                 self.visit(item, f"{path}.{name}")
+
+    def _unread_of(self, cls: type) -> frozenset[str]:
+        if _is_model(cls):
+            return _OF_TRAINING
+        return _LEARNING_RATE if self._is_rate_given and _is_optimizer(cls) else frozenset()
 
     def add_alive(self, value: Any, path: str) -> None:
         """Notes an object that no container of the guard holds."""
         _require(self.guard.add_alive(value), path, value)
 
-    def _add_attributes(self, value: Any, path: str) -> None:
-        _require(self.guard.add_attributes(value), path, value)
+    def _add_attributes(
+        self, value: Any, path: str, unread: frozenset[str] = frozenset()
+    ) -> None:
+        _require(self.guard.add_attributes(value, unread or None), path, value)
         self.guard.add_type(type(value))
 
     def add_globals(self) -> None:
@@ -150,13 +199,55 @@ class _Walk:
             self.guard.add_global(vars(sys.modules[_KERAS_CONFIG]))
             # What the context of nested layers' calls holds is part of a call's key.
             tracker = keras_globals.GLOBAL_STATE_TRACKER
-            self.guard.add_named(tracker, "__dict__", "current_call_ctx")
-        self.guard.add_global(ops.get_default_graph()._distribution_strategy_stack)
+            self.guard.add_named(tracker, "__dict__", frozenset({"current_call_ctx"}))
+        stack = ops.get_default_graph()._distribution_strategy_stack
+        # `fit` calls each step by the default strategy's `run`, which changes nothing.
+        if not self.guard.add_strategies(stack, default_strategy()):
+            self.guard.add_global(stack)
 
 
 def _require(is_seen: bool, path: str, value: Any) -> None:
     if not is_seen:
         raise UnseenStateError(f"{path} is a {type(value).__name__}")
+
+
+def _is_model(cls: type) -> bool:
+    return hasattr(cls, "make_train_function")
+
+
+def _is_optimizer(cls: type) -> bool:
+    return hasattr(cls, "update_step") and hasattr(cls, "apply_gradients")
+
+
+def _is_called_as_librarys(cls: type) -> bool:
+    """Says whether what a class of the user's adds to a library's is not called by a call of it."""
+    own = [base for base in cls.__mro__ if not _is_librarys(base.__module__)]
+    names = {name for base in own if base is not object for name in vars(base)} - _OF_CLASSES
+    if _is_model(cls):
+        return names <= _OF_TRAINING
+    return _is_optimizer(cls) and names <= _OF_OPTIMIZERS
+
+
+_takes_given_rate: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
+
+
+def takes_given_rate(optimizer: type) -> bool:
+    """Says whether an optimizer's update looks for no other learning rate than it is given."""
+    known = _takes_given_rate.get(optimizer)
+    if known is None:
+        known = _takes_given_rate[optimizer] = not _names_of(optimizer) & _RATES
+    return known
+
+
+def _names_of(optimizer: type) -> set[str]:
+    functions = [
+        function
+        for base in optimizer.__mro__
+        if base.__name__ not in ("BaseOptimizer", "TFOptimizer")
+        for name, function in vars(base).items()
+        if isinstance(function, types.FunctionType) and name not in ("__init__", "get_config")
+    ]
+    return {name for function in functions for name in function.__code__.co_names}
 
 
 def _is_real_container(value: Any) -> bool:
