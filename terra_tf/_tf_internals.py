@@ -39,6 +39,8 @@ from tensorflow.python.ops import (
     resource_variable_ops,
 )
 from tensorflow.python.ops.parallel_for import control_flow_ops as pfor_ops
+from tensorflow.python.trackable.base import Trackable
+from tensorflow.python.types.core import Tensor as TensorLike
 from tensorflow.python.util import _pywrap_determinism, nest
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
@@ -60,6 +62,8 @@ __all__ = [
     "FallbackException",
     "NotOkStatusException",
     "ResourceVariable",
+    "TensorLike",
+    "Trackable",
     "UnreadVariable",
     "apply_op",
     "array_ops",

@@ -17,6 +17,7 @@ import difflib
 import functools
 import inspect
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, MethodType
 from typing import Any
@@ -39,6 +40,7 @@ from terra_tf.runtime.built_graph import BuiltGraph
 from terra_tf.runtime.entries import Entries
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.explanation import Explanation, explain
+from terra_tf.runtime.instances import Instances
 from terra_tf.runtime.keras_graphs import warn_if_keras_traces
 from terra_tf.runtime.session import StepSession
 from terra_tf.runtime.stats import Counters, Stats
@@ -61,7 +63,8 @@ _OWN_ATTRIBUTES = frozenset(
         "_is_suspended",
         "_has_warned",
         "_counters",
-        "_entries",
+        "_instances",
+        "_method_types",
         "_last_entry",
         "_context",
     }
@@ -141,6 +144,7 @@ class Function:
         self._tf_function: Any = None
         self._has_warned = False  # of Keras' graphs
         self._context: Any = None  # TensorFlow's, at the last step
+        self._method_types: weakref.WeakSet[type] = weakref.WeakSet()
         self._is_suspended = any(
             check(python_function)
             for check in (
@@ -162,8 +166,12 @@ class Function:
         self._forget_entries()
 
     def _forget_entries(self) -> None:
+        counters = self._counters
         # Which ops TensorFlow runs, and with which kernels, differs where it is deterministic.
-        self._entries = {flag: Entries(self._counters) for flag in (False, True)}
+        self._instances = {
+            flag: Instances(lambda: Entries(counters), self._method_types)
+            for flag in (False, True)
+        }
         self._last_entry: Entry | None = None
 
     @property
@@ -194,7 +202,10 @@ class Function:
         return result
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        return self if instance is None else MethodType(self, instance)
+        if instance is None:
+            return self
+        self._method_types.add(type(instance))
+        return MethodType(self, instance)
 
     # --------------------------------------------- what Python does with functions
 
@@ -262,7 +273,8 @@ class Function:
         if current is not self._context:
             self._enter_context(current)
         tensors = find_tensors((args, kwargs))
-        entry = self._entries[is_op_determinism_enabled()].find(tensors)
+        instances = self._instances[is_op_determinism_enabled()]
+        entry = instances.find(args, kwargs).find(tensors)
         if entry is None:
             return self._python_function(*args, **kwargs)
         self._last_entry = entry
