@@ -113,7 +113,7 @@ def find_pybind11_headers():
     if spec is None or not spec.submodule_search_locations:
         stop(
             f"pybind11 is not installed for {sys.executable}",
-            "kernels/bindings.cc is written with it, and this build is not isolated.",
+            "kernels/bindings/bindings.cc is written with it, and this build is not isolated.",
             "pip install pybind11, or build without --no-build-isolation.",
         )
     return pathlib.Path(next(iter(spec.submodule_search_locations))) / "include"

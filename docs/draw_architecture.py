@@ -19,7 +19,7 @@ digraph {{
   edge [fontname=Helvetica, fontsize=10, color="#5f6368"];
 
   user [label="your function, called\\nfunction.py decides how", fillcolor="{PYTHON}"];
-  hooks [label="interceptor: every eager op passes here\\nkernels/interceptor/", fillcolor="{NATIVE}"];
+  hooks [label="hooks: every eager op passes here\\nkernels/hooks/", fillcolor="{NATIVE}"];
   user -> hooks [label="ops"];
 
   recorder [label="trace: one step's ops, with locations\\ntrace/recorder.py, location.py", fillcolor="{PYTHON}"];
@@ -32,10 +32,10 @@ digraph {{
   recorder -> merge -> cases -> generator -> plan [weight=9];
   {{ rank=same; recorder; replay; }}
 
-  cursor [label="PythonRunner: the cursor matches\\nops, makes pending tensors\\nkernels/interceptor/session*.cc", fillcolor="{NATIVE}"];
+  cursor [label="PythonRunner: the cursor matches\\nops, makes pending tensors\\nkernels/cursor/, session/", fillcolor="{NATIVE}"];
   mailbox [label="mailbox of the step\\nkernels/core/mailbox.h", fillcolor="{NATIVE}"];
-  runner [label="GraphRunner: a thread that\\nlaunches the function\\nkernels/graph_runner.cc", fillcolor="{NATIVE}"];
-  kernels [label="TensorFlow's executor, Terra's ops\\nkernels/communication_kernels.cc", fillcolor="{TENSORFLOW}"];
+  runner [label="GraphRunner: a thread that\\nlaunches the function\\nkernels/runner/graph_runner.cc", fillcolor="{NATIVE}"];
+  kernels [label="TensorFlow's executor, Terra's ops\\nkernels/ops/communication_kernels.cc", fillcolor="{TENSORFLOW}"];
   hooks -> cursor [label="CO_EXECUTION"];
   plan -> cursor;
   generator -> runner;

@@ -85,7 +85,7 @@ MUTATIONS = (
     Mutation(
         "drain",
         "An op outside of steps waits for the steps that use its variable.",
-        "kernels/interceptor/hooks.cc",
+        "kernels/session/settling.cc",
         "session != self && session->ConflictsWith(key, writes)",
         "session != self && session->ConflictsWith(key, writes) && false",
         ("tests/coexec/test_hazards_variables.py",),
@@ -119,7 +119,7 @@ MUTATIONS = (
     Mutation(
         "constant-guard",
         "A constant of the graph has the bytes it was traced with.",
-        "kernels/interceptor/session_matching.cc",
+        "kernels/session/session_matching.cc",
         "ConstantMatches(constant, *value)) {",
         "(ConstantMatches(constant, *value) || true)) {",
         ("tests/coexec/test_straight_programs.py", "tests/coexec/test_hazards_python.py"),
@@ -127,7 +127,7 @@ MUTATIONS = (
     Mutation(
         "shape-guard",
         "A fed tensor has the shape that the graph was built for.",
-        "kernels/interceptor/session_matching.cc",
+        "kernels/session/session_matching.cc",
         "expected.IsCompatibleWith(shape)) {",
         "(expected.IsCompatibleWith(shape) || true)) {",
         ("tests/coexec/test_shapes.py", "tests/coexec/test_hazards_tensors.py"),
@@ -135,15 +135,15 @@ MUTATIONS = (
     Mutation(
         "replay-guard",
         "A call is replayed only while the objects it has read are as they were.",
-        "kernels/interceptor/session_pure.cc",
-        "!GuardOf(record.guard.get())->IsUnchanged()) return false;",
-        "!GuardOf(record.guard.get())->IsUnchanged() && false) return false;",
+        "kernels/replay/pure_calls.cc",
+        "!record.guard.IsUnchanged()) return false;",
+        "!record.guard.IsUnchanged() && false) return false;",
         ("tests/coexec/test_replayed_layers.py",),
     ),
     Mutation(
         "replay-key",
         "Calls that differ in an argument are not the same call.",
-        "kernels/interceptor/pure_key.cc",
+        "kernels/replay/pure_key.cc",
         "if (problem != nullptr || call.kwargs == nullptr) return problem;",
         "if (true) return problem;",
         ("tests/coexec/test_replayed_functions.py",),
@@ -151,7 +151,7 @@ MUTATIONS = (
     Mutation(
         "replay-tape",
         "What Python itself records on a tape is recorded when its call is replayed.",
-        "kernels/interceptor/session_pure.cc",
+        "kernels/replay/pure_calls.cc",
         "if (!step.record_attrs) return true;",
         "if (true) return true;",
         ("tests/coexec/test_replayed_layers.py",),
@@ -159,7 +159,7 @@ MUTATIONS = (
     Mutation(
         "tape-look",
         "A tape that is looked at knows what it was not told before.",
-        "kernels/interceptor/tape_log.cc",
+        "kernels/tapes/tape_log.cc",
         "if (!RecordAll(segments)) {",
         "if (false && !RecordAll(segments)) {",
         ("tests/coexec/test_unrecorded_tapes.py",),
@@ -167,7 +167,7 @@ MUTATIONS = (
     Mutation(
         "tape-order",
         "What happened before a variable is watched is not connected to it.",
-        "kernels/interceptor/session_tapes.cc",
+        "kernels/session/session_tapes.cc",
         "return !tape_log_.NoteAccess(IdOf(handle)) || FlushTapes();",
         "return !tape_log_.NoteAccess(IdOf(handle)) || true;",
         ("tests/coexec/test_unrecorded_tapes.py",),
@@ -175,7 +175,7 @@ MUTATIONS = (
     Mutation(
         "users-gradient",
         "A custom gradient with code of the user's in it always runs.",
-        "kernels/interceptor/library_gradient.cc",
+        "kernels/plan/library_gradient.cc",
         '== "tensorflow";',
         '!= "";',
         ("tests/coexec/test_users_gradients.py",),
@@ -183,7 +183,7 @@ MUTATIONS = (
     Mutation(
         "kept-tensors",
         "What is kept of an earlier step is code; its tensors are those of this step.",
-        "kernels/interceptor/session_making.cc",
+        "kernels/replay/making.cc",
         "if (source.name < 0) source.object",
         "if (true) source.object",
         ("tests/coexec/test_jacobians.py",),
@@ -191,7 +191,7 @@ MUTATIONS = (
     Mutation(
         "claims",
         "Inputs that are verified together are held against each other.",
-        "kernels/interceptor/session_matching.cc",
+        "kernels/session/session_matching.cc",
         "if (problem == nullptr) claims->AddFeed(ref.a, tensor);",
         "",
         ("tests/coexec/test_aliasing.py",),
@@ -199,7 +199,7 @@ MUTATIONS = (
     Mutation(
         "close-again",
         "A step that an exception has left is closed until it is over.",
-        "kernels/interceptor/step_run.cc",
+        "kernels/session/step_run.cc",
         "constexpr int kMaxTries = 100;",
         "constexpr int kMaxTries = 0;",
         ("tests/coexec/test_interruptions.py",),

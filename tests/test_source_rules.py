@@ -28,6 +28,23 @@ ROOMS = (
     ("testing",),
 )
 LEVEL_OF_ROOM = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+# The rooms of the native half, the same way: a file includes its own room and lower ones.
+NATIVE_ROOMS = (
+    ("core",),
+    ("python", "runner"),
+    ("call", "ops"),
+    ("plan",),
+    ("outputs",),
+    ("cursor",),
+    ("tapes",),
+    ("session",),
+    ("replay",),
+    ("hooks",),
+    ("bindings",),
+)
+LEVEL_OF_NATIVE_ROOM = {room: level for level, rooms in enumerate(NATIVE_ROOMS) for room in rooms}
+# These know neither Python nor the package's use of it.
+WITHOUT_PYTHON = ("core", "runner", "ops")
 # These can be used where the native library is not built.
 WITHOUT_NATIVE_CODE = ("trace", "graph", "viz", "errors", "config", "_tf_internals")
 
@@ -40,7 +57,8 @@ def sources(folder, pattern="*.py"):
 
 PACKAGE_FILES = sources(PACKAGE)
 TEST_FILES = sources(ROOT / "tests", "test_*.py")
-C_PLUS_PLUS_FILES = sources(ROOT / "kernels", "*.h") + sources(ROOT / "kernels", "*.cc")
+KERNELS = ROOT / "kernels"
+C_PLUS_PLUS_FILES = sources(KERNELS, "*.h") + sources(KERNELS, "*.cc")
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE_FILES
@@ -149,6 +167,71 @@ def test_rooms_without_native_code_do_not_load_it(path):
         assert LEVEL_OF_ROOM[room_of(module_of(path))] >= LEVEL_OF_ROOM["_native"]
 
 
+# -------------------------------------------------------------------- includes
+
+
+def included_in(text):
+    """Return the files of `kernels` that a source text includes, as paths below it."""
+    return re.findall(r'^#include "kernels/([^"]+)"', text, re.MULTILINE)
+
+
+def upward_includes(name, text):
+    """Return the includes of a file that its room may not have; `name` is its path in `kernels`."""
+    room = name.partition("/")[0]
+
+    def is_allowed(included):
+        other = included.partition("/")[0]
+        if room in WITHOUT_PYTHON and other not in WITHOUT_PYTHON:
+            return False
+        return other == room or LEVEL_OF_NATIVE_ROOM[other] < LEVEL_OF_NATIVE_ROOM[room]
+
+    return [included for included in included_in(text) if not is_allowed(included)]
+
+
+def name_in_kernels(path):
+    return path.relative_to(KERNELS).as_posix()
+
+
+NATIVE_FILES = [path for path in C_PLUS_PLUS_FILES if path.parent != KERNELS]
+by_native_path = pytest.mark.parametrize("path", NATIVE_FILES, ids=name_in_kernels)
+
+
+@by_native_path
+def test_every_native_file_is_in_a_known_room(path):
+    assert path.parent.parent == KERNELS and path.parent.name in LEVEL_OF_NATIVE_ROOM
+
+
+@by_native_path
+def test_includes_go_down_only(path):
+    upward = upward_includes(name_in_kernels(path), path.read_text())
+    assert not upward, f"{path} includes {upward} from a higher room, or one beside it"
+
+
+def test_includes_have_no_cycle():
+    includes = {name_in_kernels(path): set(included_in(path.read_text())) for path in NATIVE_FILES}
+    order = list(graphlib.TopologicalSorter(includes).static_order())  # raises at a cycle
+    assert set(order) == set(includes)
+
+
+@by_native_path
+def test_only_bindings_throw(path):
+    code = re.sub(r"//.*", "", path.read_text())
+    throws = re.search(r"\b(throw|try|catch)\b", code)
+    assert path.parent.name == "bindings" or path.stem.endswith("_test") or not throws
+
+
+def test_bazel_has_a_library_for_each_room():
+    text = (KERNELS / "BUILD").read_text()
+    rooms = ast.literal_eval(re.search(r"^ROOMS = (\{.*?^\})", text, re.DOTALL | re.MULTILINE)[1])
+    assert {"core", *rooms} == set(LEVEL_OF_NATIVE_ROOM)
+    for room, lower_rooms in rooms.items():
+        assert not upward_includes(room + "/a.h", "".join(map(include_of, lower_rooms)))
+
+
+def include_of(room):
+    return f'#include "kernels/{room}/a.h"\n'
+
+
 # ----------------------------------------------------------------------- sizes
 
 
@@ -240,6 +323,26 @@ def test_assertions_in_helpers_of_the_file_count():
     )
     assert functions_that_can_fail(tree) == {"test_a", "f", "g"}
     assert [test.name for test in find_tests(tree)] == ["test_a", "test_b"]
+
+
+@pytest.mark.parametrize(
+    ("room", "included", "is_upward"),
+    [
+        ("session", "session", False),
+        ("session", "cursor", False),
+        ("cursor", "session", True),  # from a higher room
+        ("ops", "call", True),  # from one beside it
+        ("runner", "python", True),
+        ("ops", "runner", False),
+    ],
+)
+def test_includes_from_higher_rooms_are_found(room, included, is_upward):
+    assert bool(upward_includes(f"{room}/b.cc", include_of(included))) == is_upward
+
+
+def test_includes_are_found_in_the_source():
+    text = '#include "kernels/a/a.h"\n#include "absl/a.h"\n// #include "kernels/b/b.h"\n'
+    assert included_in(text) == ["a/a.h"]
 
 
 def test_imports_are_found_where_they_run():

@@ -1,7 +1,7 @@
 """What the cursor will know by itself when Python arrives at a node: shapes, and small values.
 
 Where the graph has unknown dimensions, TensorFlow's shape functions give the cursor the shapes
-of this step (`kernels/interceptor/shapes.h`). What they ask for besides shapes (the second
+of this step (`kernels/plan/shapes.h`). What they ask for besides shapes (the second
 input of `Reshape`) is often computed from shapes again: such ops run *on the host*, at once, as
 well as in the graph. So neither Python nor the tape waits for the graph to know a shape, unless
 it depends on data:

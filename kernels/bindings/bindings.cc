@@ -1,0 +1,472 @@
+// The Python module `terra_tf._terra_native`. What Python may do with the
+// library is here, and nothing else.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "kernels/bindings/binding_helpers.h"
+#include "kernels/call/seeds.h"
+#include "kernels/core/step_state.h"
+#include "kernels/hooks/hooks.h"
+#include "kernels/hooks/readers.h"
+#include "kernels/hooks/replayable.h"
+#include "kernels/hooks/tape_hooks.h"
+#include "kernels/outputs/lifetimes.h"
+#include "kernels/outputs/outputs.h"
+#include "kernels/plan/plan.h"
+#include "kernels/python/py_ref.h"
+#include "kernels/python/state_guard.h"
+#include "kernels/python/tf_python.h"
+#include "kernels/python/thread.h"
+#include "kernels/python/waiting.h"
+#include "kernels/runner/graph_runner.h"
+#include "kernels/runner/step.h"
+#include "kernels/session/session.h"
+#include "tensorflow/core/common_runtime/dma_helper.h"
+#include "tensorflow/core/framework/allocator.h"
+#include "tensorflow/core/framework/tensor_util.h"
+
+namespace terra {
+
+namespace {
+
+using tensorflow::Tensor;
+using tensorflow::TensorHandle;
+
+int FindOutput(Session& session, int node, int output) {
+  const auto& made = session.made();
+  for (size_t i = 0; i < made.size(); ++i) {
+    if (made[i].node == node && made[i].output == output) {
+      return static_cast<int>(i);
+    }
+  }
+  return -1;
+}
+
+// [(index, node, output, ready, seen, referenced, fetched)]
+py::list Outputs(Session& session) {
+  py::list result;
+  const auto& made = session.made();
+  for (size_t i = 0; i < made.size(); ++i) {
+    const Made& m = made[i];
+    result.append(py::make_tuple(i, m.node, m.output, m.ready->load(), m.seen,
+                                 IsReferenced(m), m.fetch_channel >= 0));
+  }
+  return result;
+}
+
+// [(node, output)] that somebody else holds and nobody will ever set.
+py::list Unfetched(Session& session) {
+  if (!session.FlushTapes()) throw py::error_already_set();
+  py::list result;
+  for (const Made& m : session.made()) {
+    if (m.fetch_channel < 0 && !m.ready->load() && IsReferenced(m)) {
+      result.append(py::make_tuple(m.node, m.output));
+    }
+  }
+  return result;
+}
+
+// [(node, output)] of real outputs that somebody else holds.
+py::list Referenced(Session& session) {
+  py::list result;
+  for (const Made& m : session.made()) {
+    if (IsReferenced(m)) {
+      result.append(py::make_tuple(m.node, m.output));
+    }
+  }
+  return result;
+}
+
+// [(node, output, until)] of outputs that were held at a later op.
+py::list LifetimesAtEnd(const Session& session, int num_ops) {
+  py::list result;
+  for (const Lifetime& each : session.LifetimesAtEnd(num_ops)) {
+    result.append(py::make_tuple(each.node, each.output, each.until));
+  }
+  return result;
+}
+
+// What a joined input was: (node, output), or an external tensor; with
+// `as_sent`, the copy of one that NumPy could change.
+py::object DecidedInput(Session& session, int join, bool as_sent) {
+  const Decided& decided = session.decided().at(join);
+  if (!decided.is_set) return py::none();
+  if (decided.node >= 0) return py::make_tuple(decided.node, decided.output);
+  const bool is_copied = as_sent && decided.external_copy;
+  return ObjectOf(is_copied ? decided.external_copy : decided.external);
+}
+
+void RaiseIfFailed(int result) {
+  if (result < 0) throw py::error_already_set();
+}
+
+PyMethodDef hook_methods[] = {
+    {"fast_path_execute", FastPathExecuteHook, METH_VARARGS, nullptr},
+    {"execute", ExecuteHook, METH_VARARGS, nullptr},
+    {"record_gradient", RecordGradientHook, METH_VARARGS, nullptr},
+};
+
+py::object HookFunction(int index) {
+  return py::reinterpret_steal<py::object>(
+      PyCFunction_New(&hook_methods[index], nullptr));
+}
+
+void Initialize(const py::dict& originals) {
+  EagerRuntime& r = Runtime();
+  auto keep = [](py::object object) { return object.release().ptr(); };
+  r.execute = keep(originals["execute"]);
+  r.execute_cancelable = keep(originals["execute_cancelable"]);
+  r.record_gradient = keep(originals["record_gradient"]);
+  r.variable_watcher = keep(originals["variable_watcher"]);
+  r.resource_variable_type = keep(originals["resource_variable_type"]);
+  r.indexed_slices_type = keep(originals["indexed_slices_type"]);
+  r.variable_type = keep(originals["variable_type"]);
+  r.dtype_type = keep(originals["dtype_type"]);
+  r.numpy_scalar_type = keep(originals["numpy_scalar_type"]);
+  r.unread_variable_type = keep(originals["unread_variable_type"]);
+  r.next_id = keep(originals["next_id"]);
+  r.canonical_attributes = keep(originals["canonical_attributes"]);
+  r.result_attributes = keep(originals["result_attributes"]);
+}
+
+// A context that was bound before is kept: tensors of it may be left.
+void BindContext(const py::object& context, const py::capsule& handle,
+                 const py::object& tensors) {
+  if (!FindTensorIds(tensors.ptr())) {
+    if (PyErr_Occurred()) throw py::error_already_set();
+    throw std::runtime_error("Terra: where does this EagerTensor have its id?");
+  }
+  EagerRuntime& r = Runtime();
+  r.c_context =
+      static_cast<TFE_Context*>(PyCapsule_GetPointer(handle.ptr(), nullptr));
+  r.context = tensorflow::ContextFromInterface(tensorflow::unwrap(r.c_context));
+  r.py_context = py::object(context).release().ptr();
+}
+
+py::object Alias(const py::object& tensor) {
+  TensorHandle* handle = NewLocalLike(
+      tensorflow::tensor::DeepCopy(ValueOf(tensor)), *HandleOf(tensor.ptr()));
+  return py::reinterpret_steal<py::object>(
+      EagerTensorFromHandle(tensorflow::wrap(handle)));
+}
+
+bool OwnsMemory(const py::object& tensor) {
+  const Tensor value = ValueOf(tensor);
+  auto* buffer = const_cast<tensorflow::TensorBuffer*>(
+      tensorflow::DMAHelper::buffer(&value));
+  return buffer == nullptr || buffer->root_buffer()->OwnsMemory();
+}
+
+py::object FromUint64(const std::vector<uint64_t>& values) {
+  Tensor tensor(tensorflow::DT_UINT64, {static_cast<int64_t>(values.size())});
+  for (size_t i = 0; i < values.size(); ++i) {
+    tensor.flat<uint64_t>()(i) = values[i];
+  }
+  return py::reinterpret_steal<py::object>(EagerTensorFromHandle(
+      tensorflow::wrap(TensorHandle::CreateLocalHandle(tensor))));
+}
+
+void BindSession(py::module_& m) {
+  py::enum_<Mode>(m, "Mode")
+      .value("TRACING", Mode::kTracing)
+      .value("CO_EXECUTION", Mode::kCoExecution)
+      .value("IMPERATIVE", Mode::kImperative)
+      .value("SEIZING", Mode::kSeizing);
+  py::class_<Session>(m, "Session")
+      .def(py::init([](std::shared_ptr<Plan> plan, const py::object& owner) {
+             return std::make_unique<Session>(std::move(plan), owner.ptr());
+           }),
+           py::arg("plan").none(true), py::arg("controller"))
+      .def_property("mode", &Session::mode, &Session::set_mode)
+      .def_property_readonly("committed", &Session::committed)
+      .def_property_readonly("position", &Session::position)
+      .def_property_readonly("plan_is_set",
+                             [](Session& s) { return s.plan() != nullptr; })
+      .def_property_readonly(
+          "num_recorded",
+          [](Session& s) { return s.tape_log().num_recorded(); })
+      .def_property_readonly(
+          "num_unrecorded",
+          [](Session& s) { return s.tape_log().num_dropped(); })
+      .def_property_readonly("num_matched",
+                             [](Session& s) { return s.num_matched; })
+      .def_property_readonly("python_stall_s",
+                             [](Session& s) { return s.python_stall_s; })
+      .def_property_readonly(
+          "graph_stall_s",
+          [](Session& s) { return s.step()->graph_stall().total_s(); })
+      .def("set_stop_frame",
+           [](Session& s, const py::object& frame) {
+             s.set_stop_frame(frame.ptr());
+           })
+      .def_property_readonly("path", &Session::path)
+      // Where on the path an op has raised.
+      .def_property_readonly("raised", &Session::raised)
+      .def("path_from",
+           [](Session& s, size_t begin) {
+             const std::vector<int>& path = s.path();
+             const size_t first = std::min(begin, path.size());
+             return std::vector<int>(path.begin() + first, path.end());
+           })
+      .def("waiting_channels",
+           [](Session& s) { return s.step()->mailbox().Waiting(); })
+      .def("skip_to_end", &Session::SkipToEnd)
+      .def_property_readonly("epochs_left", &Session::EpochsLeft)
+      .def("go_on_tracing", &Session::GoOnTracing)
+      .def("decided", &DecidedInput)
+      .def("launch",
+           [](Session& s) {
+             const std::string error = s.Launch();
+             if (!error.empty()) throw std::runtime_error(error);
+           })
+      .def("commit_step", &Session::CommitStep)
+      .def("commit_epoch", &Session::CommitEpoch)
+      .def("finish_epoch", &Session::FinishEpoch)
+      .def("resume_epoch", &Session::ResumeEpoch)
+      .def_property_readonly("num_epochs_committed",
+                             &Session::num_epochs_committed)
+      .def_property_readonly("num_epochs_done", &Session::num_epochs_done)
+      .def_property_readonly("epoch_start", &Session::epoch_start)
+      .def("set_is_queued", &Session::set_is_queued)
+      .def_property_readonly("is_queued", &Session::is_queued)
+      .def_property_readonly("has_entered", &Session::has_entered)
+      .def("cancel", &Session::Cancel)
+      .def("await_end", [](Session& s) { RaiseIfFailed(s.WaitEnded()); })
+      .def("await_channel",
+           [](Session& s, int channel) {
+             const int result = s.WaitChannel(channel);
+             RaiseIfFailed(result);
+             return result == 1;
+           })
+      .def("await_output",
+           [](Session& s, int index) {
+             const int result = s.WaitReady(s.made().at(index));
+             RaiseIfFailed(result);
+             return result == 1;
+           })
+      .def_property_readonly("ended",
+                             [](Session& s) {
+                               return s.step() == nullptr ||
+                                      s.step()->state().ended();
+                             })
+      .def_property_readonly("succeeded",
+                             [](Session& s) {
+                               return s.step() != nullptr &&
+                                      s.step()->state().phase() ==
+                                          StepState::Phase::kDone;
+                             })
+      .def_property_readonly(
+          "error", [](Session& s) { return s.step()->state().error(); })
+      .def("outputs", &Outputs)
+      .def("unfetched", &Unfetched)
+      .def("referenced", &Referenced)
+      .def("lifetimes_at_end", &LifetimesAtEnd)
+      .def("find_output", &FindOutput)
+      .def("made_index",
+           [](Session& s, const py::object& tensor) -> py::object {
+             CheckTensor(tensor);
+             const int32_t i = s.FindMade(HandleOf(tensor.ptr()));
+             if (i < 0) return py::none();
+             return py::make_tuple(s.made()[i].node, s.made()[i].output);
+           })
+      // (how many outputs came before, the op's marker, output), or None.
+      .def("origin",
+           [](Session& s, const py::object& tensor) -> py::object {
+             CheckTensor(tensor);
+             const int32_t i = s.FindMade(HandleOf(tensor.ptr()));
+             if (i < 0 || s.made()[i].marker == nullptr) return py::none();
+             const Made& made = s.made()[i];
+             return py::make_tuple(
+                 i, py::reinterpret_borrow<py::object>(made.marker),
+                 made.output);
+           })
+      .def(
+          "output_tensor",
+          [](Session& s, int index) { return ObjectOf(s.OutputTensor(index)); })
+      .def("set_output",
+           [](Session& s, int index, const py::object& tensor) {
+             CheckTensor(tensor);
+             s.SetOutput(index, tensor.ptr());
+           })
+      .def("poison_output", &Session::PoisonOutput)
+      .def("feed", [](Session& s, int slot) { return ObjectOf(s.Feed(slot)); })
+      .def("feed_value",
+           [](Session& s, int slot) { return ObjectOf(s.FeedValue(slot)); })
+      .def("variable",
+           [](Session& s, int slot) { return ObjectOf(s.Variable(slot)); })
+      .def_property_readonly("seeds", &Session::seeds)
+      .def("note_user_gradient", &Session::NoteUserGradient)
+      .def("make_once",
+           [](Session& s, const std::string& name, const py::object& function,
+              const py::object& tape, const py::tuple& given,
+              const py::object& make) {
+             PyRef made = PyRef::Steal(s.OnMaking(
+                 {name, function.ptr(), tape.ptr(), given.ptr(), make.ptr()}));
+             if (!made) throw py::error_already_set();
+             return ObjectOf(std::move(made));
+           })
+      .def("take_names", [](Session& s) { return ObjectOf(s.TakeNames()); })
+      .def("release", &Session::Release)
+      // The calling thread is inside the step from enter to leave.
+      .def("enter", &Session::Enter)
+      .def("leave", [](Session& s) {
+        CurrentThread().session = nullptr;
+        if (!s.FlushTapes()) throw py::error_already_set();
+      });
+}
+
+void BindFunctions(py::module_& m) {
+  m.def("initialize", &Initialize);
+  m.def("bind_context", &BindContext);
+  m.def("hook_function", &HookFunction);
+  m.def("wrap_reader",
+        [](const py::object& original, bool shape_only, bool as_method) {
+          return ObjectOf(WrapReader(original.ptr(), shape_only, as_method));
+        });
+  m.def("install_buffer_reader", &InstallBufferReader);
+  m.def("uninstall_buffer_reader", &UninstallBufferReader);
+  m.def("wrap_tape_function",
+        [](const std::string& name, const py::object& original) {
+          PyRef hook = WrapTapeFunction(name, original.ptr());
+          if (!hook) throw py::error_already_set();
+          return ObjectOf(hook);
+        });
+  m.def("replayable", [](const std::string& name, const py::object& original) {
+    PyRef hook = MakeReplayable(name, original.ptr());
+    if (!hook) throw py::error_already_set();
+    return ObjectOf(hook);
+  });
+  m.def("pure_function", [](const std::string& name, const py::object& function,
+                            bool takes_objects, bool is_declared) {
+    PyRef hook =
+        MakePureFunction(name, function.ptr(), takes_objects, is_declared);
+    if (!hook) throw py::error_already_set();
+    return ObjectOf(hook);
+  });
+  m.def("set_keras_state", [](const py::object& module) {
+    Runtime().keras_state = RefOf(module).release();
+  });
+  // What is added says whether a change of it would be seen.
+  py::class_<StateGuard>(m, "StateGuard")
+      .def(py::init<>())
+      .def("add_alive",
+           [](StateGuard& guard, const py::object& object) {
+             return guard.AddAlive(object.ptr());
+           })
+      .def(
+          "add_attributes",
+          [](StateGuard& guard, const py::object& owner,
+             const std::optional<py::frozenset>& changing_keys) {
+            return guard.AddAttributes(
+                owner.ptr(), changing_keys ? changing_keys->ptr() : nullptr);
+          },
+          py::arg("owner"), py::arg("changing_keys") = py::none())
+      .def(
+          "add_named",
+          [](StateGuard& guard, const py::object& owner, const py::str& name,
+             const std::optional<py::frozenset>& changing_keys) {
+            return guard.AddNamed(
+                owner.ptr(), name.ptr(),
+                changing_keys ? changing_keys->ptr() : nullptr);
+          },
+          py::arg("owner"), py::arg("name"),
+          py::arg("changing_keys") = py::none())
+      .def("add_item",
+           [](StateGuard& guard, const py::object& container) {
+             return guard.AddItem(container.ptr());
+           })
+      .def("add_global",
+           [](StateGuard& guard, const py::object& container) {
+             return guard.AddGlobal(container.ptr());
+           })
+      .def("add_strategies",
+           [](StateGuard& guard, const py::object& stack,
+              const py::object& strategy) {
+             return guard.AddStrategies(stack.ptr(), strategy.ptr());
+           })
+      .def("add_type",
+           [](StateGuard& guard, const py::type& type) {
+             guard.AddType(reinterpret_cast<PyTypeObject*>(type.ptr()));
+           })
+      .def("finish", &StateGuard::Finish)
+      .def_property_readonly(
+          "capsule",
+          [](StateGuard& guard) { return py::capsule(&guard, kGuardName); })
+      .def_property_readonly("is_unchanged", &StateGuard::IsUnchanged);
+  m.def("set_knobs", [](double slice_s, double stall_warning_s,
+                        bool replays_calls, bool checks_pure) {
+    Knobs().slice_s = slice_s;
+    Knobs().stall_warning_s = stall_warning_s;
+    Knobs().replays_calls = replays_calls;
+    Knobs().checks_pure = checks_pure;
+  });
+  m.def("set_delays", [](int64_t graph_us, int64_t python_us) {
+    Delays().graph_us = graph_us;
+    Delays().python_us = python_us;
+  });
+  m.def("in_gradient", [] { return CurrentThread().num_gradients > 0; });
+  m.def("in_step", [] { return CurrentThread().session != nullptr; });
+  m.def("current_controller", []() -> py::object {
+    const ThreadState& thread = CurrentThread();
+    if (thread.session == nullptr || thread.nested > 0) return py::none();
+    return py::reinterpret_borrow<py::object>(thread.session->controller());
+  });
+  m.def("note_internal_seed", &NoteInternalSeed);
+  m.def("clear_seed_ledger", &ClearSeedLedger);
+  m.def("num_live_sessions", [] { return Session::Live().size(); });
+  m.def("live_controllers", [] {
+    py::list controllers;
+    for (Session* session : Session::Live()) {
+      if (session->plan() != nullptr) {
+        controllers.append(py::handle(session->controller()));
+      }
+    }
+    return controllers;
+  });
+  m.def("runner_resume", [] { GraphRunner::Get().Resume(); });
+  m.def("runner_halted", [] { return GraphRunner::Get().halted(); });
+  m.def("runner_shutdown", [] {
+    py::gil_scoped_release release;
+    GraphRunner::Get().Shutdown();
+  });
+  m.def("after_fork_in_child", [] {
+    GraphRunner::Get().AfterForkInChild();
+    CurrentThread() = ThreadState();
+    Session::Live().clear();
+  });
+  m.def("copy_tensor", &Alias);
+  // While on, a profile shows each allocation on the CPU.
+  m.def("trace_cpu_memory", [](bool on) {
+    if (on) {
+      tensorflow::EnableCPUAllocatorStats();
+    } else {
+      tensorflow::DisableCPUAllocatorStats();
+    }
+  });
+  m.def("waiting_thread", [] { return WaitingThread().load(); });
+  m.def("owns_memory", &OwnsMemory);
+  m.def("from_uint64", &FromUint64);
+  m.def("handle_id", [](const py::object& tensor) {
+    CheckTensor(tensor);
+    return reinterpret_cast<uintptr_t>(HandleOf(tensor.ptr()));
+  });
+  m.def("resource_key",
+        [](const py::object& tensor) { return ResourceKey(ValueOf(tensor)); });
+}
+
+}  // namespace
+}  // namespace terra
+
+PYBIND11_MODULE(_terra_native, m) {
+  terra::BindPlan(m);
+  terra::BindSession(m);
+  terra::BindStepRun(m);
+  terra::BindFunctions(m);
+}

@@ -1,0 +1,60 @@
+// What has happened in a step so far, as one number, and names for the tensors
+// from outside that took part in it.
+//
+// Two steps of one plan with the same history have run the same nodes on the
+// same dataflow, under the same tapes with the same tensors watched, on tensors
+// of the same shapes. What a library function does next can differ between them
+// only by its arguments and by state of its own (docs/design/0009).
+//
+// An outside tensor's name is its number in the order of first appearance, so
+// that steps with other batches have the same names, and one tensor given twice
+// has one name. Two Python objects may be one tensor (TensorFlow has one handle
+// for all scalars of a value): they have two names, since tapes tell them
+// apart, and the history says that they are one (MixName).
+#ifndef TERRA_KERNELS_OUTPUTS_HISTORY_H_
+#define TERRA_KERNELS_OUTPUTS_HISTORY_H_
+
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+#include "kernels/plan/hash.h"
+#include "kernels/python/py_ref.h"
+
+namespace terra {
+
+class History {
+ public:
+  Hash& hash() { return hash_; }
+
+  // The tensor's name. Keeps it alive from then on.
+  int NameOf(PyObject* tensor);
+  // Mixes its name, and the first name that the same tensor has had.
+  void MixName(PyObject* tensor, Hash* hash);
+  // The same, or -1 for a tensor that has none.
+  int FindName(PyObject* tensor) const;
+  PyObject* Named(int name) const { return named_[name].get(); }
+  int num_names() const { return static_cast<int>(named_.size()); }
+
+  // As if a stretch of the step had run that ended so.
+  void JumpTo(uint64_t hash, int num_names) {
+    hash_ = Hash(hash);
+    named_.resize(num_names);  // what was named in it stays nameless
+  }
+  void Clear() {
+    names_.clear();
+    first_names_.clear();
+    named_.clear();
+  }
+
+ private:
+  Hash hash_{0x7e44a};
+  std::unordered_map<int64_t, int> names_;  // by the tensor's id
+  // By its handle, which a named tensor keeps alive.
+  std::unordered_map<const void*, int> first_names_;
+  std::vector<PyRef> named_;
+};
+
+}  // namespace terra
+
+#endif  // TERRA_KERNELS_OUTPUTS_HISTORY_H_

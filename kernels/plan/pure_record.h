@@ -1,0 +1,93 @@
+// What a call of a function that depends on nothing but its arguments,
+// variables and the objects that it is given amounted to: which ops it is, so
+// that they can be delegated without its Python (docs/design/0009).
+//
+// Learned while the cursor follows the call op by op, kept in the plan,
+// immutable then. Unlike a CallRecord it does not depend on what happened in
+// the step before: where in the graph it begins is part of its key, and its
+// inputs are verified like those of any op.
+#ifndef TERRA_KERNELS_PLAN_PURE_RECORD_H_
+#define TERRA_KERNELS_PLAN_PURE_RECORD_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/inlined_vector.h"
+#include "kernels/call/call.h"
+#include "kernels/call/op_info.h"
+#include "kernels/plan/call_record.h"
+#include "kernels/plan/library_gradient.h"
+#include "kernels/python/py_ref.h"
+#include "kernels/python/state_guard.h"
+
+namespace terra {
+
+// A tensor or a variable among a call's arguments.
+struct Operand {
+  PyObject* object;  // borrowed from the arguments
+  PyRef handle;      // of a variable; null: `object` is the tensor
+  PyObject* tensor() const { return handle ? handle.get() : object; }
+};
+
+using Operands = absl::InlinedVector<Operand, 4>;
+
+// A tensor that an op of the call takes.
+struct TensorRef {
+  enum class Kind {
+    kOperand,  // number: in the call's operands
+    kMade,     // number: among all outputs of its ops, in order
+    kObject,   // this one
+  };
+  Kind kind = Kind::kObject;
+  int number = -1;
+  PyRef object;              // of numbers, which nobody else holds, or
+  WeakRef outside;           // somebody's
+  bool is_verified = false;  // by an input of an op before it in the call
+
+  // kObject: borrowed; null once it is dead.
+  PyObject* get() const { return object ? object.get() : outside.get(); }
+};
+
+// What a call does, in order.
+enum class PureKind {
+  kOp,
+  kAccess,  // a variable is about to be read: tapes want to know
+  kRecord,  // Python records the op before (learned as a part of that one)
+  kStop,    // of this thread's tapes
+  kRestart,
+  kGradient,  // an op with a gradient function of the library's is recorded
+};
+
+struct PureStep {
+  PureKind kind = PureKind::kOp;
+  WeakRef variable;  // kAccess: this one, or
+  int operand = -1;  // this argument
+  int node = -1;
+  const OpInfo* info = nullptr;
+  Route route = Route::kFast;
+  Counts counts;
+  PyRef attrs;
+  PyRef record_attrs;  // with which Python records it on the tape; or null
+  std::shared_ptr<const LibraryGradient> gradient;
+  std::vector<TensorRef> inputs;  // of the op, or the gradient's tensors
+};
+
+struct PureRecord {
+  std::string refusal;  // why it cannot be replayed; empty: it can
+  int tries_left = 0;   // refused: learning may be tried again so often
+  int64_t* num_refused = nullptr;   // counts in Plan::not_replayed
+  int64_t* num_replayed = nullptr;  // counts in Plan::replayed
+  std::vector<PureStep> steps;
+  ResultPattern result;
+  GuardRef guard;  // none: the call depends on no object
+  Anchors anchors;
+};
+
+// Null, or how two records of the same call differ.
+const char* DifferenceOf(const PureRecord& a, const PureRecord& b);
+
+}  // namespace terra
+
+#endif  // TERRA_KERNELS_PLAN_PURE_RECORD_H_

@@ -1,0 +1,40 @@
+// What is known of the calling thread: the step that it is in, and what it is
+// doing there.
+#ifndef TERRA_KERNELS_PYTHON_THREAD_H_
+#define TERRA_KERNELS_PYTHON_THREAD_H_
+
+#include "kernels/python/py_ref.h"
+
+namespace terra {
+
+class Session;
+
+struct ThreadState {
+  Session* session = nullptr;      // OFF when null
+  int nested = 0;                  // NESTED when positive: an op runs Python
+  int num_watchers = 0;            // that collect the variables being read
+  int num_gradients = 0;           // being computed by their Python
+  bool was_interrupted = false;    // the last wait, by a signal's handler
+  PyObject* kept_error = nullptr;  // from outside, and not raised yet
+};
+
+ThreadState& CurrentThread();
+
+// While alive, ops of this thread are forwarded and not recorded.
+class NestedScope {
+ public:
+  NestedScope() { ++CurrentThread().nested; }
+  ~NestedScope() { --CurrentThread().nested; }
+  NestedScope(const NestedScope&) = delete;
+};
+
+// Lets go of the exception that is set, which says that something could not be
+// known. One from outside (Ctrl-C, a time limit) says nothing of the kind: it
+// is raised when the hook returns.
+void ClearOwnError();
+// Raises what was kept. For a hook's result; null if an exception is set.
+PyObject* OrKeptError(PyObject* result);
+
+}  // namespace terra
+
+#endif  // TERRA_KERNELS_PYTHON_THREAD_H_

@@ -1,0 +1,257 @@
+// Session: library calls, followed op by op and learned (docs/design/0009).
+#include "absl/strings/str_cat.h"
+#include "kernels/outputs/outputs.h"
+#include "kernels/plan/call_record.h"
+#include "kernels/plan/library_objects.h"
+#include "kernels/plan/plan.h"
+#include "kernels/python/py_ref.h"
+#include "kernels/python/tf_python.h"
+#include "kernels/replay/library_call.h"
+#include "kernels/session/session.h"
+
+namespace terra {
+namespace {
+
+// The number of the variable that is the same in every step, or -1.
+int FindVariable(const Plan& plan, PyObject* handle) {
+  for (size_t i = 0; i < plan.variables.size(); ++i) {
+    PyObject* captured = plan.variables[i].captured.get();
+    if (captured != nullptr && HandleOf(captured) == HandleOf(handle)) {
+      return static_cast<int>(i);
+    }
+  }
+  return -1;
+}
+
+}  // namespace
+
+PyObject* Session::RunAndLearn(const LibraryCall& call, uint64_t key) {
+  PyRef first_id = PyRef::Steal(PyObject_CallNoArgs(Runtime().next_id));
+  if (!first_id) return nullptr;
+  const Learning learning{position(),       at_,
+                          epoch_,           made_.size(),
+                          bindings_.size(), history_.num_names(),
+                          num_obstacles_,   PyLong_AsLongLong(first_id.get())};
+  PyRef keep_alive = PyRef::Borrow(controller_);
+  PyRef guard = GuardObjects(objects_);
+  Anchors anchors;
+  for (PyObject* object : objects_) anchors.Add(object);
+  if (PyErr_Occurred()) return nullptr;
+  if (!FlushTapes()) return nullptr;
+  if (mode_ != Mode::kCoExecution) {
+    return PyObject_Call(call.function, call.args, call.kwargs);
+  }
+  ++num_learning_;
+  PyRef result =
+      PyRef::Steal(PyObject_Call(call.function, call.args, call.kwargs));
+  --num_learning_;
+  if (!result) return nullptr;
+  if (!live_ || mode_ != Mode::kCoExecution || bound_for_ >= 0) {
+    return result.release();
+  }
+  const std::shared_ptr<CallRecord> record = Learn(learning, result.get());
+  if (record == nullptr) return nullptr;
+  KeepGuard(std::move(guard), &record->guard, &record->refusal);
+  record->anchors = std::move(anchors);
+  record->num_replayed = &plan_->counts->replayed[call.name];
+  if (!record->refusal.empty()) {
+    ++plan_->counts->not_replayed[{call.name, record->refusal}];
+    const auto before = plan_->calls.Find(key);
+    const bool is_first = before == nullptr || !before->anchors.AreAlive();
+    record->tries_left = is_first ? 2 : before->tries_left - 1;
+  }
+  plan_->calls.Put(key, record);
+  return result.release();
+}
+
+std::shared_ptr<CallRecord> Session::Learn(const Learning& learning,
+                                           PyObject* result) {
+  auto record = std::make_shared<CallRecord>();
+  record->begin = learning.begin;
+  if (num_obstacles_ != learning.num_obstacles) record->refusal = obstacle_;
+  if (record->refusal.empty()) record->refusal = LearnPath(learning, &*record);
+  if (record->refusal.empty()) {
+    record->refusal = LearnBindings(learning, &*record);
+  }
+  if (record->refusal.empty()) {
+    record->refusal = LearnResult(result, learning, &*record, &record->result);
+  }
+  if (record->refusal.empty()) record->refusal = LearnKept(learning, *record);
+  record->history_after = history_.hash().value();
+  record->num_names_after = history_.num_names();
+  record->names_after =
+      PyRef::Steal(PyObject_CallMethod(controller_, "names", nullptr));
+  return record->names_after ? record : nullptr;
+}
+
+std::string Session::LearnPath(const Learning& learning, CallRecord* record) {
+  if (epoch_ != learning.epoch || epoch_is_pending_) {
+    return "an epoch ended in it";
+  }
+  int at = learning.at;
+  for (size_t i = learning.begin; i < path_.size(); ++i) {
+    const int number = path_[i];
+    const PlanNode& node = plan_->nodes[number];
+    if (node.kind == NodeKind::kImperative || node.on_host) {
+      return absl::StrCat(node.name, " runs in Python");
+    }
+    if (node.seeded) return absl::StrCat(node.name, " draws random numbers");
+    for (const auto& decision : Decisions(at, number)) {
+      record->decisions.push_back(decision);
+    }
+    for (size_t k = 0; k < node.outputs.size(); ++k) {
+      for (int web : node.outputs[k].webs) {
+        record->latest.push_back({web, number, static_cast<int>(k)});
+      }
+    }
+    if (node.shape_rule != nullptr && DependsOnNumbers(node)) {
+      return absl::StrCat("the shape of ", node.name, " depends on a value");
+    }
+    record->path.push_back(number);
+    at = number;
+  }
+  return "";
+}
+
+// Whether an integer that is no constant may say what shape results have.
+bool Session::DependsOnNumbers(const PlanNode& node) const {
+  for (const InputRef& ref : node.inputs) {
+    tensorflow::DataType dtype = tensorflow::DT_INVALID;
+    if (ref.kind == InputKind::kOutput) {
+      dtype = plan_->nodes[ref.a].outputs[ref.b].dtype;
+    } else if (ref.kind == InputKind::kFeed) {
+      dtype = plan_->feeds[ref.a].dtype;
+    } else if (ref.kind == InputKind::kJoin) {
+      dtype = plan_->joins[ref.a].dtype;
+    }
+    if (dtype == tensorflow::DT_INT32 || dtype == tensorflow::DT_INT64) {
+      return true;
+    }
+  }
+  return false;
+}
+
+std::string Session::LearnBindings(const Learning& learning,
+                                   CallRecord* record) {
+  using Kind = Binding::Kind;
+  for (size_t i = learning.num_bindings; i < bindings_.size(); ++i) {
+    const Binding& binding = bindings_[i];
+    if (binding.HasName() && binding.a >= learning.num_names) {
+      if (binding.kind == Kind::kConstant) continue;  // its own
+      return "it makes a tensor of a value that varies";
+    }
+    record->bindings.push_back(binding);
+  }
+  return "";
+}
+
+std::string Session::LearnResult(PyObject* value, const Learning& learning,
+                                 CallRecord* record, ResultPattern* pattern) {
+  using Kind = ResultPattern::Kind;
+  if (value == Py_None || PyBool_Check(value) || PyLong_CheckExact(value) ||
+      PyUnicode_CheckExact(value)) {
+    pattern->object = PyRef::Borrow(value);
+    return "";
+  }
+  if (EagerTensor_CheckExact(value)) {
+    return LearnTensor(value, learning, record, pattern);
+  }
+  if (IsUnreadVariable(value)) {  // the count of an optimizer's steps
+    const auto [handle, attributes] = PartsOfUnreadVariable(value);
+    if (attributes) pattern->number = FindVariable(*plan_, handle.get());
+    if (pattern->number < 0) {
+      return "it returns a variable that is not the same in every step";
+    }
+    pattern->kind = Kind::kUnread;
+    pattern->object = attributes;
+    return "";
+  }
+  PyRef items;
+  if (PyList_CheckExact(value) || PyTuple_CheckExact(value)) {
+    pattern->kind = PyList_CheckExact(value) ? Kind::kList : Kind::kTuple;
+    items = PyRef::Borrow(value);
+  } else if (IsSlices(value)) {
+    pattern->kind = Kind::kSlices;
+    items = ItemsOfSlices(value);
+    if (!items) return "it returns slices of another kind";
+  } else {
+    return absl::StrCat("it returns a ", Py_TYPE(value)->tp_name);
+  }
+  const Py_ssize_t n = PySequence_Fast_GET_SIZE(items.get());
+  for (Py_ssize_t i = 0; i < n; ++i) {
+    pattern->items.emplace_back();
+    const std::string problem =
+        LearnResult(PySequence_Fast_GET_ITEM(items.get(), i), learning, record,
+                    &pattern->items.back());
+    if (!problem.empty()) return problem;
+  }
+  return "";
+}
+
+std::string Session::LearnTensor(PyObject* tensor, const Learning& learning,
+                                 CallRecord* record, ResultPattern* pattern) {
+  using Kind = ResultPattern::Kind;
+  const int32_t index = FindMade(HandleOf(tensor));
+  if (index >= 0 && static_cast<size_t>(index) >= learning.num_made) {
+    const Made& made = made_[index];
+    pattern->kind = Kind::kMade;
+    auto& all = record->made;
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (all[i].node == made.node && all[i].output == made.output) {
+        pattern->number = static_cast<int>(i);
+        return "";
+      }
+    }
+    pattern->number = static_cast<int>(all.size());
+    all.push_back({made.node, made.output, made.shape});
+    return "";
+  }
+  if (index >= 0) return "it returns a tensor that was there before";
+  const int name = history_.FindName(tensor);
+  if (name >= 0 && name < learning.num_names) {
+    pattern->kind = Kind::kOutside;
+    pattern->number = name;
+    return history_.Named(name) == tensor
+               ? ""
+               : "it returns another object of a tensor";
+  }
+  for (size_t i = learning.begin; i < path_.size(); ++i) {
+    for (const PyRef& folded : plan_->nodes[path_[i]].folded) {
+      if (HandleOf(folded.get()) != HandleOf(tensor)) continue;
+      pattern->kind = Kind::kFolded;
+      pattern->object = folded;
+      return "";
+    }
+  }
+  if (name < 0 && IdOf(tensor) >= learning.first_id) {
+    pattern->kind = Kind::kFolded;  // of numbers that follow from the history
+    pattern->object = PyRef::Borrow(tensor);
+    return "";
+  }
+  return absl::StrCat("it returns a tensor that no op of it made: ",
+                      tensorflow::DataTypeString(HandleOf(tensor)->DataType()));
+}
+
+// Somebody may have kept what was made in the call besides its result.
+std::string Session::LearnKept(const Learning& learning,
+                               const CallRecord& record) const {
+  for (size_t i = learning.num_made; i < made_.size(); ++i) {
+    const Made& made = made_[i];
+    if (!IsReferenced(made) ||
+        (made.fetch_channel >= 0 && !made.ready->load())) {
+      continue;
+    }
+    bool is_result = false;
+    for (const CallRecord::Output& output : record.made) {
+      is_result = is_result ||
+                  (output.node == made.node && output.output == made.output);
+    }
+    if (!is_result) {
+      return absl::StrCat("the result of ", plan_->nodes[made.node].name,
+                          " is kept somewhere");
+    }
+  }
+  return "";
+}
+
+}  // namespace terra

@@ -1,0 +1,136 @@
+// Pure calls: the keys by which their records are found, and how they are
+// learned (docs/design/0009).
+#ifndef TERRA_KERNELS_REPLAY_PURE_CALL_H_
+#define TERRA_KERNELS_REPLAY_PURE_CALL_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/outputs/call_log.h"
+#include "kernels/plan/call_record.h"
+#include "kernels/plan/hash.h"
+#include "kernels/plan/pure_record.h"
+#include "kernels/python/py_ref.h"
+
+namespace terra {
+
+class Session;
+struct InputRef;
+
+struct PureCall {
+  const char* name;    // for people
+  PyObject* function;  // what runs when it is not replayed
+  PyObject* args;      // a tuple
+  PyObject* kwargs;    // or null
+  bool takes_objects;  // of which Python can see a change
+  bool is_declared;    // by the user: terra_tf.pure
+  PyObject* marker;    // of a gradient function: names its forward op; or null
+};
+
+// What somebody has set of a tensor's attributes.
+enum class Attributes {
+  kNone,
+  kZeros,   // TensorFlow's mark that all its items are zero, nothing else
+  kSlice,   // `assign`, which a slice of a variable has, nothing else
+  kLogits,  // what Keras' softmax was given, a tensor; nothing else
+  kOther,   // Keras sets masks
+};
+Attributes AttributesOf(PyObject* tensor);
+// Keras' logits of a tensor. Null if it has none.
+PyRef LogitsOf(PyObject* tensor);
+bool SetLogits(PyObject* tensor, PyObject* logits);
+// TensorFlow's mark; false with an error set if it cannot be.
+bool MarkAsZeros(PyObject* tensor);
+// What a slice of a variable has, without the variable. Null if it holds
+// results of the step.
+PyRef AssignOfSlice(const Session& session, PyObject* tensor,
+                    PyObject* variable);
+bool MarkAsSlice(PyObject* tensor, PyObject* assign, PyObject* variable);
+
+// Turns what was logged of a call into a record (session_pure_learning.cc).
+class PureLearner {
+ public:
+  PureLearner(const Session& session, const PureLearning& learning,
+              const Operands& operands, bool takes_objects)
+      : session_(session),
+        learning_(learning),
+        operands_(operands),
+        takes_objects_(takes_objects) {}
+  // Empty, or why the call cannot be replayed.
+  std::string Learn(const std::vector<LoggedStep>& steps, PyObject* result,
+                    PureRecord* record);
+
+ private:
+  using Output = std::pair<int, int>;  // node, output
+  std::string LearnEvent(const LoggedStep& logged);
+  std::string LearnGradient(const LoggedStep& logged);
+  // A tensor that a gradient function holds.
+  bool LearnHeld(const LoggedInput& logged, TensorRef* ref) const;
+  std::string LearnOp(const LoggedStep& logged);
+  std::string LearnInput(const LoggedInput& logged, const InputRef& expected,
+                         TensorRef* ref);
+  std::string LearnJoin(const InputRef& expected, TensorRef* ref);
+  std::string LearnResult(PyObject* value, ResultPattern* pattern);
+  std::string LearnTensor(PyObject* tensor, ResultPattern* pattern);
+  std::string LearnKept();
+
+  const Session& session_;
+  const PureLearning& learning_;
+  const Operands& operands_;
+  const bool takes_objects_;
+  PureRecord* record_ = nullptr;
+  std::map<Output, int> made_;  // in the call -> number
+  std::set<int> results_;       // numbers of those that it returns
+  std::map<int, int> joins_;    // decided in the call -> operand
+  // What ops of the call have taken that is no argument.
+  std::map<PyObject*, TensorRef> objects_;
+};
+
+// Makes the key of a call from all that its Python can depend on.
+class PureKey {
+ public:
+  // Where the way forks, the ops that made the call's tensors are a part of it:
+  // they are what decides which node follows.
+  PureKey(const Session& session, bool takes_objects, bool is_at_fork)
+      : session_(session),
+        takes_objects_(takes_objects),
+        is_at_fork_(is_at_fork) {}
+  // Null, or why the call has no key.
+  const char* Add(const PureCall& call);
+  // What Keras' layers inherit from the layer that calls them.
+  static uint64_t HashOfKerasContext();
+  Hash& hash() { return hash_; }
+  uint64_t value() const { return hash_.value(); }
+  // What it knows by address or by id, besides the function.
+  Anchors anchors() const;
+  const Operands& operands() const { return operands_; }
+  const std::vector<PyObject*>& objects() const { return objects_; }
+
+ private:
+  const char* Mix(PyObject* value, int depth);
+  const char* MixItems(PyObject* items, int depth);
+  const char* MixNumber(PyObject* value);
+  const char* MixNumPy(PyObject* value);
+  void MixReal(double number);
+  const char* MixTensor(PyObject* tensor);
+  const char* MixVariable(PyObject* variable);
+  void MixTwin(const tensorflow::TensorHandle* handle);
+  // Whether it is the same object as an operand before.
+  bool MixKnown(PyObject* object);
+
+  const Session& session_;
+  const bool takes_objects_;
+  const bool is_at_fork_;
+  Hash hash_{0x9e11};
+  Operands operands_;
+  std::vector<PyObject*> objects_;
+};
+
+}  // namespace terra
+
+#endif  // TERRA_KERNELS_REPLAY_PURE_CALL_H_

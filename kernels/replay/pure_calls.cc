@@ -1,0 +1,260 @@
+// Session: calls of functions without a state of their own (docs/design/0009).
+#include "kernels/call/call.h"
+#include "kernels/cursor/claims.h"
+#include "kernels/cursor/stack.h"
+#include "kernels/plan/hash.h"
+#include "kernels/plan/plan.h"
+#include "kernels/plan/pure_record.h"
+#include "kernels/python/controller.h"
+#include "kernels/python/py_ref.h"
+#include "kernels/python/python_scopes.h"
+#include "kernels/python/tf_python.h"
+#include "kernels/python/thread.h"
+#include "kernels/python/waiting.h"
+#include "kernels/replay/pure_call.h"
+#include "kernels/session/readable.h"
+#include "kernels/session/session.h"
+#include "kernels/session/tape_events.h"
+#include "kernels/tapes/tape_log.h"
+
+namespace terra {
+namespace {
+
+// How many gradient functions of the library run on this thread.
+thread_local int num_marked_calls = 0;
+
+class MarkedCall {
+ public:
+  explicit MarkedCall(const PureCall& call)
+      : is_marked_(call.marker != nullptr) {
+    num_marked_calls += is_marked_;
+  }
+  ~MarkedCall() { num_marked_calls -= is_marked_; }
+
+ private:
+  const int is_marked_;
+};
+
+// What TensorFlow's eager context knows of this thread, or null. It stays where
+// it is, and there is one context (EagerRuntime holds it).
+const tensorflow::EagerContextThreadLocalData* EagerThread() {
+  static thread_local const tensorflow::EagerContextThreadLocalData* data =
+      nullptr;
+  if (data == nullptr) {
+    data = tensorflow::GetEagerContextThreadLocalData(Runtime().py_context);
+    if (data == nullptr) PyErr_Clear();
+  }
+  return data;
+}
+
+// Null, or why a thread is where no pure call is replayed.
+const char* WhyNotOnThread(const ThreadState& thread, const PureCall& call) {
+  if (thread.num_gradients > 0 && call.marker == nullptr) {
+    return "a part of a gradient function";
+  }
+  if (thread.num_watchers > 0)
+    return "somebody watches which variables it uses";
+  // As C++ has it: Python's attributes of the same cost a third of a replay.
+  const auto* local = EagerThread();
+  if (local == nullptr) return "a thread that TensorFlow does not know";
+  if (!local->is_eager) return "a part of a graph that is being built";
+  PyObject* callbacks = local->op_callbacks.get();
+  if (callbacks == nullptr || PyObject_Size(callbacks) == 0) return nullptr;
+  PyErr_Clear();
+  return "an op callback sees every op";
+}
+
+}  // namespace
+
+// Whether what follows the last node is a matter of the location.
+bool Session::IsAtFork() const {
+  if (at_ < 0) return plan_->starts_with_fork || plan_->first_nodes.size() != 1;
+  const PlanNode& last = plan_->nodes[at_];
+  return last.next < 0 && (last.is_fork || last.successors.size() != 1);
+}
+
+const char* Session::KeyOfPure(const PureCall& call, bool is_at_fork,
+                               PureKey* key) const {
+  Hash& hash = key->hash();
+  hash.Mix(reinterpret_cast<uintptr_t>(call.function));
+  hash.Mix(static_cast<uint64_t>(at_));
+  hash.Mix(static_cast<uint64_t>(TapeIsActive()));
+  if (is_at_fork) hash.Mix(HashOfStack(stop_frame_));
+  if (call.marker != nullptr) {
+    const Py_hash_t marker_hash = PyObject_Hash(call.marker);
+    PyErr_Clear();
+    if (marker_hash == -1) return "a forward op without a name";
+    hash.Mix(static_cast<uint64_t>(marker_hash));
+  }
+  return key->Add(call);
+}
+
+PyObject* Session::OnPureCall(const PureCall& call) {
+  auto run = [&] {
+    return PyObject_Call(call.function, call.args, call.kwargs);
+  };
+  if (!AwaitSeizure()) return nullptr;
+  const ThreadState& thread = CurrentThread();
+  if (mode_ != Mode::kCoExecution || bound_for_ >= 0 ||
+      !Knobs().replays_calls.load()) {
+    return run();
+  }
+  MarkedCall in_this_call(call);
+  const bool is_at_fork = IsAtFork();
+  PureKey key(*this, call.takes_objects, is_at_fork);
+  const char* problem = plan_->check_devices ? "the program has device scopes"
+                                             : WhyNotOnThread(thread, call);
+  if (problem == nullptr) problem = KeyOfPure(call, is_at_fork, &key);
+  if (mode_ != Mode::kCoExecution) return run();
+  if (problem != nullptr) {
+    // Of a gradient function it is said why it is not replayed, not of its
+    // parts.
+    const bool is_part = num_marked_calls > (call.marker != nullptr);
+    if (!is_part) ++plan_->counts->not_replayed[{call.name, problem}];
+    return run();
+  }
+  const auto record = plan_->pure_calls.Find(key.value());
+  if (record == nullptr || !record->anchors.AreAlive()) {
+    return LearnPureCall(call, key);
+  }
+  if (!record->refusal.empty()) {
+    ++*record->num_refused;
+    return record->tries_left > 0 ? LearnPureCall(call, key) : run();
+  }
+  if (!ResumePending()) return nullptr;
+  Tensors held;
+  const bool fits =
+      mode_ == Mode::kCoExecution && PureFits(*record, key.operands(), &held);
+  if (PyErr_Occurred()) return nullptr;
+  if (mode_ != Mode::kCoExecution) return run();
+  if (!fits) return LearnPureCall(call, key);
+  if (call.is_declared && Knobs().checks_pure.load()) {
+    return CheckPure(call, key, record);
+  }
+  return ReplayPure(*record, key.operands());
+}
+
+bool Session::PureFits(const PureRecord& record, const Operands& operands,
+                       Tensors* held) {
+  using Kind = TensorRef::Kind;
+  if (record.guard && !record.guard.IsUnchanged()) return false;
+  std::string detail;
+  Claims claims;
+  bool is_first = true;
+  for (const PureStep& step : record.steps) {
+    if (step.variable) {
+      held->push_back(PyRef::Borrow(step.variable.get()));
+      if (!held->back()) return false;
+    }
+    for (const TensorRef& ref : step.inputs) {
+      if (!ref.outside) continue;
+      held->push_back(PyRef::Borrow(ref.outside.get()));
+      if (!held->back()) return false;
+    }
+    if (step.kind != PureKind::kOp) continue;
+    const PlanNode& node = plan_->nodes[step.node];
+    if (is_first && !IsLegal(step.node)) return false;
+    is_first = false;
+    if (plan_->levels[node.level].epoch != epoch_) return false;
+    for (size_t i = 0; i < step.inputs.size(); ++i) {
+      const TensorRef& ref = step.inputs[i];
+      const InputRef& expected = node.inputs[i];
+      if (ref.kind == Kind::kMade || ref.is_verified) continue;
+      if (expected.kind == InputKind::kVariable &&
+          slot_written_[plan_->variables[expected.a].variable] == kInPlace) {
+        return false;
+      }
+      PyObject* tensor =
+          ref.kind == Kind::kObject ? ref.get() : operands[ref.number].tensor();
+      if (VerifyInput(expected, tensor, &claims, &detail) != nullptr ||
+          mode_ != Mode::kCoExecution) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+PyObject* Session::CheckPure(const PureCall& call, const PureKey& key,
+                             const std::shared_ptr<const PureRecord>& known) {
+  PyRef keep_alive = PyRef::Borrow(controller_);
+  PyRef result = PyRef::Steal(LearnPureCall(call, key));
+  if (!result) return nullptr;
+  const char* difference = "it ran other ops";
+  if (mode_ == Mode::kCoExecution) {
+    difference = DifferenceOf(*known, *plan_->pure_calls.Find(key.value()));
+  }
+  if (difference != nullptr && !CallController(controller_, "on_impure", "(ss)",
+                                               call.name, difference)) {
+    return nullptr;
+  }
+  return result.release();
+}
+
+// One op of a replayed call; its results are added to `made`.
+bool Session::ReplayOp(const PureStep& step, const Operands& operands,
+                       Tensors* made) {
+  using Kind = TensorRef::Kind;
+  Call call;
+  call.info = step.info;
+  call.py_name = step.info->py_name.get();
+  call.route = step.route;
+  call.counts = step.counts;
+  call.attrs = step.attrs;
+  for (const TensorRef& ref : step.inputs) {
+    call.inputs.push_back(ref.kind == Kind::kObject ? PyRef::Borrow(ref.get())
+                          : ref.kind == Kind::kMade
+                              ? (*made)[ref.number]
+                              : PyRef::Borrow(operands[ref.number].tensor()));
+  }
+  const size_t first = made->size();
+  PyRef result;
+  if (mode_ == Mode::kCoExecution) {
+    Decide(step.node);
+    bound_for_ = step.node;
+    result = PyRef::Steal(Delegate(call, step.node, made));
+  } else {  // something that was destroyed has ended it
+    result = PyRef::Steal(OnCall(call));
+  }
+  if (!result) return false;
+  if (made->size() == first) {
+    PyRef outputs = OutputList(result.get());
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(outputs.get()); ++i) {
+      made->push_back(PyRef::Borrow(PyList_GET_ITEM(outputs.get(), i)));
+    }
+  }
+  if (!step.record_attrs) return true;
+  PyRef inputs = call.InputTuple();
+  // For a call around this one that is being learned.
+  LogRecord(call.py_name, inputs.get(), step.record_attrs.get());
+  const auto outputs = absl::MakeConstSpan(*made).subspan(first);
+  // The tape asks for shapes, holding the GIL.
+  for (const PyRef& output : outputs) {
+    if (!EnsureReadable(output.get(), Reading::kShape)) return false;
+  }
+  return TellTapes(call.py_name, call.inputs, step.record_attrs.get(), outputs);
+}
+
+PyObject* Session::ReplayPure(const PureRecord& record,
+                              const Operands& operands) {
+  GcPause no_python_in_between;
+  Tensors made;
+  for (const PureStep& step : record.steps) {
+    if (step.kind == PureKind::kAccess) {
+      if (!AccessVariable(step.operand >= 0 ? operands[step.operand].object
+                                            : step.variable.get())) {
+        return nullptr;
+      }
+    } else if (step.kind == PureKind::kGradient) {
+      if (!ReplayGradient(step, operands, made)) return nullptr;
+    } else if (step.kind != PureKind::kOp) {
+      StopTapes(step.kind == PureKind::kStop);
+    } else if (!ReplayOp(step, operands, &made)) {
+      return nullptr;
+    }
+  }
+  ++*record.num_replayed;
+  return MakeResult(record.result, made, operands).release();
+}
+
+}  // namespace terra

@@ -1,0 +1,105 @@
+// Session: ops on shapes and small host values. Their results are known as
+// soon as Python asks, so they run on the spot; the graph, which may need
+// them too, computes them once more for itself.
+#include "kernels/call/call.h"
+#include "kernels/outputs/outputs.h"
+#include "kernels/plan/plan.h"
+#include "kernels/plan/shapes.h"
+#include "kernels/python/controller.h"
+#include "kernels/python/py_ref.h"
+#include "kernels/python/tf_python.h"
+#include "kernels/session/readable.h"
+#include "kernels/session/session.h"
+
+namespace terra {
+namespace {
+
+using tensorflow::PartialTensorShape;
+using tensorflow::Tensor;
+
+Tensor Integers(tensorflow::DataType dtype, tensorflow::TensorShape shape,
+                const std::vector<int64_t>& values) {
+  Tensor tensor(dtype, shape);
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (dtype == tensorflow::DT_INT32) {
+      tensor.flat<int32_t>()(i) = static_cast<int32_t>(values[i]);
+    } else {
+      tensor.flat<int64_t>()(i) = values[i];
+    }
+  }
+  return tensor;
+}
+
+// What Shape, ShapeN, Size or Rank gives.
+Tensor Ask(const std::string& op, const PartialTensorShape& shape,
+           tensorflow::DataType dtype) {
+  if (op == "Size") return Integers(dtype, {}, {shape.num_elements()});
+  if (op == "Rank") return Integers(dtype, {}, {shape.dims()});
+  std::vector<int64_t> dims(shape.dims());
+  for (int i = 0; i < shape.dims(); ++i) dims[i] = shape.dim_size(i);
+  return Integers(dtype, {shape.dims()}, dims);
+}
+
+}  // namespace
+
+// 1 when the values of the inputs, or only their shapes, are known; 0 when the
+// session diverged instead; -1 with an exception set.
+int Session::AwaitKnown(const Call& call, bool shapes_only) {
+  for (const PyRef& input : call.inputs) {
+    const int32_t index = FindMade(HandleOf(input.get()));
+    if (index < 0) {
+      const Reading reading = shapes_only ? Reading::kShape : Reading::kValue;
+      if (!EnsureReadable(input.get(), reading)) return -1;
+      continue;
+    }
+    Made& made = made_[index];
+    if (made.ready->load() || (shapes_only && ShapeIsKnown(made))) continue;
+    if (made.fetch_channel < 0) {  // the next graph fetches it
+      return CallController(controller_, "on_unplanned", "(iii)", made.node,
+                            made.output, 1)
+                 ? 0
+                 : -1;
+    }
+    const int ready = WaitReady(made);
+    if (ready < 0) return -1;
+    if (ready == 0) return Diverge("op_error", Describe(call)) ? 0 : -1;
+    made.seen = true;
+  }
+  return 1;
+}
+
+PyRef Session::AskForShapes(const Call& call, const PlanNode& node) {
+  const std::vector<KnownInput> inputs = KnownInputs(call);
+  Tensors outputs;
+  for (size_t i = 0; i < node.outputs.size(); ++i) {
+    if (!inputs[i].shape.IsFullyDefined()) return PyRef();
+    const Tensor value = Ask(node.name, inputs[i].shape, node.outputs[i].dtype);
+    outputs.push_back(PyRef::Steal(EagerTensorFromHandle(
+        tensorflow::wrap(NewLocal(value, node.outputs[i].placement)))));
+  }
+  return WrapOutputs(call, absl::MakeSpan(outputs));
+}
+
+PyObject* Session::RunOnHost(const Call& call, int number) {
+  const PlanNode& node = plan_->nodes[number];
+  const int index = position();
+  const int known = AwaitKnown(call, node.asks_for_shapes);
+  if (known < 0) return nullptr;
+  if (known == 0 || mode_ != Mode::kCoExecution) return OnCall(call);
+  BindInputs(call, node);
+  PyRef result = node.asks_for_shapes ? AskForShapes(call, node) : PyRef();
+  if (!result && !PyErr_Occurred()) {
+    result = PyRef::Steal(ExecuteAndRecord(call, node.marker.get()));
+  }
+  if (!AwaitSeizure()) return nullptr;
+  if (!result && mode_ == Mode::kCoExecution &&
+      PyErr_ExceptionMatches(PyExc_Exception)) {
+    PyErr_Clear();  // it fails once more, and for good, outside of the graph
+    if (!Diverge("op_error", Describe(call))) return nullptr;
+    return OnCall(call);
+  }
+  if (!result) return nullptr;
+  return FinishReal(call, number, index, std::move(result));
+}
+
+}  // namespace terra

@@ -1,0 +1,377 @@
+// Session: is this call what the plan expects?
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/call/call.h"
+#include "kernels/call/seeds.h"
+#include "kernels/cursor/claims.h"
+#include "kernels/outputs/outputs.h"
+#include "kernels/plan/plan.h"
+#include "kernels/plan/shapes.h"
+#include "kernels/python/py_ref.h"
+#include "kernels/python/tf_python.h"
+#include "kernels/python/thread.h"
+#include "kernels/session/readable.h"
+#include "kernels/session/session.h"
+
+namespace terra {
+namespace {
+
+using tensorflow::Tensor;
+using tensorflow::TensorHandle;
+
+bool SameOp(const PlanNode& node, const Call& call) {
+  if (node.info != nullptr || call.info != nullptr) {
+    return node.info == call.info;
+  }
+  return true;  // functions have names of their own each time they are made
+}
+
+}  // namespace
+
+namespace {
+
+const char* VerifyShape(PyObject* tensor, tensorflow::DataType dtype,
+                        const tensorflow::PartialTensorShape& expected,
+                        std::string* detail) {
+  TensorHandle* handle = HandleOf(tensor);
+  tensorflow::PartialTensorShape shape;
+  // Outputs of earlier steps may be pending: a known shape does not wait.
+  if (!EnsureReadable(tensor, Reading::kShape)) {
+    ClearOwnError();
+    *detail = "a tensor that could not be read";
+    return "feed_changed";
+  }
+  if (handle->Shape(&shape).ok() && handle->DataType() == dtype &&
+      expected.IsCompatibleWith(shape)) {
+    return nullptr;
+  }
+  *detail = absl::StrCat(tensorflow::DataTypeString(handle->DataType()),
+                         shape.DebugString(), " where ",
+                         tensorflow::DataTypeString(dtype),
+                         expected.DebugString(), " was expected");
+  return "feed_changed";
+}
+
+template <typename Integer>
+bool AreWithin(const Tensor& tensor, std::pair<int64_t, int64_t> allowed) {
+  const auto items = tensor.flat<Integer>();
+  bool are_within = true;
+  for (int64_t i = 0; i < items.size(); ++i) {
+    const int64_t item = static_cast<int64_t>(items(i));
+    are_within &= item >= allowed.first && item < allowed.second;
+  }
+  return are_within;
+}
+
+// Whether all items of an integer tensor are at least the first of two numbers
+// and below the second.
+bool AreAllowed(const Tensor& tensor, std::pair<int64_t, int64_t> allowed) {
+  switch (tensor.dtype()) {
+    case tensorflow::DT_INT32:
+      return AreWithin<int32_t>(tensor, allowed);
+    case tensorflow::DT_INT64:
+      return AreWithin<int64_t>(tensor, allowed);
+    case tensorflow::DT_INT16:
+      return AreWithin<int16_t>(tensor, allowed);
+    case tensorflow::DT_UINT16:
+      return AreWithin<uint16_t>(tensor, allowed);
+    case tensorflow::DT_INT8:
+      return AreWithin<int8_t>(tensor, allowed);
+    case tensorflow::DT_UINT8:
+      return AreWithin<uint8_t>(tensor, allowed);
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
+                                    Claims* claims, std::string* detail) {
+  const VariableSlot& slot = plan_->variables[ref.a];
+  PyObject* expected =
+      slot.captured ? slot.captured.get() : variables_[slot.variable].get();
+  // A captured one that is gone is no longer what the program uses here.
+  if (expected == nullptr && !slot.captured) {
+    expected = claims->Variable(slot.variable);
+  }
+  if (slot.captured || expected != nullptr) {
+    if (expected != nullptr && HandleOf(expected) == HandleOf(tensor)) {
+      return nullptr;
+    }
+    *detail = "another variable";
+    return "variable_changed";
+  }
+  const Tensor* value = nullptr;
+  if (!HandleOf(tensor)->Tensor(&value).ok() ||
+      value->dtype() != tensorflow::DT_RESOURCE) {
+    *detail = "not a variable";
+    return "variable_changed";
+  }
+  const uint64_t key = ResourceKey(*value);
+  bool is_of_another_place = claims->IsClaimedByOther(key, slot.variable);
+  for (const VariableSlot& other : plan_->variables) {
+    is_of_another_place |= other.captured && other.key == key;
+  }
+  for (const auto& [bound_key, bound_slot] : bound_) {
+    is_of_another_place |= bound_key == key && bound_slot != slot.variable;
+  }
+  if (is_of_another_place) {
+    *detail = "the variable of another place";
+    return "variable_changed";
+  }
+  if (ref.kind == InputKind::kResource) {
+    claims->AddVariable(slot.variable, tensor, key);
+    return nullptr;
+  }
+  // The handle knows the variable's type and shape.
+  PyRef same =
+      PyRef::Steal(PyObject_CallFunction(slot.accepts.get(), "O", tensor));
+  if (!same) {
+    ClearOwnError();
+    *detail = "a variable of unknown type";
+    return "variable_changed";
+  }
+  if (same.get() == Py_True) {
+    claims->AddVariable(slot.variable, tensor, key);
+    return nullptr;
+  }
+  *detail = "a variable of another type or shape";
+  return "variable_changed";
+}
+
+const char* Session::VerifyFeed(const InputRef& ref, PyObject* tensor,
+                                Claims* claims, std::string* detail) {
+  TensorHandle* handle = HandleOf(tensor);
+  if (FindMade(handle) >= 0) {
+    *detail = "a tensor of this step where an outside one was expected";
+    return "dataflow_changed";
+  }
+  PyObject* expected = feeds_[ref.a].get();
+  if (expected == nullptr) expected = claims->Feed(ref.a);
+  if (expected != nullptr) {
+    if (HandleOf(expected) == handle) return nullptr;
+    *detail = "another tensor than at this tensor's first use";
+    return "dataflow_changed";
+  }
+  const char* problem = VerifyNewFeed(ref, tensor, detail);
+  if (problem == nullptr) claims->AddFeed(ref.a, tensor);
+  return problem;
+}
+
+const char* Session::VerifyNewFeed(const InputRef& ref, PyObject* tensor,
+                                   std::string* detail) {
+  TensorHandle* handle = HandleOf(tensor);
+  const FeedSlot& slot = plan_->feeds[ref.a];
+  const char* problem = VerifyShape(tensor, slot.dtype, slot.shape, detail);
+  if (problem != nullptr || !slot.allowed.has_value()) return problem;
+  // Of an earlier step it may be pending: that one has not failed, either.
+  if (!EnsureReadable(tensor, Reading::kValue)) ClearOwnError();
+  const Tensor* value = nullptr;
+  if (handle->Tensor(&value).ok() && AreAllowed(*value, *slot.allowed)) {
+    return nullptr;
+  }
+  refused_feed_ = ref.a;
+  *detail =
+      absl::StrCat(value == nullptr ? "a tensor that could not be read"
+                                    : value->SummarizeValue(8),
+                   " is not in [", std::max<int64_t>(slot.allowed->first, 0),
+                   ", ", slot.allowed->second, ")");
+  return "index_out_of_range";
+}
+
+const char* Session::VerifyInput(const InputRef& ref, PyObject* tensor,
+                                 Claims* claims, std::string* detail) {
+  TensorHandle* handle = HandleOf(tensor);
+  switch (ref.kind) {
+    case InputKind::kOutput: {
+      const int32_t index = FindMade(handle);
+      if (index >= 0 && made_[index].node == ref.a &&
+          made_[index].output == ref.b) {
+        return nullptr;
+      }
+      *detail = absl::StrCat("expected output ", ref.b, " of op ", ref.a);
+      return "dataflow_changed";
+    }
+    case InputKind::kVariable:
+      return VerifyVariable(ref, tensor, claims, detail);
+    case InputKind::kConstant: {
+      ConstantSlot& constant = plan_->constants[ref.a];
+      if (HandleOf(constant.tensor.get()) == handle) return nullptr;
+      if (FindMade(handle) >= 0) {
+        *detail = "a tensor of this step where a constant was expected";
+        return "dataflow_changed";
+      }
+      const Tensor* value = nullptr;
+      if (!EnsureReadable(tensor, Reading::kValue)) ClearOwnError();
+      if (handle->Tensor(&value).ok() && ConstantMatches(constant, *value)) {
+        return nullptr;
+      }
+      *detail = value == nullptr
+                    ? "a constant that could not be read"
+                    : absl::StrCat(constant.value.SummarizeValue(4), " became ",
+                                   value->SummarizeValue(4));
+      return "constant_changed";
+    }
+    case InputKind::kCaptured:
+      if (PyObject* captured = plan_->captured[ref.a].get();
+          captured != nullptr && HandleOf(captured) == handle) {
+        return nullptr;
+      }
+      *detail = "another tensor object";
+      return "capture_changed";
+    case InputKind::kFeed:
+      return VerifyFeed(ref, tensor, claims, detail);
+    case InputKind::kResource:
+      return VerifyVariable(ref, tensor, claims, detail);
+    case InputKind::kJoin:
+      return VerifyJoin(ref, tensor, detail);
+    case InputKind::kAny:
+      return nullptr;
+  }
+  return "dataflow_changed";
+}
+
+const char* Session::VerifyJoin(const InputRef& ref, PyObject* tensor,
+                                std::string* detail) {
+  const JoinSpec& join = plan_->joins[ref.a];
+  TensorHandle* handle = HandleOf(tensor);
+  const int32_t index = FindMade(handle);
+  bool fits = false;
+  if (join.rule == JoinRule::kSame) {
+    const Decided& other = decided_[join.same];
+    if (other.is_set && other.node >= 0) {
+      fits = index >= 0 && made_[index].node == other.node &&
+             made_[index].output == other.output;
+    } else {
+      fits = other.is_set && HandleOf(other.external.get()) == handle;
+    }
+  } else if (index < 0) {
+    if (!join.allows_external) {
+      *detail = "a tensor from outside of the step";
+      return "dataflow_changed";
+    }
+    return VerifyShape(tensor, join.dtype, join.shape, detail);
+  } else if (join.rule == JoinRule::kLatest) {
+    fits = web_latest_[join.web] ==
+           std::make_pair(made_[index].node, made_[index].output);
+  } else {
+    const auto made = std::make_pair(made_[index].node, made_[index].output);
+    for (const auto& alternative : join.alternatives) {
+      fits = fits || alternative == made;
+    }
+  }
+  if (fits) return nullptr;
+  *detail = "another op's output than any of those that were known there";
+  return "dataflow_changed";
+}
+
+const char* Session::VerifySeeds(const Call& call, PlanNode* node,
+                                 std::string* detail) {
+  if (!node->seeded) return nullptr;
+  int64_t seed = 0;
+  int64_t seed2 = 0;
+  if (FindSeeds(call.attrs.get(), &seed, &seed2) &&
+      IsInternalPair(seed, seed2)) {
+    return nullptr;
+  }
+  *detail = "an op-level seed";
+  return "attributes_changed";
+}
+
+const char* Session::Verify(const Call& call, PlanNode* node,
+                            std::string* detail) {
+  if (!SameOp(*node, call)) {
+    *detail =
+        absl::StrCat(Describe(call), " where ", node->name, " was expected");
+    return "new_path";
+  }
+  static const Counts kAnyCounts = {-2};
+  if (node->counts != call.counts && node->counts != kAnyCounts) {
+    *detail = "another number of inputs";
+    return "new_path";
+  }
+  if (plan_->check_devices) {
+    std::string device = DeviceScope();
+    if (node->device != device) {
+      *detail = std::move(device);
+      return "device_changed";
+    }
+  }
+  // What Python runs itself may have other attributes every time.
+  const int same =
+      node->kind == NodeKind::kImperative ? 1 : AttributesMatch(node, call);
+  if (same < 0) ClearOwnError();
+  if (same != 1) {
+    *detail = "attributes";
+    return "attributes_changed";
+  }
+  const size_t num_inputs = std::min(node->inputs.size(), call.inputs.size());
+  Claims claims;
+  for (size_t i = 0; i < num_inputs; ++i) {
+    const InputRef& ref = node->inputs[i];
+    // The epochs were planned for the ways that were traced.
+    if (ref.kind == InputKind::kVariable &&
+        plan_->levels[node->level].epoch == epoch_ &&
+        slot_written_[plan_->variables[ref.a].variable] == kInPlace) {
+      *detail = "a variable that was written in place before";
+      return "new_path";
+    }
+    const char* reason =
+        VerifyInput(ref, call.inputs[i].get(), &claims, detail);
+    if (reason != nullptr) return reason;
+  }
+  if (node->shape_rule != nullptr && node->outputs.empty() &&
+      !WriteFits(call, *node)) {
+    *detail = "what is written has another shape, or none that is known yet";
+    return "write_changed";
+  }
+  return VerifySeeds(call, node, detail);
+}
+
+std::vector<KnownInput> Session::KnownInputs(const Call& call) {
+  std::vector<KnownInput> inputs(call.inputs.size());
+  for (size_t i = 0; i < call.inputs.size(); ++i) {
+    TensorHandle* handle = HandleOf(call.inputs[i].get());
+    const int32_t index = FindMade(handle);
+    if (index >= 0) {
+      const Made& made = made_[index];
+      const OutputSpec& spec = plan_->nodes[made.node].outputs[made.output];
+      inputs[i].shape = made.shape.IsFullyDefined() ? made.shape : spec.shape;
+      if (!made.ready->load(std::memory_order_acquire)) continue;
+    } else if (!EnsureReadable(call.inputs[i].get(), Reading::kShape)) {
+      ClearOwnError();
+      continue;
+    } else if (!IsReadyOutside(handle)) {
+      tensorflow::PartialTensorShape shape;
+      if (handle->Shape(&shape).ok()) inputs[i].shape = shape;
+      continue;
+    }
+    const Tensor* value = nullptr;
+    if (!handle->Tensor(&value).ok()) continue;
+    inputs[i].shape = value->shape();
+    inputs[i].value = value;
+  }
+  return inputs;
+}
+
+// Whether an outside tensor has its value: no session is still making it.
+bool Session::IsReadyOutside(TensorHandle* handle) {
+  for (Session* other : Live()) {
+    const int32_t index = other->FindMade(handle);
+    if (index >= 0) return other->made_[index].ready->load();
+  }
+  return true;
+}
+
+bool Session::WriteFits(const Call& call, const PlanNode& node) {
+  const std::vector<KnownInput> inputs = KnownInputs(call);
+  for (const KnownInput& input : inputs) {
+    if (!input.shape.IsFullyDefined()) return false;
+  }
+  std::vector<tensorflow::PartialTensorShape> outputs;
+  return InferShapes(*node.shape_rule, inputs, &outputs);
+}
+
+}  // namespace terra

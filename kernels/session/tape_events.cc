@@ -1,0 +1,54 @@
+#include "kernels/session/tape_events.h"
+
+#include "kernels/plan/pure_record.h"
+#include "kernels/python/tf_python.h"
+#include "kernels/python/thread.h"
+#include "kernels/session/session.h"
+#include "kernels/tapes/tape_event.h"
+#include "kernels/tapes/tape_log.h"
+
+namespace terra {
+
+Session* SessionOfTapes() {
+  const ThreadState& thread = CurrentThread();
+  if (thread.session == nullptr || thread.nested > 0) return nullptr;
+  return thread.session->plan() == nullptr ? nullptr : thread.session;
+}
+
+PyRef HandleOfVariable(PyObject* variable) {
+  static PyObject* name = PyUnicode_InternFromString("_handle");
+  PyRef handle = PyRef::Steal(PyObject_GetAttr(variable, name));
+  if (handle) return handle;
+  PyErr_Clear();
+  return PyRef::Borrow(variable);
+}
+
+bool NoteVariableAccessed(PyObject* variable) {
+  Session* session = SessionOfTapes();
+  if (session == nullptr || !TapeIsActive()) return true;
+  session->LogEvent(PureKind::kAccess, variable);
+  PyRef handle = HandleOfVariable(variable);
+  session->NoteTapeEvent(TapeEvent::kVariableAccessed, nullptr, handle.get());
+  return session->NoteAccess(handle.get());
+}
+
+bool AccessVariable(PyObject* variable) {
+  if (!NoteVariableAccessed(variable)) return false;
+  TFE_Py_TapeVariableAccessed(variable);
+  return true;
+}
+
+void StopTapes(bool stop) {
+  Session* session = SessionOfTapes();
+  if (session != nullptr) {
+    session->NoteTapeEvent(stop ? TapeEvent::kStop : TapeEvent::kRestart,
+                           nullptr, nullptr);
+  }
+  if (stop) {
+    TFE_Py_TapeSetStopOnThread();
+  } else {
+    TFE_Py_TapeSetRestartOnThread();
+  }
+}
+
+}  // namespace terra
