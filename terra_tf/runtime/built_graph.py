@@ -12,6 +12,7 @@ from terra_tf.config import config
 from terra_tf.errors import UndelegableOpError
 from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.graph.generator import generate
+from terra_tf.runtime import build_watch
 from terra_tf.runtime.plan import make_plan
 from terra_tf.trace.location_tree import place_in_code
 from terra_tf.trace.trace_graph import END, START, Feed, Path, TraceGraph
@@ -75,6 +76,7 @@ def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
 
     Raises:
       UnsupportedError: The graph cannot be built; the caller runs imperatively.
+      TooCostlyError: It would have taken too long.
     """
     while True:
         snapshot = trace_graph.snapshot()
@@ -90,6 +92,7 @@ def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
                 keeps_bits=keeps_bits,
                 looks_at_indices=is_on_host,
                 hold_handle=_native.load().module.HeldHandle if is_on_host else None,
+                keep_going=build_watch.check,
             )
             break
         except UndelegableOpError as error:

@@ -1,35 +1,40 @@
 """The state of one entry signature: what is known of it, and what to do next.
 
+    choose()            how the next step runs: eagerly, traced, or with the graph
     next_graph()        the built graph to co-execute, or None: trace
     add_trace(trace)    after a traced or diverged step: merge, and build when it is time
 
-Policy (docs/design/0007). Traced steps are merged into the TraceGraph until one is covered by
+Policy (docs/design/0012). Traced steps are merged into the TraceGraph until one is covered by
 it, or brought new values and fetches only, or until `_MAX_TRACES` since the last build; then a
 graph is built. A step that diverges is merged too. If the graph had served long enough to pay
-for another, that is built at once; else tracing resumes.
+for another, that is built at once; else tracing resumes. Nothing of this is begun that the
+program's budget does not cover (`account`); the step runs eagerly then.
 
 A divergence costs a point, or half a point where Python only needed one more value; a
-co-executed step wins `1 / _STEPS_PER_POINT` back. At `max_divergences` points the entry runs
-imperatively for `retry_after_steps` steps, then goes on with what it knows; each time it gives
-up it waits twice as long, and has half the points. A graph that serves for `retry_after_steps`
-steps makes up for it.
+co-executed step wins `1 / _STEPS_PER_POINT` back. At `max_divergences` points the entry gives up,
+and also when its graph is slower than eager. It runs imperatively for `retry_after_steps` steps,
+and until eager execution has earned what the attempt has lost; then it goes on with what it
+knows. Each time it waits twice as long, and has half the points. A graph that serves for
+`retry_after_steps` steps makes up for it.
 """
 
 from __future__ import annotations
 
+import enum
 import logging
 import weakref
 from typing import Any
 
 from terra_tf import _native
 from terra_tf.config import config
-from terra_tf.errors import ImperativeReason, Reason
-from terra_tf.runtime import object_state
+from terra_tf.errors import ImperativeReason, Reason, TooCostlyError
+from terra_tf.runtime import budget, build_watch, object_state
+from terra_tf.runtime.account import Account
 from terra_tf.runtime.built_graph import BuiltGraph, build_graph
 from terra_tf.runtime.stats import Counters
 from terra_tf.trace.merging import merge
 from terra_tf.trace.records import TensorSpec, Trace
-from terra_tf.trace.trace_graph import MergeKind, TraceGraph
+from terra_tf.trace.trace_graph import MergeKind, MergeResult, TraceGraph
 
 _logger = logging.getLogger("terra_tf")
 
@@ -42,6 +47,15 @@ _MAX_TRACES = 16  # since the last build: then one is built of what is known, co
 
 
 Signature = tuple[TensorSpec, ...]  # of the argument tensors; -1 is an unknown dimension
+
+
+class Choice(enum.Enum):
+    """How a step runs."""
+
+    IMPERATIVE = "eagerly"
+    SAMPLE = "eagerly, to know what that takes"
+    TRACING = "recorded"
+    CO_EXECUTION = "with the graph"
 
 
 def join_signatures(one: Signature, other: Signature) -> Signature:
@@ -76,6 +90,11 @@ class Entry:
         self._num_given_up = 0
         self._why_imperative: Reason = Reason.TOO_MANY_DIVERGENCES
         self._is_merging = False
+        self._has_given_up = False
+        self._resumes_at_s = 0.0  # of the account's `eager_s`
+        self._is_slow = False  # the graph was left for it
+        self._awaits_build = False  # of what is known; the budget does not cover it yet
+        self.account = Account(stats)
 
     # ------------------------------------------------------------ deciding
 
@@ -92,14 +111,65 @@ class Entry:
             if self.built is not None:
                 self.drop_graph(self.built)
 
+    def choose(self) -> Choice:
+        """Says how the next step runs; counts it if that is not what it would like."""
+        if self._is_merging:
+            self._forget()
+        if self.is_imperative():
+            return Choice.IMPERATIVE
+        if self._awaits_build and self.account.may_build(self.trace_graph):
+            self._build()
+        if self.built is not None:
+            return self._choose_with_graph()
+        if self._awaits_build:
+            cost_s = self.account.build_s(self.trace_graph)
+            return self._stay_eager("building a graph", cost_s)
+        if self._has_given_up:  # it could not be built
+            return self._give_up_now()
+        builds = self._num_traces + 1 >= config.traces_before_build
+        if not self.account.may_trace(builds):
+            cost_s = self.account.trace_s + (self.account.build_s(None) if builds else 0.0)
+            return self._stay_eager("tracing and building" if builds else "tracing", cost_s)
+        if self.stats.phase == "imperative":
+            self.stats.set_phase("tracing", "the budget covers it")
+        return Choice.TRACING
+
+    def _choose_with_graph(self) -> Choice:
+        account = self.account
+        if account.is_losing:
+            self.stats.note(str(Reason.SLOWER_THAN_EAGER), account.comparison, "")
+            self._give_up(Reason.SLOWER_THAN_EAGER)
+            return self._give_up_now()
+        if not account.may_co_execute():
+            return self._stay_eager("another divergence", account.risk_s)
+        if account.wants_eager_sample():
+            self.stats.fallbacks[str(Reason.EAGER_MEASURED)] += 1
+            return Choice.SAMPLE
+        return Choice.CO_EXECUTION
+
+    def _give_up_now(self) -> Choice:
+        self.is_imperative()
+        return Choice.IMPERATIVE
+
+    def _stay_eager(self, what: str, cost_s: float) -> Choice:
+        """Runs a step eagerly, because the budget does not cover what would have to be done."""
+        self.stats.fallbacks[str(Reason.OVER_BUDGET)] += 1
+        if self.stats.phase != "imperative":
+            left_s = budget.program.allowance_s
+            why = f"{what} may cost {cost_s:.2f} s, of which the budget covers {left_s:.2f} s"
+            self.stats.set_phase("imperative", why)
+        return Choice.IMPERATIVE
+
     def is_imperative(self) -> bool:
         """Says whether the next step must not even be traced; counts it if so."""
-        if self._imperative_steps_left == 0:
+        if not self._has_given_up:
             return False
-        self._imperative_steps_left -= 1
+        self._imperative_steps_left = max(0, self._imperative_steps_left - 1)
         self.stats.fallbacks[str(self._why_imperative)] += 1
-        if self._imperative_steps_left == 0:
+        if self._imperative_steps_left == 0 and self.account.eager_s >= self._resumes_at_s:
+            self._has_given_up = False
             self._points = 0.0
+            self.account.begin_trial()
             self.stats.set_phase("tracing", "co-execution is tried again")
         return True
 
@@ -112,6 +182,7 @@ class Entry:
     def _forget(self) -> None:
         """A merge was interrupted: half of a trace is in the TraceGraph."""
         self.trace_graph = self.built = self._last_built = None
+        self._awaits_build = False
         self._num_traces = self._num_traces_since_build = 0
         self._signatures_traced.clear()
         self._is_merging = False
@@ -143,7 +214,7 @@ class Entry:
         self._points = max(0.0, self._points - 1 / _STEPS_PER_POINT)
         if self.built is built:
             self._steps_with_graph += 1
-            if self._steps_with_graph >= config.retry_after_steps:
+            if self._steps_with_graph >= config.retry_after_steps and not self._is_slow:
                 self._num_given_up = 0  # that was long ago
         self.stats.set_phase("co-execution")
 
@@ -223,9 +294,10 @@ class Entry:
         if self.trace_graph is None:
             handle_id = _native.load().module.handle_id
             self.trace_graph = TraceGraph(handle_id, self.pattern is not None)
-        self._is_merging = True
-        result = merge(self.trace_graph, trace)
-        self._is_merging = False
+        if not self.account.may_merge(len(trace.ops)):
+            self.stats.note(str(Reason.OVER_BUDGET), "a trace was not merged", "")
+            return
+        result = self._merge(trace)
         self._num_traces += 1
         self._num_traces_since_build += 1
         self._signatures_traced.add(self._signature)
@@ -235,9 +307,20 @@ class Entry:
         if built is not None and (result.kind is not MergeKind.COVERED or self._lacks_way(built)):
             self.drop_graph(built)
         if self.built is None and self._is_time_to_build(result.kind, diverged):
-            self._build()
-        if self._imperative_steps_left == 0:
+            self._awaits_build = True
+            if self.account.may_build(self.trace_graph):
+                self._build()
+        if not self._has_given_up:
             self.stats.set_phase("tracing" if self.built is None else "co-execution")
+
+    def _merge(self, trace: Trace) -> MergeResult:
+        assert self.trace_graph is not None
+        begun_s = budget.program.now()
+        self._is_merging = True
+        result = merge(self.trace_graph, trace)
+        self._is_merging = False
+        self.account.add_merge(budget.program.now() - begun_s, len(trace.ops))
+        return result
 
     def _lacks_way(self, built: BuiltGraph) -> bool:
         """Says whether the graph cannot go the way of the trace just merged."""
@@ -245,7 +328,7 @@ class Entry:
         return self._is_current(built) and not built.has_way(self.trace_graph.last_path)
 
     def _is_time_to_build(self, kind: MergeKind, diverged: bool) -> bool:
-        if self._imperative_steps_left > 0 or self._num_traces < config.traces_before_build:
+        if self._has_given_up or self._num_traces < config.traces_before_build:
             return False
         if self._num_traces_since_build >= _MAX_TRACES:
             return True
@@ -260,12 +343,31 @@ class Entry:
         assert self.trace_graph is not None
         held = self.trace_graph.hold()
         try:
-            self.built = build_graph(self.trace_graph)
+            self.built = self._timed_build()
+        except TooCostlyError:
+            return
         except Exception as error:
             self._build_again(error)
             return
         del held
         self._note_built()
+
+    def _timed_build(self) -> BuiltGraph:
+        """Builds a graph as long as the budget goes.
+
+        Raises:
+          TooCostlyError: It went no further. What it has cost is known for the next time.
+        """
+        graph = self.trace_graph
+        assert graph is not None
+        watch = build_watch.begin(self.stats.name, len(graph.nodes), budget.program.allowance_s)
+        try:
+            return build_graph(graph)
+        except TooCostlyError as error:
+            self.stats.count_fallback(Reason.OVER_BUDGET, str(error))
+            raise
+        finally:
+            self.account.add_build(watch.end(), graph)
 
     def _build_again(self, first: Exception) -> None:
         """Tells an error of the build's own, which comes again, from one that came from outside.
@@ -275,12 +377,15 @@ class Entry:
         """
         assert self.trace_graph is not None
         try:
-            self.built = build_graph(self.trace_graph)
+            self.built = self._timed_build()
+        except TooCostlyError:
+            raise first from None
         except Exception as error:
             _logger.warning("no graph could be built", exc_info=True)
             self.stats.count_fallback(
                 Reason.GRAPH_BUILD_FAILED, f"{type(error).__name__}: {error}"
             )
+            self._awaits_build = False
             self._give_up(Reason.GRAPH_BUILD_FAILED)
             return
         self._note_built()
@@ -288,6 +393,8 @@ class Entry:
 
     def _note_built(self) -> None:
         assert self.trace_graph is not None and self.built is not None
+        self._awaits_build = self._is_slow = False
+        self.account.begin_graph()
         self.stats.share_call_counts(self.built.plan)
         self._num_traces_since_build = self._steps_with_graph = 0
         self.stats.graph_builds += 1
@@ -305,9 +412,15 @@ class Entry:
 
     def _give_up(self, reason: Reason) -> None:
         self._why_imperative = reason
+        self._has_given_up = True
+        self._is_slow = reason is Reason.SLOWER_THAN_EAGER
         self._imperative_steps_left = config.retry_after_steps << min(self._num_given_up, 10)
         self._num_given_up += 1
+        self._resumes_at_s = self.account.earned_after(self._num_given_up)
         self._points = 0.0
+        wait_s = self._resumes_at_s - self.account.eager_s
+        earning = f", and until eager has run for {wait_s:.0f} s more" if wait_s > 0 else ""
         self.stats.set_phase(
-            "imperative", f"for {self._imperative_steps_left} steps: {reason.explanation}"
+            "imperative",
+            f"for {self._imperative_steps_left} steps{earning}: {reason.explanation}",
         )

@@ -1,0 +1,313 @@
+"""What one entry signature has cost and brought, and what it may do next (docs/design/0012).
+
+    account.may_trace(builds=True)      before a step is traced
+    account.may_merge(num_ops)          before its trace is merged
+    account.may_build(graph)            before a graph is built
+    account.may_co_execute()            before a step is left to the graph
+    account.wants_eager_sample()        should this step run as eager does, to be measured?
+    account.is_losing                   is the graph slower than eager, as far as was measured?
+
+Everything is counted for each op, since one call may be longer than another. What steps with a
+graph take is added up over a stretch of them: Python returns early and the graph runs behind, so
+that one step's time says nothing, and the waits for it may lie in other steps or between them.
+
+Guarded by the co-execution lock, but for `note_wait`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from terra_tf.config import config
+from terra_tf.runtime import budget
+from terra_tf.runtime.budget import Rate
+from terra_tf.runtime.step_costs import StepCosts
+
+_STRETCH_STEPS, _STRETCH_S = 16, 0.25  # whichever is first
+_SLOWER = 1.05  # a graph that takes more of eager's time than this is left
+_DOUBT = 0.7  # one that takes more than this is compared with eager soon
+_SAMPLES = 3  # of eager, beside the graph, before it is judged
+_FIRST_TRACE_S = 0.02  # what must be left for a trace of unknown length
+_WEIGHT_OF_PATH = 0.25  # of a path beyond the first, for the work of a build: more switch-cases
+_SMALL = 8  # an attempt that lost less than an eighth of `budget_s` needs not be earned again
+
+
+class Account:
+    """The account of one entry.
+
+    Args:
+      counters: The function's, which add up the entries'.
+
+    Attributes:
+      eager_s: What eager would have taken for this entry's calls.
+      num_ops: Of a step, usually.
+    """
+
+    def __init__(self, counters: Any) -> None:
+        self._counters = counters
+        self.eager_s = 0.0
+        self.num_ops = 0.0
+        self._has_one_length = True
+        self._while_traced = Rate()  # eager's time: a little too high, the recorder is around it
+        self._measured = Rate()
+        self._graph = Rate(size=5)
+        self._record, self._merge, self._build = Rate(), Rate(size=16), Rate(size=3)
+        self._outside_waits: deque[float] = deque()
+        self._balance_s = 0.0  # since the graph was built
+        self._attempt_s = 0.0  # lost since the entry last gave up
+        self._risk_s = 0.0  # what leaving the graph has cost
+        self._begin_stretch()
+        self._begin_samples()
+
+    def _begin_stretch(self) -> None:
+        self._steps, self._ops, self._took_s = 0, 0, 0.0
+
+    def _begin_samples(self) -> None:
+        self._since_sample_s = 0.0
+        self._num_samples = 0
+
+    # ------------------------------------------------------------ deciding
+
+    @property
+    def eager_rate(self) -> float | None:
+        """What eager takes for an op; None if it was never seen to."""
+        if len(self._measured) >= _SAMPLES or not len(self._while_traced):
+            return self._measured.usual
+        return self._while_traced.usual
+
+    @property
+    def eager_step_s(self) -> float:
+        """What eager takes for a step of usual length; 0 if that is not known."""
+        return self.num_ops * (self.eager_rate or 0.0)
+
+    @property
+    def graph_step_s(self) -> float | None:
+        """What a step of usual length takes with the graph, all waiting included."""
+        rate = self._graph.usual
+        return None if rate is None else self.num_ops * rate
+
+    def may_trace(self, builds: bool) -> bool:
+        """Says whether the budget covers one more trace, and the graph that may come of it."""
+        return budget.program.covers(self.trace_s + (self.build_s(None) if builds else 0.0))
+
+    @property
+    def trace_s(self) -> float:
+        """What recording and merging one more trace should cost."""
+        rate = max(self._record.most, _usual(budget.program.record)) + self._merge_rate
+        return max(_FIRST_TRACE_S, self.num_ops * rate)
+
+    @property
+    def _merge_rate(self) -> float:
+        return self._merge.most or _usual(budget.program.merge)
+
+    def may_merge(self, num_ops: int) -> bool:
+        """Says whether the budget covers merging a trace."""
+        return budget.program.covers(num_ops * self._merge_rate)
+
+    def may_build(self, graph: Any) -> bool:
+        """Says whether the budget covers a graph, and that the first step leaves it at once."""
+        return budget.program.covers(self.build_s(graph) + self.eager_step_s)
+
+    def build_s(self, graph: Any) -> float:
+        """What building a graph should cost."""
+        rate = self._build.most or _usual(budget.program.build)
+        return rate * (self.num_ops if graph is None else _work_of(graph))
+
+    def may_co_execute(self) -> bool:
+        """Says whether a step may be left to the graph, since it may diverge.
+
+        A graph that has won back what it lost needs no budget for that.
+        """
+        if not config.weigh_costs or self._balance_s >= 0.0:
+            return True
+        return budget.program.covers(self.risk_s)
+
+    @property
+    def risk_s(self) -> float:
+        """What it should cost if a step leaves the graph: as much as last time, or a replay."""
+        return max(self._risk_s, self.eager_step_s)
+
+    @property
+    def is_losing(self) -> bool:
+        """Whether the graph is slower than eager, both measured several times."""
+        rates = self._graph.usual, self._measured.usual
+        if not config.weigh_costs or rates[0] is None or rates[1] is None:
+            return False
+        enough = len(self._graph) >= 2 and self._num_samples >= _SAMPLES
+        return enough and rates[0] > _SLOWER * rates[1]
+
+    @property
+    def comparison(self) -> str:
+        """What a step takes with the graph, and eagerly; for a person."""
+        graph_s = self.graph_step_s
+        if graph_s is None or not self.eager_step_s:
+            return ""
+        eager = f"{1e3 * self.eager_step_s:.2f} ms eagerly"
+        return f"a step takes {1e3 * graph_s:.2f} ms with the graph, {eager}"
+
+    def wants_eager_sample(self) -> bool:
+        """Says whether the next step should run eagerly, since that was not measured for long."""
+        if self._since_sample_s == 0.0 or not config.weigh_costs:
+            return False
+        return self._since_sample_s >= self._sample_after_s
+
+    @property
+    def needs_recorder(self) -> bool:
+        """Whether an eager sample has to count its ops: steps have other lengths."""
+        return not self._has_one_length
+
+    def earned_after(self, times_given_up: int) -> float:
+        """Returns up to which `eager_s` the entry stays imperative, having given up once more."""
+        lost_s, self._attempt_s = max(0.0, self._attempt_s), 0.0
+        if not config.weigh_costs or lost_s <= config.budget_s / _SMALL:
+            return 0.0
+        factor = 2.0 ** min(times_given_up - 1, 20)
+        return self.eager_s + lost_s * factor / max(config.budget_share, 1e-3)
+
+    # ------------------------------------------------------------ learning
+
+    def add_eager(self, costs: StepCosts) -> None:
+        """A call was run as eager runs it."""
+        budget.program.add_eager(costs.eager_s)
+        budget.program.lose(costs.end() - costs.eager_s)
+        self.eager_s += costs.eager_s
+        if self._has_one_length and self.num_ops:
+            self._add_sample(costs.eager_s, self.num_ops)
+
+    def _add_sample(self, took_s: float, num_ops: float) -> None:
+        self._measured.add(took_s, num_ops)
+        self._num_samples += 1
+        self._since_sample_s = 0.0
+
+    def add_recording(self, costs: StepCosts) -> None:
+        """A step was recorded to its end, from the start or from where it left its graph."""
+        self.invest(costs.recorder_s, "recording")
+
+    def add(self, costs: StepCosts, with_graph: bool) -> None:
+        """A step is over that was traced or co-executed, or should have been."""
+        took_s = costs.end()
+        if costs.is_co_executed:
+            self._add_co_executed(took_s, costs.num_ops)
+        elif with_graph:
+            self._add_diverged(costs)
+        else:
+            self._add_traced(costs)
+
+    def _add_traced(self, costs: StepCosts) -> None:
+        """A step was recorded from its start."""
+        eager_s = costs.eager_s
+        num_ops = costs.num_ops
+        if num_ops:
+            self._note_length(num_ops)
+            self._record.add(costs.recorder_s, num_ops)
+            budget.program.record.add(costs.recorder_s, num_ops)
+            self._while_traced.add(eager_s, num_ops)
+            if costs.is_sample:
+                self._add_sample(eager_s, num_ops)
+        self._add_other(costs, eager_s)
+
+    def _add_diverged(self, costs: StepCosts) -> None:
+        """A step has left its graph."""
+        rate = self.eager_rate or 0.0
+        before_s = self._attempt_s
+        self._add_other(costs, (costs.num_ops or self.num_ops) * rate)
+        self._risk_s = max(self._attempt_s - before_s, self._risk_s / 2)
+
+    def _add_other(self, costs: StepCosts, eager_s: float) -> None:
+        budget.program.add_eager(eager_s)
+        self.eager_s += eager_s
+        self.invest(max(0.0, costs.took_s - eager_s - costs.charged_s), "leaving graphs")
+
+    def invest(self, cost_s: float, what: str) -> None:
+        """Something was paid for that eager does not need."""
+        budget.program.lose(cost_s)
+        self._counters.invested_s[what] += cost_s
+        self._attempt_s += cost_s
+        self._balance_s -= cost_s
+
+    def _note_length(self, num_ops: int) -> None:
+        if self.num_ops and abs(num_ops - self.num_ops) > 0.05 * self.num_ops:
+            self._has_one_length = False
+        self.num_ops = num_ops if self._has_one_length else (self.num_ops + num_ops) / 2
+
+    def note_long_trace(self, num_ops: int) -> None:
+        """A step was not recorded to its end: it has more ops than these, twice as many say."""
+        self.num_ops = max(self.num_ops, 2.0 * num_ops)
+
+    def add_merge(self, cost_s: float, num_ops: int) -> None:
+        """A trace was merged."""
+        self._merge.add(cost_s, num_ops)
+        budget.program.merge.add(cost_s, num_ops)
+        self.invest(cost_s, "merging")
+
+    def add_build(self, cost_s: float, graph: Any) -> None:
+        """A graph was built, or given up in the middle."""
+        self._build.add(cost_s, _work_of(graph))
+        budget.program.build.add(cost_s, _work_of(graph))
+        self.invest(cost_s, "building")
+
+    def begin_graph(self) -> None:
+        """Another graph serves from now on."""
+        self._end_stretch()
+        self._balance_s = 0.0
+        self._graph.clear()
+        self._begin_samples()
+
+    def begin_trial(self) -> None:
+        """The graph is tried again: what it took before may be long ago, eager was measured."""
+        self._end_stretch()
+        self._balance_s = 0.0
+        self._graph.clear()
+        self._num_samples = min(self._num_samples, _SAMPLES)
+
+    def _add_co_executed(self, took_s: float, num_ops: int) -> None:
+        """A step was left to the graph, and matched to its end."""
+        self._steps += 1
+        self._ops += num_ops
+        self._took_s += took_s
+        if self._steps >= _STRETCH_STEPS or self._took_s >= _STRETCH_S:
+            self._end_stretch()
+
+    def note_wait(self, waited_s: float) -> None:
+        """Between two steps, some thread has waited for a graph of this entry."""
+        self._outside_waits.append(waited_s)
+
+    def _end_stretch(self) -> None:
+        ops, took_s, steps = self._ops, self._took_s, self._steps
+        self._begin_stretch()
+        if steps == 0:
+            return
+        while self._outside_waits:
+            took_s += self._outside_waits.popleft()
+        rate = self.eager_rate
+        eager_s = took_s if rate is None else max(ops, steps) * rate
+        budget.program.add_graph(eager_s, took_s)
+        self.eager_s += eager_s
+        self._counters.saved_s += eager_s - took_s
+        self._attempt_s -= eager_s - took_s
+        self._balance_s += eager_s - took_s
+        self._graph.add(took_s, max(ops, steps))
+        self._since_sample_s += took_s
+        self._plan_sample(max(ops, steps) / steps)
+
+    def _plan_sample(self, num_ops: float) -> None:
+        """Decides how long the graph runs before eager is measured again beside it.
+
+        Sooner where it is in doubt which is faster; and never so often that it shows.
+        """
+        graph, eager = _usual(self._graph), self.eager_rate or 0.0
+        is_in_doubt = graph > _DOUBT * eager
+        least_s, share = (0.1, 0.05) if is_in_doubt else (1.0, 0.01)
+        extra_s = max(0.0, eager - graph) * num_ops
+        beyond = max(0, self._num_samples - _SAMPLES)
+        self._sample_after_s = max(least_s, extra_s / share) * 2.0 ** min(beyond, 12)
+
+
+def _work_of(graph: Any) -> float:
+    """How much there is to build: ops, and more the more ways there are between them."""
+    return len(graph.nodes) * (1.0 + _WEIGHT_OF_PATH * max(0, len(graph.paths) - 1))
+
+
+def _usual(rate: Rate) -> float:
+    return rate.usual or 0.0
