@@ -256,7 +256,7 @@ class Reason(_Explained):
     GRAPH_BUILD_FAILED = "graph_build_failed", "No graph could be built from the traces."
     OVER_BUDGET = (
         "over_budget",
-        "What had to be traced, built or risked next would have cost more time than the budget had.",
+        "What was to be traced, built or risked could have cost more time than the budget had.",
     )
     SLOWER_THAN_EAGER = (
         "slower_than_eager",

@@ -1,9 +1,10 @@
 """What one entry signature has cost and brought, and what it may do next (docs/design/0012).
 
-    account.may_trace(builds=True)      before a step is traced
-    account.may_merge(num_ops)          before its trace is merged
-    account.may_build(graph)            before a graph is built
-    account.may_co_execute()            before a step is left to the graph
+    account.trace_cost_s(graph)         what it should cost to trace a step, and to build then
+    account.merge_cost_s(num_ops)       to merge a trace
+    account.build_cost_s(graph)         to build a graph
+    account.risk_s                      if a step leaves the graph
+    account.needs_cover                 whether that is to be reckoned with
     account.wants_eager_sample()        should this step run as eager does, to be measured?
     account.is_losing                   is the graph slower than eager, as far as was measured?
 
@@ -29,7 +30,7 @@ _SLOWER = 1.05  # a graph that takes more of eager's time than this is left
 _DOUBT = 0.7  # one that takes more than this is compared with eager soon
 _SAMPLES = 3  # of eager, beside the graph, before it is judged
 _FIRST_TRACE_S = 0.02  # what must be left for a trace of unknown length
-_WEIGHT_OF_PATH = 0.25  # of a path beyond the first, for the work of a build: more switch-cases
+_WEIGHT_OF_PATH = 0.65  # of a path beyond the first, for the work of a build: more switch-cases
 _SMALL = 8  # an attempt that lost less than an eighth of `budget_s` needs not be earned again
 
 
@@ -52,10 +53,11 @@ class Account:
         self._while_traced = Rate()  # eager's time: a little too high, the recorder is around it
         self._measured = Rate()
         self._graph = Rate(size=5)
-        self._record, self._merge, self._build = Rate(), Rate(size=16), Rate(size=3)
+        self._record, self._merge, self._build = Rate(100e-6), Rate(size=8), Rate(size=3)
         self._outside_waits: deque[float] = deque()
         self._balance_s = 0.0  # since the graph was built
         self._attempt_s = 0.0  # lost since the entry last gave up
+        self._has_run_graph = False
         self._risk_s = 0.0  # what leaving the graph has cost
         self._begin_stretch()
         self._begin_samples()
@@ -87,41 +89,29 @@ class Account:
         rate = self._graph.usual
         return None if rate is None else self.num_ops * rate
 
-    def may_trace(self, builds: bool) -> bool:
-        """Says whether the budget covers one more trace, and the graph that may come of it."""
-        return budget.program.covers(self.trace_s + (self.build_s(None) if builds else 0.0))
+    def trace_cost_s(self, graph: Any) -> float:
+        """What recording and merging one more trace should cost, and a graph if it may be built."""
+        rate = _usual(self._record) + self._merge_rate
+        trace_s = max(_FIRST_TRACE_S, self.num_ops * rate)
+        return trace_s if graph is None else trace_s + self.build_cost_s(graph)
 
-    @property
-    def trace_s(self) -> float:
-        """What recording and merging one more trace should cost."""
-        rate = max(self._record.most, _usual(budget.program.record)) + self._merge_rate
-        return max(_FIRST_TRACE_S, self.num_ops * rate)
+    def merge_cost_s(self, num_ops: int) -> float:
+        """What merging a trace should cost."""
+        return num_ops * self._merge_rate
 
     @property
     def _merge_rate(self) -> float:
         return self._merge.most or _usual(budget.program.merge)
 
-    def may_merge(self, num_ops: int) -> bool:
-        """Says whether the budget covers merging a trace."""
-        return budget.program.covers(num_ops * self._merge_rate)
-
-    def may_build(self, graph: Any) -> bool:
-        """Says whether the budget covers a graph, and that the first step leaves it at once."""
-        return budget.program.covers(self.build_s(graph) + self.eager_step_s)
-
-    def build_s(self, graph: Any) -> float:
-        """What building a graph should cost."""
+    def build_cost_s(self, graph: Any) -> float:
+        """What building a graph should cost, and that the first step leaves it at once."""
         rate = self._build.most or _usual(budget.program.build)
-        return rate * (self.num_ops if graph is None else _work_of(graph))
+        return rate * max(self.num_ops, _work_of(graph)) + self.eager_step_s
 
-    def may_co_execute(self) -> bool:
-        """Says whether a step may be left to the graph, since it may diverge.
-
-        A graph that has won back what it lost needs no budget for that.
-        """
-        if not config.weigh_costs or self._balance_s >= 0.0:
-            return True
-        return budget.program.covers(self.risk_s)
+    @property
+    def needs_cover(self) -> bool:
+        """Whether the graph has lost more than it has won since it was built."""
+        return self._balance_s < 0.0
 
     @property
     def risk_s(self) -> float:
@@ -201,7 +191,6 @@ class Account:
         if num_ops:
             self._note_length(num_ops)
             self._record.add(costs.recorder_s, num_ops)
-            budget.program.record.add(costs.recorder_s, num_ops)
             self._while_traced.add(eager_s, num_ops)
             if costs.is_sample:
                 self._add_sample(eager_s, num_ops)
@@ -250,6 +239,7 @@ class Account:
     def begin_graph(self) -> None:
         """Another graph serves from now on."""
         self._end_stretch()
+        self._has_run_graph = False
         self._balance_s = 0.0
         self._graph.clear()
         self._begin_samples()
@@ -263,11 +253,22 @@ class Account:
 
     def _add_co_executed(self, took_s: float, num_ops: int) -> None:
         """A step was left to the graph, and matched to its end."""
+        if not self._has_run_graph:
+            self._has_run_graph = True
+            took_s = self._without_first_run(took_s, num_ops)
         self._steps += 1
         self._ops += num_ops
         self._took_s += took_s
         if self._steps >= _STRETCH_STEPS or self._took_s >= _STRETCH_S:
             self._end_stretch()
+
+    def _without_first_run(self, took_s: float, num_ops: int) -> float:
+        """TensorFlow prepares a graph when it runs for the first time: that belongs to building."""
+        eager_s = num_ops * (self.eager_rate or 0.0)
+        extra_s = max(0.0, took_s - eager_s)
+        self.invest(extra_s, "building")
+        self._balance_s += extra_s
+        return took_s - extra_s
 
     def note_wait(self, waited_s: float) -> None:
         """Between two steps, some thread has waited for a graph of this entry."""

@@ -21,13 +21,16 @@ from terra_tf.config import config
 
 # What is won is an estimate: an eager step that was not run has no time. Half of it may be spent.
 _TRUST = 0.5
+# Something may cost more than was expected of it.
+_RESERVE = 0.1
 
 
 class Rate:
     """What something takes for each op of it, in seconds: the latest few measurements.
 
     Args:
-      default: What is taken for it before anything was measured, or None.
+      default: What is thought of it before it was measured, or None. It counts as one measurement
+        beside the first: that one is higher than all others, since nothing is cached then.
       size: How many are kept.
     """
 
@@ -51,9 +54,10 @@ class Rate:
     @property
     def usual(self) -> float | None:
         """The median (the lower one of two); a pause of the machine does not move it."""
-        if not self._measured:
-            return self._default
-        return sorted(self._measured)[(len(self._measured) - 1) // 2]
+        known = [*self._measured]
+        if self._default is not None and len(known) < 2:
+            known.append(self._default)
+        return sorted(known)[(len(known) - 1) // 2] if known else None
 
     @property
     def most(self) -> float:
@@ -74,8 +78,8 @@ class Budget:
         that are slower than eager.
       invested_s: The part of it that was not lost by graphs that are slower than eager.
       won_s: What graphs took less than eager would have.
-      record, merge, build: What these take for each op, of all functions together. A build's ops
-        are weighted, see `Account`.
+      merge, build: What these take for each op, of all functions together. A build's ops are
+        weighted, see `Account`.
     """
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
@@ -85,15 +89,14 @@ class Budget:
         self.lost_s = 0.0
         self.invested_s = 0.0
         self.won_s = 0.0
-        self.record = Rate(200e-6)
-        self.merge = Rate(100e-6)
-        self.build = Rate(1.2e-3)
+        self.merge = Rate(60e-6)
+        self.build = Rate(600e-6)
 
     @property
     def allowance_s(self) -> float:
         """What may still be lost."""
-        earned_s = config.budget_share * self.eager_s + _TRUST * self.won_s
-        return config.budget_s + earned_s - self.lost_s
+        granted_s = config.budget_s + config.budget_share * self.eager_s
+        return (1.0 - _RESERVE) * granted_s + _TRUST * self.won_s - self.lost_s
 
     def covers(self, cost_s: float) -> bool:
         """Says whether something may be begun that costs so much, and may bring nothing."""

@@ -31,6 +31,7 @@ from terra_tf.errors import ImperativeReason, Reason, TooCostlyError
 from terra_tf.runtime import budget, build_watch, object_state
 from terra_tf.runtime.account import Account
 from terra_tf.runtime.built_graph import BuiltGraph, build_graph
+from terra_tf.runtime.gc_pause import without_gc
 from terra_tf.runtime.stats import Counters
 from terra_tf.trace.merging import merge
 from terra_tf.trace.records import TensorSpec, Trace
@@ -117,22 +118,31 @@ class Entry:
             self._forget()
         if self.is_imperative():
             return Choice.IMPERATIVE
-        if self._awaits_build and self.account.may_build(self.trace_graph):
+        if self._awaits_build and self._is_covered():
             self._build()
         if self.built is not None:
             return self._choose_with_graph()
-        if self._awaits_build:
-            cost_s = self.account.build_s(self.trace_graph)
-            return self._stay_eager("building a graph", cost_s)
         if self._has_given_up:  # it could not be built
             return self._give_up_now()
-        builds = self._num_traces + 1 >= config.traces_before_build
-        if not self.account.may_trace(builds):
-            cost_s = self.account.trace_s + (self.account.build_s(None) if builds else 0.0)
-            return self._stay_eager("tracing and building" if builds else "tracing", cost_s)
+        if not self._is_covered():
+            return self._stay_eager()
         if self.stats.phase == "imperative":
             self.stats.set_phase("tracing", "the budget covers it")
         return Choice.TRACING
+
+    def next_cost(self) -> tuple[str, float]:
+        """Returns what would be begun next, for a person, and what it may cost in seconds."""
+        account = self.account
+        if self._awaits_build:
+            return "building a graph", account.build_cost_s(self.trace_graph)
+        if self.built is not None:
+            return "another divergence", account.risk_s if account.needs_cover else 0.0
+        if self._num_traces + 1 < config.traces_before_build or self.trace_graph is None:
+            return "tracing", account.trace_cost_s(None)
+        return "tracing and building", account.trace_cost_s(self.trace_graph)
+
+    def _is_covered(self) -> bool:
+        return budget.program.covers(self.next_cost()[1])
 
     def _choose_with_graph(self) -> Choice:
         account = self.account
@@ -140,8 +150,8 @@ class Entry:
             self.stats.note(str(Reason.SLOWER_THAN_EAGER), account.comparison, "")
             self._give_up(Reason.SLOWER_THAN_EAGER)
             return self._give_up_now()
-        if not account.may_co_execute():
-            return self._stay_eager("another divergence", account.risk_s)
+        if account.needs_cover and not self._is_covered():
+            return self._stay_eager()
         if account.wants_eager_sample():
             self.stats.fallbacks[str(Reason.EAGER_MEASURED)] += 1
             return Choice.SAMPLE
@@ -151,12 +161,13 @@ class Entry:
         self.is_imperative()
         return Choice.IMPERATIVE
 
-    def _stay_eager(self, what: str, cost_s: float) -> Choice:
+    def _stay_eager(self) -> Choice:
         """Runs a step eagerly, because the budget does not cover what would have to be done."""
         self.stats.fallbacks[str(Reason.OVER_BUDGET)] += 1
         if self.stats.phase != "imperative":
+            what, cost_s = self.next_cost()
             left_s = budget.program.allowance_s
-            why = f"{what} may cost {cost_s:.2f} s, of which the budget covers {left_s:.2f} s"
+            why = f"{what} may cost {cost_s:.2f} s, and the budget has {left_s:.2f} s"
             self.stats.set_phase("imperative", why)
         return Choice.IMPERATIVE
 
@@ -200,6 +211,13 @@ class Entry:
             self.trace_graph.hold()
             self.stats.log("graphs", "a variable or tensor that the graph took is gone")
         return held
+
+    @property
+    def imperative_for(self) -> tuple[int, float] | None:
+        """For how many steps, and how many seconds of eager execution, it has given up; or None."""
+        if not self._has_given_up:
+            return None
+        return self._imperative_steps_left, max(0.0, self._resumes_at_s - self.account.eager_s)
 
     @property
     def current_built(self) -> BuiltGraph | None:
@@ -294,7 +312,7 @@ class Entry:
         if self.trace_graph is None:
             handle_id = _native.load().module.handle_id
             self.trace_graph = TraceGraph(handle_id, self.pattern is not None)
-        if not self.account.may_merge(len(trace.ops)):
+        if not budget.program.covers(self.account.merge_cost_s(len(trace.ops))):
             self.stats.note(str(Reason.OVER_BUDGET), "a trace was not merged", "")
             return
         result = self._merge(trace)
@@ -308,7 +326,7 @@ class Entry:
             self.drop_graph(built)
         if self.built is None and self._is_time_to_build(result.kind, diverged):
             self._awaits_build = True
-            if self.account.may_build(self.trace_graph):
+            if self._is_covered():
                 self._build()
         if not self._has_given_up:
             self.stats.set_phase("tracing" if self.built is None else "co-execution")
@@ -317,7 +335,8 @@ class Entry:
         assert self.trace_graph is not None
         begun_s = budget.program.now()
         self._is_merging = True
-        result = merge(self.trace_graph, trace)
+        with without_gc():
+            result = merge(self.trace_graph, trace)
         self._is_merging = False
         self.account.add_merge(budget.program.now() - begun_s, len(trace.ops))
         return result
@@ -362,7 +381,8 @@ class Entry:
         assert graph is not None
         watch = build_watch.begin(self.stats.name, len(graph.nodes), budget.program.allowance_s)
         try:
-            return build_graph(graph)
+            with without_gc():
+                return build_graph(graph)
         except TooCostlyError as error:
             self.stats.count_fallback(Reason.OVER_BUDGET, str(error))
             raise

@@ -40,7 +40,8 @@ class Stats:
       tape_ops_unrecorded: Ops that they never were told of: their gradients were replayed.
       python_stall_s: Time in which Python waited for the graph.
       graph_stall_s: Time in which some feed of the graph waited for Python.
-      invested_s: What was paid that eager does not need: recording, merging, building, leaving graphs.
+      invested_s: What was paid that eager does not need: for recording, merging, building, and for
+        leaving graphs.
       saved_s: What steps with a graph took less than eager would have; negative if more.
       python_shares: Whose Python ran in the steps that `terra.profile` saw last, as shares of the
         time in them: "program", "tensorflow", "keras", "terra_tf", "waiting". Empty before that.
