@@ -49,9 +49,10 @@ class Account:
         self._counters = counters
         self.eager_s = 0.0
         self.num_ops = 0.0
+        self._most_ops = 0
         self._has_one_length = True
         self._while_traced = Rate()  # eager's time: a little too high, the recorder is around it
-        self._measured = Rate()
+        self._measured = Rate(size=15)
         self._graph = Rate(size=5)
         self._record, self._merge, self._build = Rate(100e-6), Rate(size=8), Rate(size=3)
         self._outside_waits: deque[float] = deque()
@@ -68,20 +69,19 @@ class Account:
     def _begin_samples(self) -> None:
         self._since_sample_s = 0.0
         self._num_samples = 0
+        self._num_surprises = 0  # samples until eager's time is taken for known again
 
     # ------------------------------------------------------------ deciding
 
     @property
-    def eager_rate(self) -> float | None:
-        """What eager takes for an op; None if it was never seen to."""
-        if len(self._measured) >= _SAMPLES or not len(self._while_traced):
-            return self._measured.usual
-        return self._while_traced.usual
+    def _eager(self) -> Rate:
+        enough = len(self._measured) >= _SAMPLES or not len(self._while_traced)
+        return self._measured if enough else self._while_traced
 
     @property
     def eager_step_s(self) -> float:
         """What eager takes for a step of usual length; 0 if that is not known."""
-        return self.num_ops * (self.eager_rate or 0.0)
+        return self.num_ops * _usual(self._eager)
 
     @property
     def graph_step_s(self) -> float | None:
@@ -106,7 +106,7 @@ class Account:
     def build_cost_s(self, graph: Any) -> float:
         """What building a graph should cost, and that the first step leaves it at once."""
         rate = self._build.most or _usual(budget.program.build)
-        return rate * max(self.num_ops, _work_of(graph)) + self.eager_step_s
+        return rate * max(self.num_ops, _work_of(graph)) + self.risk_s
 
     @property
     def needs_cover(self) -> bool:
@@ -115,8 +115,8 @@ class Account:
 
     @property
     def risk_s(self) -> float:
-        """What it should cost if a step leaves the graph: as much as last time, or a replay."""
-        return max(self._risk_s, self.eager_step_s)
+        """What it should cost if a step leaves the graph: as last time, or a replay of all of it."""
+        return max(self._risk_s, self._most_ops * _usual(self._eager))
 
     @property
     def is_losing(self) -> bool:
@@ -162,13 +162,15 @@ class Account:
         budget.program.add_eager(costs.eager_s)
         budget.program.lose(costs.end() - costs.eager_s)
         self.eager_s += costs.eager_s
+        self._since_sample_s = 0.0
         if self._has_one_length and self.num_ops:
             self._add_sample(costs.eager_s, self.num_ops)
 
     def _add_sample(self, took_s: float, num_ops: float) -> None:
+        is_surprise = took_s < _DOUBT * num_ops * _usual(self._eager)
+        self._num_surprises = _SAMPLES if is_surprise else max(0, self._num_surprises - 1)
         self._measured.add(took_s, num_ops)
         self._num_samples += 1
-        self._since_sample_s = 0.0
 
     def add_recording(self, costs: StepCosts) -> None:
         """A step was recorded to its end, from the start or from where it left its graph."""
@@ -188,6 +190,7 @@ class Account:
         """A step was recorded from its start."""
         eager_s = costs.eager_s
         num_ops = costs.num_ops
+        self._since_sample_s = 0.0
         if num_ops:
             self._note_length(num_ops)
             self._record.add(costs.recorder_s, num_ops)
@@ -198,7 +201,7 @@ class Account:
 
     def _add_diverged(self, costs: StepCosts) -> None:
         """A step has left its graph."""
-        rate = self.eager_rate or 0.0
+        rate = self._eager.low or 0.0
         before_s = self._attempt_s
         self._add_other(costs, (costs.num_ops or self.num_ops) * rate)
         self._risk_s = max(self._attempt_s - before_s, self._risk_s / 2)
@@ -216,8 +219,12 @@ class Account:
         self._balance_s -= cost_s
 
     def _note_length(self, num_ops: int) -> None:
-        if self.num_ops and abs(num_ops - self.num_ops) > 0.05 * self.num_ops:
+        self._most_ops = max(self._most_ops, num_ops)
+        is_other = self.num_ops > 0 and abs(num_ops - self.num_ops) > 0.05 * self.num_ops
+        if is_other and self._has_one_length:
             self._has_one_length = False
+            self._measured.clear()  # nobody counted ops there
+            self._begin_samples()
         self.num_ops = num_ops if self._has_one_length else (self.num_ops + num_ops) / 2
 
     def note_long_trace(self, num_ops: int) -> None:
@@ -230,11 +237,12 @@ class Account:
         budget.program.merge.add(cost_s, num_ops)
         self.invest(cost_s, "merging")
 
-    def add_build(self, cost_s: float, graph: Any) -> None:
-        """A graph was built, or given up in the middle."""
-        self._build.add(cost_s, _work_of(graph))
-        budget.program.build.add(cost_s, _work_of(graph))
+    def add_build(self, cost_s: float, graph: Any, is_done: bool = True) -> None:
+        """A graph was built, or stopped in the middle: then it would have cost twice as much."""
         self.invest(cost_s, "building")
+        if is_done:
+            budget.program.build.add(cost_s, _work_of(graph))
+        self._build.add(cost_s if is_done else 2.0 * cost_s, _work_of(graph))
 
     def begin_graph(self) -> None:
         """Another graph serves from now on."""
@@ -256,6 +264,8 @@ class Account:
         if not self._has_run_graph:
             self._has_run_graph = True
             took_s = self._without_first_run(took_s, num_ops)
+        if num_ops != self.num_ops:
+            self._note_length(num_ops)
         self._steps += 1
         self._ops += num_ops
         self._took_s += took_s
@@ -264,7 +274,7 @@ class Account:
 
     def _without_first_run(self, took_s: float, num_ops: int) -> float:
         """TensorFlow prepares a graph when it runs for the first time: that belongs to building."""
-        eager_s = num_ops * (self.eager_rate or 0.0)
+        eager_s = num_ops * _usual(self._eager)
         extra_s = max(0.0, took_s - eager_s)
         self.invest(extra_s, "building")
         self._balance_s += extra_s
@@ -281,7 +291,7 @@ class Account:
             return
         while self._outside_waits:
             took_s += self._outside_waits.popleft()
-        rate = self.eager_rate
+        rate = self._eager.low
         eager_s = took_s if rate is None else max(ops, steps) * rate
         budget.program.add_graph(eager_s, took_s)
         self.eager_s += eager_s
@@ -295,14 +305,15 @@ class Account:
     def _plan_sample(self, num_ops: float) -> None:
         """Decides how long the graph runs before eager is measured again beside it.
 
-        Sooner where it is in doubt which is faster; and never so often that it shows.
+        Sooner where it is in doubt which is faster, and ever more rarely as the program goes on: so
+        often that little is lost before a change shows, and so rarely that the samples do not.
         """
-        graph, eager = _usual(self._graph), self.eager_rate or 0.0
-        is_in_doubt = graph > _DOUBT * eager
-        least_s, share = (0.1, 0.05) if is_in_doubt else (1.0, 0.01)
-        extra_s = max(0.0, eager - graph) * num_ops
-        beyond = max(0, self._num_samples - _SAMPLES)
-        self._sample_after_s = max(least_s, extra_s / share) * 2.0 ** min(beyond, 12)
+        graph, eager = _usual(self._graph), _usual(self._eager)
+        is_in_doubt = graph > _DOUBT * eager or self._num_surprises > 0
+        least_s, share, of_all = (0.1, 0.05, 0.003) if is_in_doubt else (1.0, 0.01, 0.01)
+        recorder = _usual(self._record) if self.needs_recorder else 0.0
+        extra_s = max(0.0, eager - graph + recorder) * num_ops
+        self._sample_after_s = max(least_s, extra_s / share, of_all * self.eager_s)
 
 
 def _work_of(graph: Any) -> float:

@@ -54,10 +54,18 @@ class Rate:
     @property
     def usual(self) -> float | None:
         """The median (the lower one of two); a pause of the machine does not move it."""
+        return self._quantile(2)
+
+    @property
+    def low(self) -> float | None:
+        """What at most a third of the measurements were below: for what is to be won."""
+        return self._quantile(3)
+
+    def _quantile(self, part: int) -> float | None:
         known = [*self._measured]
         if self._default is not None and len(known) < 2:
             known.append(self._default)
-        return sorted(known)[(len(known) - 1) // 2] if known else None
+        return sorted(known)[(len(known) - 1) // part] if known else None
 
     @property
     def most(self) -> float:

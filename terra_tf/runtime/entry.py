@@ -380,14 +380,17 @@ class Entry:
         graph = self.trace_graph
         assert graph is not None
         watch = build_watch.begin(self.stats.name, len(graph.nodes), budget.program.allowance_s)
+        is_done = False
         try:
             with without_gc():
-                return build_graph(graph)
+                built = build_graph(graph)
+            is_done = True
+            return built
         except TooCostlyError as error:
             self.stats.count_fallback(Reason.OVER_BUDGET, str(error))
             raise
         finally:
-            self.account.add_build(watch.end(), graph)
+            self.account.add_build(watch.end(), graph, is_done)
 
     def _build_again(self, first: Exception) -> None:
         """Tells an error of the build's own, which comes again, from one that came from outside.

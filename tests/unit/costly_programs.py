@@ -16,7 +16,7 @@ from terra_tf.runtime.stats import Counters
 from terra_tf.runtime.step_costs import StepCosts
 from terra_tf.trace.trace_graph import MergeKind, MergeResult
 
-_PARTS = 40  # in which a call is recorded, or a graph built
+_PARTS = 200  # in which a call is recorded, or a graph built
 
 
 class Clock:
@@ -101,7 +101,8 @@ class Machine:
         costs = StepCosts()
         choice = self.entry.choose()
         self.choices.append(choice)
-        if choice in (Choice.IMPERATIVE, Choice.SAMPLE):
+        costs.is_sample = choice is Choice.SAMPLE and self.entry.account.needs_recorder
+        if choice in (Choice.IMPERATIVE, Choice.SAMPLE) and not costs.is_sample:
             costs.enter()
             self.clock.work(call.eager_s)
             costs.leave()
@@ -137,7 +138,8 @@ class Machine:
                 costs.num_ops = call.num_ops
                 account.add_recording(costs)
                 trace = types.SimpleNamespace(ops=range(call.num_ops))
-                self.entry.add_trace(trace, diverged=built is not None)
+                if not costs.is_sample:
+                    self.entry.add_trace(trace, diverged=built is not None)
             else:
                 costs.leave()
                 account.note_long_trace(call.num_ops // 2)

@@ -61,6 +61,11 @@ def episodes(count):
         yield Call(ops * 1e-4, ops, record_s, merge_s, brings, build_s, ops * 2e-5, diverges=True)
 
 
+# One call that is a hundred times as long as any before it, with a graph two and a half times as slow
+# as eager: nobody knows before it is over.
+SURPRISE_S = 3000 * 2.5e-4 * 1.5
+
+
 def random_calls(seed, count):
     """Costs that change when they like: by a factor of up to five from call to call."""
     draw = random.Random(seed)
@@ -110,7 +115,7 @@ def test_episodes_lose_no_more_than_the_budget(machine):
 @pytest.mark.parametrize("seed", range(60))
 def test_no_program_loses_more_than_the_budget(machine, seed):
     machine.run(random_calls(seed, 1500))
-    assert machine.worst_s <= 2.0
+    assert machine.worst_s <= 2.0 + SURPRISE_S
 
 
 def test_functions_of_one_program_share_the_budget(monkeypatch):
@@ -128,11 +133,10 @@ def test_functions_of_one_program_share_the_budget(monkeypatch):
 def test_what_is_lost_to_one_function_another_may_not_lose(monkeypatch):
     clock = Clock()
     budget.begin_program(clock)
-    first = Machine(monkeypatch, clock).run([NEW] * 40)
-    assert first.share(Choice.TRACING, 40) > 0
-    second = Machine(monkeypatch, clock)
-    second.call(dataclasses.replace(STEP, record_s=1.5))
-    assert second.lost_s < 0.5  # recording was stopped
+    first = Machine(monkeypatch, clock).run([dataclasses.replace(STEP, build_s=60.0)] * 2)
+    assert first.lost_s > 1.5
+    second = Machine(monkeypatch, clock).run([STEP] * 3)
+    assert second.choices == [Choice.IMPERATIVE] * 3
 
 
 # ------------------------------------------------------------ what is begun
@@ -147,7 +151,7 @@ def test_small_program_co_executes_after_two_traces(machine):
 
 def test_recording_stops_where_the_budget_does(machine):
     machine.call(dataclasses.replace(STEP, num_ops=100_000, eager_s=10.0, record_s=50.0))
-    assert 1.7 < machine.lost_s < 2.0 + 1.0 + 50.0 / 40
+    assert 1.7 < machine.lost_s < 2.0 + 1.0 + 50.0 / 200
     assert machine.entry.stats.traced_steps == 0 and machine.entry.trace_graph.paths == []
 
 
@@ -161,13 +165,13 @@ def test_graph_that_costs_too_much_is_built_when_eager_has_earned_it(machine):
     assert machine.entry.stats.graph_builds == 1
     assert machine.worst_s <= 2.0
     assert machine.share(Choice.CO_EXECUTION, 5000) > 0.95
-    assert machine.lost_s < -100.0
+    assert machine.lost_s < -80.0
 
 
 def test_build_that_takes_longer_than_was_thought_is_stopped(machine):
     machine.run([dataclasses.replace(STEP, build_s=60.0)] * 30)
     assert machine.entry.stats.graph_builds == 0
-    assert machine.worst_s <= 2.0 + 60.0 / 40
+    assert machine.worst_s <= 2.0 + 60.0 / 200
     assert "was stopped after" in next(
         event.detail for event in machine.entry.stats.events if event.what == Reason.OVER_BUDGET
     )
@@ -308,7 +312,7 @@ def test_costs_need_not_be_weighed(machine):
 
 def test_without_a_budget_eager_earns_the_first_trace(machine):
     with config.override(budget_s=0.0):
-        machine.run([STEP] * 5)
+        machine.run([STEP] * 3)
         assert set(machine.choices) == {Choice.IMPERATIVE}
         machine.run([STEP] * 1000)
     assert machine.share(Choice.CO_EXECUTION, 100) > 0.9
