@@ -169,6 +169,8 @@ class Account:
     def _add_sample(self, took_s: float, num_ops: float) -> None:
         is_surprise = took_s < _DOUBT * num_ops * _usual(self._eager)
         self._num_surprises = _SAMPLES if is_surprise else max(0, self._num_surprises - 1)
+        if self._has_one_length and len(self._while_traced):  # it may have been a longer one
+            took_s = min(took_s, self._while_traced.most * num_ops)
         self._measured.add(took_s, num_ops)
         self._num_samples += 1
 
