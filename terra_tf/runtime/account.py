@@ -4,9 +4,7 @@
     account.merge_cost_s(num_ops)       to merge a trace
     account.build_cost_s(graph)         to build a graph
     account.risk_s                      if a step leaves the graph
-    account.needs_cover                 whether that is to be reckoned with
-    account.wants_eager_sample()        should this step run as eager does, to be measured?
-    account.is_losing                   is the graph slower than eager, as far as was measured?
+    account.is_quiet                    may the graph simply serve?
 
 Everything is counted for each op, since one call may be longer than another. What steps with a
 graph take is added up over a stretch of them: Python returns early and the graph runs behind, so
@@ -43,6 +41,10 @@ class Account:
     Attributes:
       eager_s: What eager would have taken for this entry's calls.
       num_ops: Of a step, usually.
+      needs_cover: Whether the graph has lost more than it has won since it was built.
+      is_losing: Whether it is slower than eager, both measured several times.
+      wants_eager_sample: Whether the next step should run eagerly, not measured for long.
+      is_quiet: Whether none of these is so, or costs are not weighed: the graph may simply serve.
     """
 
     def __init__(self, counters: Any) -> None:
@@ -62,12 +64,13 @@ class Account:
         self._risk_s = 0.0  # what leaving the graph has cost
         self._begin_stretch()
         self._begin_samples()
+        self._look()
 
     def _begin_stretch(self) -> None:
         self._steps, self._ops, self._took_s = 0, 0, 0.0
 
     def _begin_samples(self) -> None:
-        self._since_sample_s = 0.0
+        self._since_sample_s = self._sample_after_s = 0.0
         self._num_samples = 0
         self._num_surprises = 0  # samples until eager's time is taken for known again
 
@@ -108,24 +111,20 @@ class Account:
         rate = self._build.most or _usual(budget.program.build)
         return rate * max(self.num_ops, _work_of(graph)) + self.risk_s
 
-    @property
-    def needs_cover(self) -> bool:
-        """Whether the graph has lost more than it has won since it was built."""
-        return self._balance_s < 0.0
+    def _look(self) -> None:
+        """Sees whether the next step has to be thought about, when something has changed."""
+        self.needs_cover = self._balance_s < 0.0
+        rates = self._graph.usual, self._measured.usual
+        enough = len(self._graph) >= 2 and self._num_samples >= _SAMPLES
+        self.is_losing = bool(enough and rates[0] and rates[1] and rates[0] > _SLOWER * rates[1])
+        self.wants_eager_sample = 0.0 < self._sample_after_s <= self._since_sample_s
+        asks = self.needs_cover or self.is_losing or self.wants_eager_sample
+        self.is_quiet = not (asks and config.weigh_costs)
 
     @property
     def risk_s(self) -> float:
-        """What it should cost if a step leaves the graph: as last time, or a replay of all of it."""
+        """What it should cost if a step leaves the graph: as last time, or a whole replay."""
         return max(self._risk_s, self._most_ops * _usual(self._eager))
-
-    @property
-    def is_losing(self) -> bool:
-        """Whether the graph is slower than eager, both measured several times."""
-        rates = self._graph.usual, self._measured.usual
-        if not config.weigh_costs or rates[0] is None or rates[1] is None:
-            return False
-        enough = len(self._graph) >= 2 and self._num_samples >= _SAMPLES
-        return enough and rates[0] > _SLOWER * rates[1]
 
     @property
     def comparison(self) -> str:
@@ -135,12 +134,6 @@ class Account:
             return ""
         eager = f"{1e3 * self.eager_step_s:.2f} ms eagerly"
         return f"a step takes {1e3 * graph_s:.2f} ms with the graph, {eager}"
-
-    def wants_eager_sample(self) -> bool:
-        """Says whether the next step should run eagerly, since that was not measured for long."""
-        if self._since_sample_s == 0.0 or not config.weigh_costs:
-            return False
-        return self._since_sample_s >= self._sample_after_s
 
     @property
     def needs_recorder(self) -> bool:
@@ -163,6 +156,7 @@ class Account:
         budget.program.lose(costs.end() - costs.eager_s)
         self.eager_s += costs.eager_s
         self._since_sample_s = 0.0
+        self._look()
         if self._has_one_length and self.num_ops:
             self._add_sample(costs.eager_s, self.num_ops)
 
@@ -173,6 +167,7 @@ class Account:
             took_s = min(took_s, self._while_traced.most * num_ops)
         self._measured.add(took_s, num_ops)
         self._num_samples += 1
+        self._look()
 
     def add_recording(self, costs: StepCosts) -> None:
         """A step was recorded to its end, from the start or from where it left its graph."""
@@ -219,6 +214,7 @@ class Account:
         self._counters.invested_s[what] += cost_s
         self._attempt_s += cost_s
         self._balance_s -= cost_s
+        self._look()
 
     def _note_length(self, num_ops: int) -> None:
         self._most_ops = max(self._most_ops, num_ops)
@@ -253,6 +249,7 @@ class Account:
         self._balance_s = 0.0
         self._graph.clear()
         self._begin_samples()
+        self._look()
 
     def begin_trial(self) -> None:
         """The graph is tried again: what it took before may be long ago, eager was measured."""
@@ -260,6 +257,7 @@ class Account:
         self._balance_s = 0.0
         self._graph.clear()
         self._num_samples = min(self._num_samples, _SAMPLES)
+        self._look()
 
     def _add_co_executed(self, took_s: float, num_ops: int) -> None:
         """A step was left to the graph, and matched to its end."""
@@ -280,6 +278,7 @@ class Account:
         extra_s = max(0.0, took_s - eager_s)
         self.invest(extra_s, "building")
         self._balance_s += extra_s
+        self._look()
         return took_s - extra_s
 
     def note_wait(self, waited_s: float) -> None:
@@ -303,6 +302,7 @@ class Account:
         self._graph.add(took_s, max(ops, steps))
         self._since_sample_s += took_s
         self._plan_sample(max(ops, steps) / steps)
+        self._look()
 
     def _plan_sample(self, num_ops: float) -> None:
         """Decides how long the graph runs before eager is measured again beside it.

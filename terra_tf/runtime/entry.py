@@ -116,14 +116,16 @@ class Entry:
         """Says how the next step runs; counts it if that is not what it would like."""
         if self._is_merging:
             self._forget()
-        if self.is_imperative():
-            return Choice.IMPERATIVE
-        if self._awaits_build and self._is_covered():
-            self._build()
+        if self._has_given_up:
+            return self._give_up_now()
         if self.built is not None:
             return self._choose_with_graph()
-        if self._has_given_up:  # it could not be built
-            return self._give_up_now()
+        if self._awaits_build and self._is_covered():
+            self._build()
+            if self._has_given_up:  # it could not be built
+                return self._give_up_now()
+            if self.built is not None:
+                return Choice.CO_EXECUTION
         if not self._is_covered():
             return self._stay_eager()
         if self.stats.phase == "imperative":
@@ -146,13 +148,15 @@ class Entry:
 
     def _choose_with_graph(self) -> Choice:
         account = self.account
+        if account.is_quiet or not config.weigh_costs:
+            return Choice.CO_EXECUTION
         if account.is_losing:
             self.stats.note(str(Reason.SLOWER_THAN_EAGER), account.comparison, "")
             self._give_up(Reason.SLOWER_THAN_EAGER)
             return self._give_up_now()
         if account.needs_cover and not self._is_covered():
             return self._stay_eager()
-        if account.wants_eager_sample():
+        if account.wants_eager_sample:
             self.stats.fallbacks[str(Reason.EAGER_MEASURED)] += 1
             return Choice.SAMPLE
         return Choice.CO_EXECUTION

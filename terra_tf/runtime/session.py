@@ -26,7 +26,7 @@ import logging
 import threading
 from collections.abc import Iterable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from terra_tf import _native
 from terra_tf._tf_internals import (
@@ -53,9 +53,6 @@ from terra_tf.runtime.step_locations import tracker_after
 from terra_tf.runtime.step_questions import StepQuestions
 from terra_tf.trace.location import LocationTracker
 from terra_tf.trace.recorder import Recorder
-
-if TYPE_CHECKING:
-    pass
 
 _logger = logging.getLogger("terra_tf")
 
@@ -119,7 +116,8 @@ class StepSession(StepQuestions):
           Exception: What an op raised, if it only shows now.
         """
         self._is_finishing = True
-        self.costs.leave()
+        if self.built is None:
+            self.costs.leave()
         self.settle()
         if self.native.mode == self._mode.CO_EXECUTION:
             self._finish_co_execution()

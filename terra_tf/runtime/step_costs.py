@@ -19,26 +19,24 @@ class StepCosts:
     """The times of one call; begins when it is made.
 
     Attributes:
+      begun_s: When it began.
+      took_s: What the call took, once it is over.
       recorder_s: What recording has taken so far.
       num_ops: Of the whole step, if that is known in the end; else 0.
       is_co_executed: Whether the step went with the graph to its end.
       is_sample: Whether the step is traced only to know what eager takes.
     """
 
-    __slots__ = (
-        "_entered_s", "_invested_before_s", "_left_s", "_limit_s", "begun_s", "is_co_executed",
-        "is_sample", "num_ops", "recorder_s", "took_s",
-    )  # fmt: skip
+    recorder_s = took_s = 0.0
+    num_ops = 0
+    is_co_executed = is_sample = False
+    _entered_s = _left_s = _limit_s = 0.0
 
     def __init__(self) -> None:
         program = budget.program
         self.begun_s = program.now()
         self._invested_before_s = program.invested_s
         program.is_in_call = True
-        self._entered_s = self._left_s = self.recorder_s = self.took_s = 0.0
-        self._limit_s = 0.0
-        self.num_ops = 0
-        self.is_co_executed = self.is_sample = False
 
     def enter(self) -> None:
         """The function begins to run, and is recorded as far as the budget goes."""
@@ -57,9 +55,10 @@ class StepCosts:
 
     def end(self) -> float:
         """The call is over. Returns what it took."""
-        self.took_s = budget.program.now() - self.begun_s
-        budget.program.is_in_call = False
-        return self.took_s
+        program = budget.program
+        self.took_s = took_s = program.now() - self.begun_s
+        program.is_in_call = False
+        return took_s
 
     def add_recording(self, since_s: float) -> bool:
         """Adds what recording took since then; says whether the budget is used up by it."""

@@ -32,8 +32,8 @@ def machine(monkeypatch):
     return Machine(monkeypatch)
 
 
-# Programs of the benchmarks and of reports, as measured on one machine: eager's time for a step, its
-# ops, recording and merging it, building its graph, a step with it.
+# Programs of the benchmarks and of reports, as measured: eager's time for a step, its ops, recording
+# and merging it, building its graph, a step with it.
 RECORDED = {
     "resnet50": Call(0.46, 5870, 0.50, 0.30, build_s=3.8, graph_s=0.06),
     "bert_qa": Call(0.24, 2970, 0.20, 0.12, build_s=2.4, graph_s=0.12),
@@ -42,13 +42,13 @@ RECORDED = {
     "numpy_function": Call(0.0005, 20, 0.004, 0.001, build_s=0.02, graph_s=0.0008),
     "many_small_waits": Call(0.02, 200, 0.02, 0.01, build_s=0.2, graph_s=0.05),
 }
-# An actor-critic update over episodes of 10 to 40 steps: ops; recording, merging, building in seconds.
+# An actor-critic update over episodes of 10 to 40 steps: ops; recording, merging, building.
 EPISODES = [
     (1198, 0.60, 0.07, 0.0), (481, 0.06, 0.05, 0.0), (568, 0.06, 0.05, 0.0), (626, 0.53, 0.03, 0.0),
-    (568, 0.07, 0.04, 1.5), (1119, 0.08, 0.05, 0.0), (1177, 0.53, 0.06, 0.0), (945, 0.12, 0.08, 0.0),
+    (568, 0.07, 0.04, 1.5), (1119, 0.08, 0.05, 0.0), (1177, 0.53, 0.06, 0.), (945, 0.12, 0.08, 0.0),
     (452, 0.05, 0.05, 0.0), (481, 0.05, 0.04, 3.5), (713, 0.08, 0.06, 0.0), (800, 0.10, 0.07, 0.0),
     (974, 0.13, 0.08, 0.0), (829, 0.10, 0.07, 0.0), (655, 0.11, 0.07, 0.0), (539, 0.08, 0.90, 0.0),
-    (1032, 0.13, 0.08, 0.0), (1061, 0.14, 0.09, 0.0), (452, 0.07, 0.06, 5.2), (510, 0.05, 0.04, 0.0),
+    (1032, 0.13, 0.08, 0.), (1061, 0.14, 0.09, 0.0), (452, 0.07, 0.06, 5.2), (510, 0.05, 0.04, 0.0),
     (829, 0.10, 0.06, 5.4), (771, 0.09, 0.06, 0.0), (1206, 0.15, 0.09, 0.0), (887, 0.12, 0.10, 0.0),
     (800, 0.10, 0.06, 7.9), (800, 0.15, 1.35, 0.0), (945, 0.21, 0.22, 0.0), (568, 0.09, 0.07, 9.3),
 ]  # fmt: skip
@@ -61,8 +61,8 @@ def episodes(count):
         yield Call(ops * 1e-4, ops, record_s, merge_s, brings, build_s, ops * 2e-5, diverges=True)
 
 
-# One call that is a hundred times as long as any before it, with a graph two and a half times as slow
-# as eager: nobody knows before it is over.
+# One call that is a hundred times as long as any before it, with a graph two and a half times as
+# slow as eager: nobody knows before it is over.
 SURPRISE_S = 3000 * 2.5e-4 * 1.5
 
 
@@ -72,7 +72,7 @@ def random_calls(seed, count):
     kinds = [MergeKind.COVERED, MergeKind.GENERALIZED, MergeKind.NEW_PATH]
     ops = draw.choice([30, 300, 3000])
     faithful = draw.random()
-    for k in range(count):
+    for _ in range(count):
         if draw.random() < 0.02:
             ops = draw.choice([30, 300, 3000])
             faithful = draw.random()
@@ -235,7 +235,7 @@ def test_samples_of_eager_are_rare_where_the_graph_is_much_faster(machine):
     num_samples = machine.choices.count(Choice.SAMPLE)
     assert 3 <= num_samples <= 20
     assert machine.entry.stats.fallbacks == {Reason.EAGER_MEASURED: num_samples}
-    first, second, *_, last = [k for k, c in enumerate(machine.choices) if c is Choice.SAMPLE]
+    _, second, *_, last = [k for k, c in enumerate(machine.choices) if c is Choice.SAMPLE]
     assert last > 4 * second
 
 
