@@ -32,7 +32,7 @@ def machine(monkeypatch):
     return Machine(monkeypatch)
 
 
-# Programs of the benchmarks and of reports, as measured: eager's time for a step, its ops, recording
+# Programs of the benchmarks and of reports, as measured: time of a step in eager, ops, recording
 # and merging it, building its graph, a step with it.
 RECORDED = {
     "resnet50": Call(0.46, 5870, 0.50, 0.30, build_s=3.8, graph_s=0.06),
