@@ -202,6 +202,24 @@ KNOBS: Mapping[str, Knob] = {
             minimum=1,
         ),
         _knob(
+            "weigh_costs",
+            True,
+            "whether functions run eagerly where co-execution would cost more time than the budget"
+            " has, or is slower; no for tests, which then never depend on the clock.",
+        ),
+        _knob(
+            "budget_s",
+            2.0,
+            "how many seconds a program may lose against eager execution, at the least.",
+            minimum=0,
+        ),
+        _knob(
+            "budget_share",
+            0.1,
+            "which share of what eager would have taken so far it may lose beyond that.",
+            minimum=0,
+        ),
+        _knob(
             "stall_warning_s",
             10.0,
             "after how many seconds a waiting runner is reported; 0 for never.",

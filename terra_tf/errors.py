@@ -77,6 +77,10 @@ class UnsupportedError(TerraError):
     """
 
 
+class TooCostlyError(UnsupportedError):
+    """Raised where the budget is used up, in the middle of building a graph."""
+
+
 class UndelegableOpError(UnsupportedError):
     """An op cannot be put into the graph as traced; with it on Python's side, the rest can.
 
@@ -250,6 +254,18 @@ class Reason(_Explained):
     )
     TRACE_TOO_LONG = "trace_too_long", "The step ran more ops than a trace may hold."
     GRAPH_BUILD_FAILED = "graph_build_failed", "No graph could be built from the traces."
+    OVER_BUDGET = (
+        "over_budget",
+        "What was to be traced, built or risked could have cost more time than the budget had.",
+    )
+    SLOWER_THAN_EAGER = (
+        "slower_than_eager",
+        "Steps took longer with the graph than eagerly; it is tried again after some steps.",
+    )
+    EAGER_MEASURED = (
+        "eager_measured",
+        "The step was run eagerly to know what that takes.",
+    )
 
 
 class ImperativeReason(_Explained):

@@ -38,12 +38,13 @@ from terra_tf.runtime import (
 from terra_tf.runtime.arguments import find_tensors
 from terra_tf.runtime.built_graph import BuiltGraph
 from terra_tf.runtime.entries import Entries
-from terra_tf.runtime.entry import Entry
+from terra_tf.runtime.entry import Choice, Entry
 from terra_tf.runtime.explanation import Explanation, explain
 from terra_tf.runtime.instances import Instances
 from terra_tf.runtime.keras_graphs import warn_if_keras_traces
 from terra_tf.runtime.session import StepSession
 from terra_tf.runtime.stats import Counters, Stats
+from terra_tf.runtime.step_costs import StepCosts
 from terra_tf.trace.trace_graph import TraceGraph
 
 _OCCUPIED = object()
@@ -169,7 +170,7 @@ class Function:
         counters = self._counters
         # Which ops TensorFlow runs, and with which kernels, differs where it is deterministic.
         self._instances = {
-            flag: Instances(lambda: Entries(counters), self._method_types)
+            flag: Instances(functools.partial(Entries, counters, {}), self._method_types)
             for flag in (False, True)
         }
         self._last_entry: Entry | None = None
@@ -272,22 +273,36 @@ class Function:
         current = context.context()
         if current is not self._context:
             self._enter_context(current)
+        costs = StepCosts()
         tensors = find_tensors((args, kwargs))
         instances = self._instances[is_op_determinism_enabled()]
         entry = instances.find(args, kwargs).find(tensors)
         if entry is None:
+            costs.end()
             return self._python_function(*args, **kwargs)
         self._last_entry = entry
-        if entry.is_imperative():
-            return self._python_function(*args, **kwargs)
-        built = entry.next_graph()
+        choice = entry.choose()
+        if choice is Choice.SAMPLE:
+            in_flight.settle()  # what that takes is the graph's
+            costs.is_sample = entry.account.needs_recorder
+        if choice is Choice.IMPERATIVE or (choice is Choice.SAMPLE and not costs.is_sample):
+            costs.enter()
+            try:
+                return self._python_function(*args, **kwargs)
+            finally:
+                costs.leave()
+                entry.account.add_eager(costs)
+        built = entry.next_graph() if choice is Choice.CO_EXECUTION else None
         held = entry.hold(built)
         if held is None:
             built = None
-            self._counters.traced_steps += 1
-        session = StepSession(entry, tensors, sys._getframe(), built, held)
+            self._counters.traced_steps += choice is not Choice.SAMPLE
+        session = StepSession(entry, tensors, sys._getframe(), built, held, costs)
         run_step = _native.load().module.run_step
-        return run_step(session.native, self._python_function, args, kwargs)
+        try:
+            return run_step(session.native, self._python_function, args, kwargs)
+        finally:
+            entry.account.add(costs, with_graph=built is not None)
 
     # ------------------------------------------------------------- looking
 

@@ -37,6 +37,7 @@ import numpy as np
 import tensorflow as tf
 
 import terra_tf as terra
+from terra_tf.runtime import budget
 
 _GRAPH_DECORATION = re.compile(r"\{\{[^}]*\}\}|\[Op:[^\]]*\]|name:\s*\S*|\[\[[^\]]*\]\]")
 
@@ -279,6 +280,7 @@ def assert_matches_eager(
     assert num_steps > 0
     settings: dict[str, Any] = dict(read_at_end=read_at_end, seed=seed)
     eager = run_program(make, lambda function: function, num_steps, **settings)
+    budget.begin_program()  # as in a process of its own
     under_test = run_program(make, wrap or terra.function, num_steps, **settings)
     terra.synchronize()
     tolerance: dict[str, Any] = dict(exact=exact, rtol=rtol, atol=atol)

@@ -15,6 +15,8 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Hundreds of programs in one process: what they do must not depend on how long the others took.
+os.environ.setdefault("TERRA_WEIGH_COSTS", "0")
 
 
 def pytest_collection_finish():

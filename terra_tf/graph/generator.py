@@ -59,6 +59,7 @@ def generate(
     keeps_bits: bool = True,
     looks_at_indices: bool = True,
     hold_handle: Callable[[Any], Any] | None = None,
+    keep_going: Callable[[], None] = lambda: None,
 ) -> GeneratedGraph:
     """Builds and registers the function of a TraceGraph.
 
@@ -72,6 +73,7 @@ def generate(
       looks_at_indices: Whether the cursor can compare integers that are fed with ranges.
       hold_handle: Returns what keeps a variable's handle for `Terra>Handle`. Without it, branches
         take handles from the graph around them.
+      keep_going: Is called at each op; what it raises ends the work.
 
     Raises:
       UndelegableOpError: Ops have to run imperatively. The TraceGraph is then of no more use.
@@ -89,6 +91,7 @@ def generate(
                 keeps_bits,
                 looks_at_indices,
                 hold_handle,
+                keep_going,
             )
             generated = generator.build()
             generated.unrolled = list(refused.values())
@@ -108,8 +111,10 @@ class _Generator:
         keeps_bits: bool,
         looks_at_indices: bool,
         hold_handle: Callable[[Any], Any] | None,
+        keep_going: Callable[[], None],
     ) -> None:
         self._graph = graph
+        self._keep_going = keep_going
         self._epochs = plan_epochs(graph)
         self._out = GeneratedGraph(self._epochs.cases, resolve_joins(graph))
         self._name = f"terra_step_{next(_serial)}"
@@ -176,6 +181,7 @@ class _Generator:
                 self._emit_case(number, blocks, has_skip)
             else:
                 for node in blocks[0].nodes:
+                    self._keep_going()
                     self._emitter.emit(node, self._variables.emit)
             number += 1
 
@@ -331,6 +337,7 @@ class _Generator:
         try:
             with graph.as_default():
                 for node in nodes:
+                    self._keep_going()
                     emitter.emit(node, self._variables.emit)
         finally:
             emitter.scope = around

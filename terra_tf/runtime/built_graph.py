@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from terra_tf import _native
 from terra_tf._tf_internals import context
 from terra_tf.config import config
-from terra_tf.errors import UndelegableOpError
+from terra_tf.errors import TooCostlyError, UndelegableOpError
 from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.graph.generator import generate
 from terra_tf.runtime.plan import make_plan
@@ -71,11 +72,16 @@ class BuiltGraph:
         return dict(collections.Counter(node.record.op_type for node in nodes))
 
 
-def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
+def build_graph(trace_graph: TraceGraph, keep_going: Callable[[], None]) -> BuiltGraph:
     """Generates the function and the plan.
+
+    Args:
+      trace_graph: Of what.
+      keep_going: Is called at each op, in another thread; what it raises ends the build.
 
     Raises:
       FailedCallError: The graph cannot be built; the caller runs imperatively.
+      TooCostlyError: It would have taken too long.
       BaseException: Something from outside was raised. Nothing has been built then.
     """
     is_on_host = len(context.context().list_logical_devices()) == 1
@@ -85,11 +91,14 @@ def build_graph(trace_graph: TraceGraph) -> BuiltGraph:
         "keeps_bits": not config.grappler_arithmetic,
         "looks_at_indices": is_on_host,
         "hold_handle": _native.load().module.HeldHandle if is_on_host else None,
+        "keep_going": keep_going,
     }
     while True:
         try:
             return call_undisturbed(_build, trace_graph.snapshot(), options)
         except FailedCallError as failed:
+            if isinstance(failed.error, TooCostlyError):
+                raise failed.error from None
             if not isinstance(failed.error, UndelegableOpError):
                 raise
             for number, reason in failed.error.reasons.items():

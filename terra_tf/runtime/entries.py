@@ -25,10 +25,16 @@ _Family = tuple[tuple[int, int], ...]  # of each tensor: dtype enum, rank
 
 
 class Entries:
-    """The entries of one function. Guarded by the co-execution lock."""
+    """The entries of one function, for one set of objects. Guarded by the co-execution lock.
 
-    def __init__(self, counters: Counters) -> None:
+    Args:
+      counters: Where to count.
+      settled: What those of other objects have found out: signature -> see `Entry`.
+    """
+
+    def __init__(self, counters: Counters, settled: dict[Signature, set[int]]) -> None:
         self._counters = counters
+        self._settled = settled
         self._exact: dict[Signature, Entry] = {}
         self._relaxed: dict[_Family, Entry] = {}
         self._seen: dict[_Family, list[Signature]] = {}  # until the family is relaxed
@@ -58,7 +64,8 @@ class Entries:
             self._counters.count_fallback(Reason.TOO_MANY_SIGNATURES)
             return None
         seen.append(signature)
-        entry = self._exact[signature] = Entry(self._counters)
+        settled = self._settled.setdefault(signature, set())
+        entry = self._exact[signature] = Entry(self._counters, settled=settled)
         return entry
 
     def _relax(self, family: _Family, signature: Signature) -> Entry:

@@ -19,6 +19,7 @@ from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.report import as_html, as_text, sections_of
 from terra_tf.runtime.source_lines import line_of
 from terra_tf.runtime.stats import Counters, Event, Stats
+from terra_tf.runtime.verdict import describe
 from terra_tf.runtime.waits import Awaited, Wait
 from terra_tf.runtime.ways import Fork, Loop, forks_of, loops_of
 
@@ -54,6 +55,7 @@ class Explanation:
       forks: Where the current graph has a choice.
       loops: Loops of the user's code that ran ops, and whether the graph has a `While` for them.
       advice: What would make it faster, sentences, the best first.
+      costs: What co-execution has cost and brought in seconds, and what that means, sentences.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Explanation:
     forks: tuple[Fork, ...] = ()
     loops: tuple[Loop, ...] = ()
     advice: tuple[str, ...] = ()
+    costs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return as_text(sections_of(self))
@@ -94,6 +97,7 @@ def explain(
         () if built is None else forks_of(built.trace_graph, built.generated),
         () if built is None else loops_of(built.trace_graph, built.generated),
         advise(stats, waits, tuple(counters.events), imperative_ops),
+        describe(counters, entry),
     )
 
 

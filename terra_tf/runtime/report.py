@@ -28,6 +28,7 @@ def sections_of(explanation: Any) -> list[Section]:
     e = explanation
     candidates = [
         Section("What happened:", _story(e)),
+        Section("What it cost and brought:", list(e.costs)),
         Section("Why steps left the graph:", _fallbacks(e)),
         Section("What Python runs itself in every step:", _imperative(e)),
         Section("What Python reads from the graph, or keeps:", _fetched(e)),

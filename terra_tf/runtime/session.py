@@ -26,7 +26,7 @@ import logging
 import threading
 from collections.abc import Iterable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from terra_tf import _native
 from terra_tf._tf_internals import (
@@ -37,6 +37,7 @@ from terra_tf._tf_internals import (
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason, Reason
 from terra_tf.runtime import (
+    budget,
     failures,
     gradient_markers,
     in_flight,
@@ -47,13 +48,11 @@ from terra_tf.runtime import (
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.prefix import prefix_trace
 from terra_tf.runtime.settlement import Settlement
+from terra_tf.runtime.step_costs import StepCosts
 from terra_tf.runtime.step_locations import tracker_after
 from terra_tf.runtime.step_questions import StepQuestions
 from terra_tf.trace.location import LocationTracker
 from terra_tf.trace.recorder import Recorder
-
-if TYPE_CHECKING:
-    pass
 
 _logger = logging.getLogger("terra_tf")
 
@@ -67,6 +66,7 @@ class StepSession(StepQuestions):
       stop_frame: The frame whose callees the step's locations start with.
       built: The graph to co-execute, or None to trace.
       held: What the graph takes from outside, kept alive by the step.
+      costs: Where the call's time goes.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class StepSession(StepQuestions):
         stop_frame: FrameType,
         built: Any,
         held: tuple | None,
+        costs: StepCosts,
     ) -> None:
         module = _native.load().module
         self._mode = module.Mode
@@ -84,6 +85,7 @@ class StepSession(StepQuestions):
         self._module = module
         self._arguments = tuple(arguments)
         self._held = held
+        self.costs = costs
         self.native.set_stop_frame(stop_frame)
         self._recorder: Recorder | None = None
         self._monitor = module.Monitor()
@@ -101,6 +103,7 @@ class StepSession(StepQuestions):
         if self.built is None:
             in_flight.settle()
             self._recorder = self._new_recorder()
+            self.costs.enter()
         else:
             in_flight.settle(config.max_inflight_steps - 1)
             self.native.launch()
@@ -113,6 +116,8 @@ class StepSession(StepQuestions):
           Exception: What an op raised, if it only shows now.
         """
         self._is_finishing = True
+        if self.built is None:
+            self.costs.leave()
         self.settle()
         if self.native.mode == self._mode.CO_EXECUTION:
             self._finish_co_execution()
@@ -133,6 +138,7 @@ class StepSession(StepQuestions):
         Returns:
           What an op raised, if eager would have raised that first; else None.
         """
+        self.costs.leave()
         if self.native.has_entered:
             self._settle_quietly()
             self._end_by(error)
@@ -213,6 +219,8 @@ class StepSession(StepQuestions):
         self.native.commit_step(self.built.generated.epochs[-1].commit)
         in_flight.add(self)
         self.entry.count_co_executed(self.built)
+        self.costs.num_ops = self.native.position
+        self.costs.is_co_executed = True
 
     def _diverge_unfetched(self, unfetched: set[tuple[int, int]]) -> None:
         node, _ = min(unfetched)
@@ -229,7 +237,10 @@ class StepSession(StepQuestions):
         lifetimes = self.native.lifetimes_at_end(len(trace.ops))
         trace.kept_until = {(node, output): until for node, output, until in lifetimes}
         self.native.leave()  # what building a graph runs is no part of the step
-        self.entry.add_trace(trace, diverged=self.built is not None)
+        self.costs.num_ops = len(trace.ops)
+        if not self.costs.is_sample:
+            self.entry.account.add_recording(self.costs)
+            self.entry.add_trace(trace, diverged=self.built is not None)
 
     # ----------------------------------------------------------- recording
 
@@ -252,16 +263,29 @@ class StepSession(StepQuestions):
     ) -> tuple[int, Any]:
         """TRACING: an op is about to run. Returns its index, and what names it on a tape."""
         assert self._recorder is not None
+        begun_s = budget.program.now()
         device = interception.device_scope()
         index = self._recorder.begin_op(
             op_type, bool(is_fast), attrs, inputs, counts, name, device
         )
-        return index, self._recorder.marker(index)
+        marker = self._recorder.marker(index)
+        self.costs.recorder_s += budget.program.now() - begun_s
+        return index, marker
 
     def on_result(self, index: int, outputs: list) -> None:
         """TRACING: the op has run."""
         assert self._recorder is not None
+        begun_s = budget.program.now()
         self._recorder.end_op(index, outputs)
+        if self.costs.add_recording(begun_s):
+            self._stop_recording()
+
+    def _stop_recording(self) -> None:
+        """The budget is used up: the rest of the step runs as in eager, and is not learned."""
+        self.native.mode = self._mode.IMPERATIVE
+        assert self._recorder is not None
+        self.entry.account.note_long_trace(len(self._recorder.trace.ops))
+        self.entry.account.add_recording(self.costs)
 
     def on_error(self, index: int, error_type: type[BaseException]) -> None:
         """TRACING: the op has raised; from now on it runs imperatively at this place.
@@ -362,6 +386,7 @@ class StepSession(StepQuestions):
         recorder = self._recorder_with(tracker_after(self._stop_frame, trace.ops))
         recorder.adopt(trace)
         self._recorder = recorder
+        self.costs.limit_recording()
         self.native.go_on_tracing()
 
     def replay_committed(self) -> BaseException | None:

@@ -40,6 +40,9 @@ class Stats:
       tape_ops_unrecorded: Ops that they never were told of: their gradients were replayed.
       python_stall_s: Time in which Python waited for the graph.
       graph_stall_s: Time in which some feed of the graph waited for Python.
+      invested_s: What was paid that eager does not need: for recording, merging, building, and for
+        leaving graphs.
+      saved_s: What steps with a graph took less than eager would have; negative if more.
       python_shares: Whose Python ran in the steps that `terra.profile` saw last, as shares of the
         time in them: "program", "tensorflow", "keras", "terra_tf", "waiting". Empty before that.
     """
@@ -63,6 +66,8 @@ class Stats:
     tape_ops_unrecorded: int
     python_stall_s: float
     graph_stall_s: float
+    invested_s: float = 0.0
+    saved_s: float = 0.0
     python_shares: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -92,6 +97,8 @@ class Counters:
         self.tape_ops_unrecorded = 0
         self.python_stall_s = 0.0
         self.graph_stall_s = 0.0
+        self.invested_s: collections.Counter[str] = collections.Counter()  # by what it went to
+        self.saved_s = 0.0
         self.fallbacks: collections.Counter[str] = collections.Counter()
         self.events: collections.deque[Event] = collections.deque(maxlen=self.MAX_EVENTS)
         self._call_counts: Any = None  # native, from the first plan
@@ -165,4 +172,6 @@ class Counters:
             tape_ops_unrecorded=self.tape_ops_unrecorded,
             python_stall_s=self.python_stall_s,
             graph_stall_s=self.graph_stall_s,
+            invested_s=float(sum(self.invested_s.values())),
+            saved_s=self.saved_s,
         )

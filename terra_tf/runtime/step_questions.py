@@ -10,7 +10,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from terra_tf.runtime import failures, gradient_markers, source_lines
+from terra_tf.runtime import budget, failures, gradient_markers, source_lines
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.step_locations import ForkLocator
 from terra_tf.runtime.tape_names import TapeNames
@@ -74,6 +74,8 @@ class StepQuestions:
 
     def on_waited(self, awaited: int, node: int, waited_s: float) -> str:
         """Python has waited for the graph. Returns the user's line that did."""
+        if not budget.program.is_in_call:
+            self.entry.account.note_wait(waited_s)
         return self.entry.stats.waits.add(awaited, self.built, node, waited_s)
 
     def on_stall(self, node: int, waited_s: float) -> None:

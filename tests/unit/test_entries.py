@@ -12,7 +12,7 @@ from terra_tf.runtime.stats import Counters
 @pytest.fixture
 def entries():
     with config.override(max_exact_shapes=3, max_entry_signatures=6):
-        yield Entries(Counters())
+        yield Entries(Counters(), {})
 
 
 def find(entries, *shape, dtype=tf.float32):

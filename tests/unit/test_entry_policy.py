@@ -33,7 +33,7 @@ class Built:
 @pytest.fixture
 def entry(monkeypatch):
     """An entry whose graphs are stand-ins, with the knobs that the tests count on."""
-    monkeypatch.setattr(entry_module, "build_graph", Built)
+    monkeypatch.setattr(entry_module, "build_graph", lambda graph, keep_going: Built(graph))
     with config.override(
         traces_before_build=2, max_divergences=3, retry_after_steps=4, max_trace_ops=100
     ):
@@ -326,7 +326,7 @@ def test_longest_trace_that_is_allowed_is_merged(entry):
 
 
 def test_graph_that_cannot_be_built_makes_it_give_up_and_is_logged(entry, monkeypatch, caplog):
-    def refuse(trace_graph):
+    def refuse(trace_graph, keep_going):
         raise FailedCallError(UnsupportedError("no such op"))
 
     monkeypatch.setattr(entry_module, "build_graph", refuse)
