@@ -119,7 +119,7 @@ MUTATIONS = (
     Mutation(
         "constant-guard",
         "A constant of the graph has the bytes it was traced with.",
-        "kernels/session/session_matching.cc",
+        "kernels/cursor/matcher.cc",
         "ConstantMatches(constant, *value)) {",
         "(ConstantMatches(constant, *value) || true)) {",
         ("tests/coexec/test_straight_programs.py", "tests/coexec/test_hazards_python.py"),
@@ -127,7 +127,7 @@ MUTATIONS = (
     Mutation(
         "shape-guard",
         "A fed tensor has the shape that the graph was built for.",
-        "kernels/session/session_matching.cc",
+        "kernels/cursor/matcher.cc",
         "expected.IsCompatibleWith(shape)) {",
         "(expected.IsCompatibleWith(shape) || true)) {",
         ("tests/coexec/test_shapes.py", "tests/coexec/test_hazards_tensors.py"),
@@ -167,9 +167,9 @@ MUTATIONS = (
     Mutation(
         "tape-order",
         "What happened before a variable is watched is not connected to it.",
-        "kernels/session/session_tapes.cc",
-        "return !tape_log_.NoteAccess(IdOf(handle)) || FlushTapes();",
-        "return !tape_log_.NoteAccess(IdOf(handle)) || true;",
+        "kernels/tapes/step_tapes.cc",
+        "return !log_.NoteAccess(IdOf(handle)) || Flush();",
+        "return !log_.NoteAccess(IdOf(handle)) || true;",
         ("tests/coexec/test_unrecorded_tapes.py",),
     ),
     Mutation(
@@ -183,7 +183,7 @@ MUTATIONS = (
     Mutation(
         "kept-tensors",
         "What is kept of an earlier step is code; its tensors are those of this step.",
-        "kernels/replay/making.cc",
+        "kernels/replay/makings.cc",
         "if (source.name < 0) source.object",
         "if (true) source.object",
         ("tests/coexec/test_jacobians.py",),
@@ -191,7 +191,7 @@ MUTATIONS = (
     Mutation(
         "claims",
         "Inputs that are verified together are held against each other.",
-        "kernels/session/session_matching.cc",
+        "kernels/cursor/matcher.cc",
         "if (problem == nullptr) claims->AddFeed(ref.a, tensor);",
         "",
         ("tests/coexec/test_aliasing.py",),

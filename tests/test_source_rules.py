@@ -220,6 +220,46 @@ def test_only_bindings_throw(path):
     assert path.parent.name == "bindings" or path.stem.endswith("_test") or not throws
 
 
+MAX_MEMBERS = 20
+MAX_METHODS = 40
+
+
+def classes_in(text):
+    """Yield the name and the lines of each class of a header, as clang-format lays them out."""
+    text = re.sub(r" *//.*", "", text)
+    for found in re.finditer(r"^class (\w+)[^;{]*\{\n(.*?)^\};", text, re.DOTALL | re.MULTILINE):
+        yield found[1], found[2]
+
+
+def members_and_methods(body):
+    """Return the names of a class's data members, and of its methods."""
+    # Inner types and the bodies of methods are indented more, and end with their brace.
+    body = re.sub(
+        r"^  (struct|class|enum class) \w+ \{.*?^  \};", "", body, flags=re.DOTALL | re.MULTILINE
+    )
+    body = re.sub(
+        r"^ ( using | public| private| protected| friend).*", "", body, flags=re.MULTILINE
+    )
+    statements = re.findall(r"^  \w.*?(?:;$|\}$)", body, re.DOTALL | re.MULTILINE)
+    members = [s for s in statements if re.search(r"\b\w+_(\s*=|\{|;)", s.split("(")[0] + ";")]
+    return members, [s for s in statements if s not in members]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in NATIVE_FILES if path.suffix == ".h"], ids=name_in_kernels
+)
+def test_classes_are_small(path):
+    for name, body in classes_in(path.read_text()):
+        members, methods = members_and_methods(body)
+        assert len(members) <= MAX_MEMBERS, (name, members)
+        assert len(methods) <= MAX_METHODS, (name, methods)
+
+
+def test_classes_have_no_friends():
+    friends = [path for path in NATIVE_FILES if re.search(r"^ *friend ", path.read_text(), re.M)]
+    assert not friends
+
+
 def test_bazel_has_a_library_for_each_room():
     text = (KERNELS / "BUILD").read_text()
     rooms = ast.literal_eval(re.search(r"^ROOMS = (\{.*?^\})", text, re.DOTALL | re.MULTILINE)[1])
@@ -338,6 +378,18 @@ def test_assertions_in_helpers_of_the_file_count():
 )
 def test_includes_from_higher_rooms_are_found(room, included, is_upward):
     assert bool(upward_includes(f"{room}/b.cc", include_of(included))) == is_upward
+
+
+def test_members_and_methods_are_counted():
+    text = (
+        "class A : public B {\n public:\n  A() : x_(0) {}\n  int x() const { return x_; }\n"
+        "  void F(int a,\n         int b);  // a = 1;\n  template <typename T>\n  T G();\n\n"
+        " private:\n  struct S {\n    int y_;\n  };\n  int x_ = 0;\n  B* const b_;\n"
+        "  std::vector<S> all_{1};\n};\n"
+    )
+    ((name, body),) = classes_in(text)
+    members, methods = members_and_methods(body)
+    assert (name, len(members), len(methods)) == ("A", 3, 4)
 
 
 def test_includes_are_found_in_the_source():

@@ -50,6 +50,8 @@ inline tensorflow::PartialTensorShape ShapeOf(const py::object& dims) {
 
 // Adds the class Plan to the module.
 void BindPlan(py::module_& m);
+// Adds the class Session, and Mode.
+void BindSession(py::module_& m);
 // Adds what runs steps, and Monitor.
 void BindStepRun(py::module_& m);
 

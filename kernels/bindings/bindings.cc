@@ -12,13 +12,10 @@
 
 #include "kernels/bindings/binding_helpers.h"
 #include "kernels/call/seeds.h"
-#include "kernels/core/step_state.h"
 #include "kernels/hooks/hooks.h"
 #include "kernels/hooks/readers.h"
 #include "kernels/hooks/replayable.h"
 #include "kernels/hooks/tape_hooks.h"
-#include "kernels/outputs/lifetimes.h"
-#include "kernels/outputs/outputs.h"
 #include "kernels/plan/plan.h"
 #include "kernels/python/py_ref.h"
 #include "kernels/python/state_guard.h"
@@ -38,74 +35,6 @@ namespace {
 
 using tensorflow::Tensor;
 using tensorflow::TensorHandle;
-
-int FindOutput(Session& session, int node, int output) {
-  const auto& made = session.made();
-  for (size_t i = 0; i < made.size(); ++i) {
-    if (made[i].node == node && made[i].output == output) {
-      return static_cast<int>(i);
-    }
-  }
-  return -1;
-}
-
-// [(index, node, output, ready, seen, referenced, fetched)]
-py::list Outputs(Session& session) {
-  py::list result;
-  const auto& made = session.made();
-  for (size_t i = 0; i < made.size(); ++i) {
-    const Made& m = made[i];
-    result.append(py::make_tuple(i, m.node, m.output, m.ready->load(), m.seen,
-                                 IsReferenced(m), m.fetch_channel >= 0));
-  }
-  return result;
-}
-
-// [(node, output)] that somebody else holds and nobody will ever set.
-py::list Unfetched(Session& session) {
-  if (!session.FlushTapes()) throw py::error_already_set();
-  py::list result;
-  for (const Made& m : session.made()) {
-    if (m.fetch_channel < 0 && !m.ready->load() && IsReferenced(m)) {
-      result.append(py::make_tuple(m.node, m.output));
-    }
-  }
-  return result;
-}
-
-// [(node, output)] of real outputs that somebody else holds.
-py::list Referenced(Session& session) {
-  py::list result;
-  for (const Made& m : session.made()) {
-    if (IsReferenced(m)) {
-      result.append(py::make_tuple(m.node, m.output));
-    }
-  }
-  return result;
-}
-
-// [(node, output, until)] of outputs that were held at a later op.
-py::list LifetimesAtEnd(const Session& session, int num_ops) {
-  py::list result;
-  for (const Lifetime& each : session.LifetimesAtEnd(num_ops)) {
-    result.append(py::make_tuple(each.node, each.output, each.until));
-  }
-  return result;
-}
-
-// What a joined input was: (node, output), or an external tensor; with
-// `as_sent`, the copy of one that NumPy could change.
-py::object DecidedInput(Session& session, int join, bool as_sent) {
-  const Decided& decided = session.decided().at(join);
-  if (!decided.is_set) return py::none();
-  if (decided.node >= 0) return py::make_tuple(decided.node, decided.output);
-  const bool is_copied = as_sent && decided.external_copy;
-  return ObjectOf(is_copied ? decided.external_copy : decided.external);
-}
-
-void RaiseIfFailed(int result) {
-  if (result < 0) throw py::error_already_set();
-}
 
 PyMethodDef hook_methods[] = {
     {"fast_path_execute", FastPathExecuteHook, METH_VARARGS, nullptr},
@@ -171,155 +100,6 @@ py::object FromUint64(const std::vector<uint64_t>& values) {
   }
   return py::reinterpret_steal<py::object>(EagerTensorFromHandle(
       tensorflow::wrap(TensorHandle::CreateLocalHandle(tensor))));
-}
-
-void BindSession(py::module_& m) {
-  py::enum_<Mode>(m, "Mode")
-      .value("TRACING", Mode::kTracing)
-      .value("CO_EXECUTION", Mode::kCoExecution)
-      .value("IMPERATIVE", Mode::kImperative)
-      .value("SEIZING", Mode::kSeizing);
-  py::class_<Session>(m, "Session")
-      .def(py::init([](std::shared_ptr<Plan> plan, const py::object& owner) {
-             return std::make_unique<Session>(std::move(plan), owner.ptr());
-           }),
-           py::arg("plan").none(true), py::arg("controller"))
-      .def_property("mode", &Session::mode, &Session::set_mode)
-      .def_property_readonly("committed", &Session::committed)
-      .def_property_readonly("position", &Session::position)
-      .def_property_readonly("plan_is_set",
-                             [](Session& s) { return s.plan() != nullptr; })
-      .def_property_readonly(
-          "num_recorded",
-          [](Session& s) { return s.tape_log().num_recorded(); })
-      .def_property_readonly(
-          "num_unrecorded",
-          [](Session& s) { return s.tape_log().num_dropped(); })
-      .def_property_readonly("num_matched",
-                             [](Session& s) { return s.num_matched; })
-      .def_property_readonly("python_stall_s",
-                             [](Session& s) { return s.python_stall_s; })
-      .def_property_readonly(
-          "graph_stall_s",
-          [](Session& s) { return s.step()->graph_stall().total_s(); })
-      .def("set_stop_frame",
-           [](Session& s, const py::object& frame) {
-             s.set_stop_frame(frame.ptr());
-           })
-      .def_property_readonly("path", &Session::path)
-      // Where on the path an op has raised.
-      .def_property_readonly("raised", &Session::raised)
-      .def("path_from",
-           [](Session& s, size_t begin) {
-             const std::vector<int>& path = s.path();
-             const size_t first = std::min(begin, path.size());
-             return std::vector<int>(path.begin() + first, path.end());
-           })
-      .def("waiting_channels",
-           [](Session& s) { return s.step()->mailbox().Waiting(); })
-      .def("skip_to_end", &Session::SkipToEnd)
-      .def_property_readonly("epochs_left", &Session::EpochsLeft)
-      .def("go_on_tracing", &Session::GoOnTracing)
-      .def("decided", &DecidedInput)
-      .def("launch",
-           [](Session& s) {
-             const std::string error = s.Launch();
-             if (!error.empty()) throw std::runtime_error(error);
-           })
-      .def("commit_step", &Session::CommitStep)
-      .def("commit_epoch", &Session::CommitEpoch)
-      .def("finish_epoch", &Session::FinishEpoch)
-      .def("resume_epoch", &Session::ResumeEpoch)
-      .def_property_readonly("num_epochs_committed",
-                             &Session::num_epochs_committed)
-      .def_property_readonly("num_epochs_done", &Session::num_epochs_done)
-      .def_property_readonly("epoch_start", &Session::epoch_start)
-      .def("set_is_queued", &Session::set_is_queued)
-      .def_property_readonly("is_queued", &Session::is_queued)
-      .def_property_readonly("has_entered", &Session::has_entered)
-      .def("cancel", &Session::Cancel)
-      .def("await_end", [](Session& s) { RaiseIfFailed(s.WaitEnded()); })
-      .def("await_channel",
-           [](Session& s, int channel) {
-             const int result = s.WaitChannel(channel);
-             RaiseIfFailed(result);
-             return result == 1;
-           })
-      .def("await_output",
-           [](Session& s, int index) {
-             const int result = s.WaitReady(s.made().at(index));
-             RaiseIfFailed(result);
-             return result == 1;
-           })
-      .def_property_readonly("ended",
-                             [](Session& s) {
-                               return s.step() == nullptr ||
-                                      s.step()->state().ended();
-                             })
-      .def_property_readonly("succeeded",
-                             [](Session& s) {
-                               return s.step() != nullptr &&
-                                      s.step()->state().phase() ==
-                                          StepState::Phase::kDone;
-                             })
-      .def_property_readonly(
-          "error", [](Session& s) { return s.step()->state().error(); })
-      .def("outputs", &Outputs)
-      .def("unfetched", &Unfetched)
-      .def("referenced", &Referenced)
-      .def("lifetimes_at_end", &LifetimesAtEnd)
-      .def("find_output", &FindOutput)
-      .def("made_index",
-           [](Session& s, const py::object& tensor) -> py::object {
-             CheckTensor(tensor);
-             const int32_t i = s.FindMade(HandleOf(tensor.ptr()));
-             if (i < 0) return py::none();
-             return py::make_tuple(s.made()[i].node, s.made()[i].output);
-           })
-      // (how many outputs came before, the op's marker, output), or None.
-      .def("origin",
-           [](Session& s, const py::object& tensor) -> py::object {
-             CheckTensor(tensor);
-             const int32_t i = s.FindMade(HandleOf(tensor.ptr()));
-             if (i < 0 || s.made()[i].marker == nullptr) return py::none();
-             const Made& made = s.made()[i];
-             return py::make_tuple(
-                 i, py::reinterpret_borrow<py::object>(made.marker),
-                 made.output);
-           })
-      .def(
-          "output_tensor",
-          [](Session& s, int index) { return ObjectOf(s.OutputTensor(index)); })
-      .def("set_output",
-           [](Session& s, int index, const py::object& tensor) {
-             CheckTensor(tensor);
-             s.SetOutput(index, tensor.ptr());
-           })
-      .def("poison_output", &Session::PoisonOutput)
-      .def("feed", [](Session& s, int slot) { return ObjectOf(s.Feed(slot)); })
-      .def("feed_value",
-           [](Session& s, int slot) { return ObjectOf(s.FeedValue(slot)); })
-      .def("variable",
-           [](Session& s, int slot) { return ObjectOf(s.Variable(slot)); })
-      .def_property_readonly("seeds", &Session::seeds)
-      .def("note_user_gradient", &Session::NoteUserGradient)
-      .def("make_once",
-           [](Session& s, const std::string& name, const py::object& function,
-              const py::object& tape, const py::tuple& given,
-              const py::object& make) {
-             PyRef made = PyRef::Steal(s.OnMaking(
-                 {name, function.ptr(), tape.ptr(), given.ptr(), make.ptr()}));
-             if (!made) throw py::error_already_set();
-             return ObjectOf(std::move(made));
-           })
-      .def("take_names", [](Session& s) { return ObjectOf(s.TakeNames()); })
-      .def("release", &Session::Release)
-      // The calling thread is inside the step from enter to leave.
-      .def("enter", &Session::Enter)
-      .def("leave", [](Session& s) {
-        CurrentThread().session = nullptr;
-        if (!s.FlushTapes()) throw py::error_already_set();
-      });
 }
 
 void BindFunctions(py::module_& m) {
@@ -439,7 +219,7 @@ void BindFunctions(py::module_& m) {
   m.def("after_fork_in_child", [] {
     GraphRunner::Get().AfterForkInChild();
     CurrentThread() = ThreadState();
-    Session::Live().clear();
+    Session::ForgetLive();
   });
   m.def("copy_tensor", &Alias);
   // While on, a profile shows each allocation on the CPU.

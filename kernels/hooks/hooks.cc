@@ -4,10 +4,10 @@
 
 #include "kernels/call/call.h"
 #include "kernels/call/op_info.h"
+#include "kernels/outputs/readable.h"
 #include "kernels/python/controller.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
-#include "kernels/session/readable.h"
 #include "kernels/session/session.h"
 #include "kernels/session/settling.h"
 #include "kernels/session/tape_events.h"
@@ -173,13 +173,14 @@ PyObject* RecordGradientHook(PyObject*, PyObject* args) {
     PyObject* tensor = PyTuple_GET_ITEM(results.get(), i);
     if (!EagerTensor_CheckExact(tensor)) continue;
     if (!EnsureReadable(tensor, Reading::kShape)) return nullptr;
-    const int32_t index = thread.session->FindMade(HandleOf(tensor));
-    if (index >= 0) marker = thread.session->made()[index].marker;
+    const int32_t index = thread.session->outputs().Find(HandleOf(tensor));
+    if (index >= 0) marker = thread.session->outputs()[index].marker;
   }
   PyObject* attrs = PyTuple_GET_ITEM(args, 2);
   if (marker == nullptr || attrs == Py_None) {
-    thread.session->ObstructPure("Python records an op of its own on the tape");
-    if (!thread.session->FlushTapes()) return nullptr;
+    thread.session->call_log().ObstructPure(
+        "Python records an op of its own on the tape");
+    if (!thread.session->tapes().Flush()) return nullptr;
     return PyObject_Call(original, args, nullptr);
   }
   PyRef list = PyRef::Steal(PySequence_List(attrs));
@@ -189,21 +190,21 @@ PyObject* RecordGradientHook(PyObject*, PyObject* args) {
   PyList_Append(list.get(), marker);
   PyRef new_args = PyRef::Steal(PySequence_List(args));
   PyObject* new_attrs = PyList_AsTuple(list.get());
-  thread.session->LogRecord(PyTuple_GET_ITEM(args, 0),
-                            PyTuple_GET_ITEM(args, 1), new_attrs);
+  thread.session->call_log().LogRecord(PyTuple_GET_ITEM(args, 0),
+                                       PyTuple_GET_ITEM(args, 1), new_attrs);
   PyList_SetItem(new_args.get(), 2, new_attrs);
   Tensors inputs;
   if (TapeIsActive() && AppendTensors(PyTuple_GET_ITEM(args, 1), &inputs)) {
     Tensors outputs;
     if (AppendTensors(results.get(), &outputs)) {
-      if (!thread.session->TellTapes(PyTuple_GET_ITEM(args, 0), inputs,
-                                     new_attrs, outputs)) {
+      if (!thread.session->tapes().Tell(PyTuple_GET_ITEM(args, 0), inputs,
+                                        new_attrs, outputs)) {
         return nullptr;
       }
       Py_RETURN_NONE;
     }
   }
-  if (!thread.session->FlushTapes()) return nullptr;
+  if (!thread.session->tapes().Flush()) return nullptr;
   PyRef tuple = PyRef::Steal(PyList_AsTuple(new_args.get()));
   return PyObject_Call(original, tuple.get(), nullptr);
 }

@@ -1,8 +1,8 @@
 #include "kernels/hooks/readers.h"
 
+#include "kernels/outputs/readable.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
-#include "kernels/session/readable.h"
 #include "kernels/session/session.h"
 
 namespace terra {
@@ -25,7 +25,7 @@ int GetBuffer(PyObject* tensor, Py_buffer* view, int flags) {
 void NoteRead(PyObject* tensor, Reading reading) {
   const ThreadState& thread = CurrentThread();
   if (thread.session == nullptr || thread.nested > 0) return;
-  thread.session->NoteRead(tensor, reading == Reading::kShape);
+  thread.session->call_log().NoteRead(tensor, reading == Reading::kShape);
 }
 
 bool EnsureAllReadable(PyObject* value, Reading reading) {

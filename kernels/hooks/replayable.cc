@@ -1,8 +1,10 @@
 #include "kernels/hooks/replayable.h"
 
+#include "kernels/outputs/step_context.h"
 #include "kernels/python/thread.h"
 #include "kernels/replay/library_call.h"
-#include "kernels/replay/pure_call.h"
+#include "kernels/replay/library_calls.h"
+#include "kernels/replay/pure_calls.h"
 #include "kernels/session/session.h"
 
 namespace terra {
@@ -33,7 +35,7 @@ PyObject* CallReplayable(PyObject* self, PyObject* args, PyObject* kwargs) {
     call.given.push_back(key);
     call.given.push_back(value);
   }
-  return OrKeptError(session->OnLibraryCall(call));
+  return OrKeptError(LibraryCalls(session).OnCall(call));
 }
 
 PyObject* BindReplayable(PyObject* self, PyObject* object, PyObject*) {
@@ -97,7 +99,7 @@ PyObject* CallPureFunction(PyObject* self, PyObject* const* values,
   if (session == nullptr || session->mode() != Mode::kCoExecution) {
     return PyObject_Call(original, values[0], values[1]);
   }
-  return OrKeptError(session->OnPureCall(
+  return OrKeptError(PureCalls(session).OnCall(
       {PyUnicode_AsUTF8(PyTuple_GET_ITEM(self, 1)), original, values[0],
        values[1], PyTuple_GET_ITEM(self, 2) == Py_True,
        PyTuple_GET_ITEM(self, 3) == Py_True, n == 3 ? values[2] : nullptr}));

@@ -4,7 +4,9 @@
 #include <array>
 
 #include "kernels/python/thread.h"
+#include "kernels/replay/gradients.h"
 #include "kernels/replay/library_call.h"
+#include "kernels/replay/library_calls.h"
 #include "kernels/session/session.h"
 #include "kernels/session/tape_events.h"
 #include "kernels/tapes/tape_event.h"
@@ -22,12 +24,12 @@ PyObject* NewTape(PyObject* original, PyObject* args, PyObject* kwargs) {
   if (!tape) return nullptr;
   ActiveTapes::OfThread().Enter(tape.get());
   // Another tape may have been there before.
-  for (Session* session : Session::Live()) session->ForgetTape(tape.get());
+  for (Session* session : Session::Live()) session->tapes().Forget(tape.get());
   Session* session = SessionOfTapes();
   if (session != nullptr) {
-    session->PruneTapes();
-    session->NoteTapeEvent(TapeEvent::kNew, tape.get(), nullptr);
-    session->NoteFlags(args);
+    session->tapes().Prune();
+    session->tapes().NoteEvent(TapeEvent::kNew, tape.get(), nullptr);
+    session->tapes().NoteFlags(args);
   }
   return tape.release();
 }
@@ -36,7 +38,7 @@ template <TapeEvent event>
 PyObject* TapeOnly(PyObject* original, PyObject* args, PyObject* kwargs) {
   Session* session = SessionOfTapes();
   if (session != nullptr) {
-    session->NoteTapeEvent(event, Argument(args, 0), nullptr);
+    session->tapes().NoteEvent(event, Argument(args, 0), nullptr);
   }
   PyObject* tape = Argument(args, 0);
   if (event == TapeEvent::kEnter && tape != nullptr) {
@@ -56,8 +58,8 @@ PyObject* Look(PyObject* original, PyObject* args, PyObject* kwargs) {
 PyObject* Watch(PyObject* original, PyObject* args, PyObject* kwargs) {
   Session* session = SessionOfTapes();
   if (session != nullptr && PyTuple_GET_SIZE(args) == 2) {
-    session->NoteTapeEvent(TapeEvent::kWatch, Argument(args, 0),
-                           Argument(args, 1));
+    session->tapes().NoteEvent(TapeEvent::kWatch, Argument(args, 0),
+                               Argument(args, 1));
   }
   return Look(original, args, kwargs);
 }
@@ -66,8 +68,8 @@ PyObject* WatchVariable(PyObject* original, PyObject* args, PyObject* kwargs) {
   Session* session = SessionOfTapes();
   if (session != nullptr && PyTuple_GET_SIZE(args) == 2) {
     PyRef handle = HandleOfVariable(Argument(args, 1));
-    session->NoteTapeEvent(TapeEvent::kWatchVariable, Argument(args, 0),
-                           handle.get());
+    session->tapes().NoteEvent(TapeEvent::kWatchVariable, Argument(args, 0),
+                               handle.get());
   }
   return Look(original, args, kwargs);
 }
@@ -87,7 +89,7 @@ PyObject* RecordOperation(PyObject* original, PyObject* args,
   if (session == nullptr || !TapeIsActive()) {
     return Look(original, args, kwargs);
   }
-  return session->OnRecordOperation(original, args, kwargs);
+  return Gradients(session).OnRecordOperation(original, args, kwargs);
 }
 
 template <int change>
@@ -108,7 +110,7 @@ PyObject* Gradient(PyObject* original, PyObject* args, PyObject* kwargs) {
   call.given = {Argument(args, 1), Argument(args, 2), Argument(args, 3),
                 Argument(args, 5)};
   ++CurrentThread().num_gradients;
-  PyObject* gradients = OrKeptError(session->OnLibraryCall(call));
+  PyObject* gradients = OrKeptError(LibraryCalls(session).OnCall(call));
   --CurrentThread().num_gradients;
   return gradients;
 }

@@ -1,6 +1,8 @@
 #include "kernels/outputs/history.h"
 
+#include "kernels/outputs/readable.h"
 #include "kernels/python/tf_python.h"
+#include "kernels/python/thread.h"
 
 namespace terra {
 
@@ -20,6 +22,51 @@ void History::MixName(PyObject* tensor, Hash* hash) {
 int History::FindName(PyObject* tensor) const {
   const auto it = names_.find(IdOf(tensor));
   return it == names_.end() ? -1 : it->second;
+}
+
+bool History::MixIdentity(PyObject* tensor, Hash* hash) {
+  tensorflow::TensorHandle* handle = HandleOf(tensor);
+  const int32_t index = outputs_.Find(handle);
+  if (index >= 0) {
+    hash->Mix(Event::kMadeHere, static_cast<uint64_t>(outputs_[index].node));
+    hash->Mix(static_cast<uint64_t>(outputs_[index].output));
+    return false;
+  }
+  const auto fixed = plan_->fixed.find(handle);
+  if (fixed != plan_->fixed.end()) {
+    hash->Mix(Event::kFixed, static_cast<uint64_t>(fixed->second));
+  }
+  MixName(tensor, hash);
+  return true;
+}
+
+const char* History::MixTensor(PyObject* tensor, Hash* hash) {
+  if (!MixIdentity(tensor, hash)) return nullptr;
+  tensorflow::TensorHandle* handle = HandleOf(tensor);
+  hash->Mix(Event::kType, static_cast<uint64_t>(handle->DataType()));
+  if (handle->DataType() == tensorflow::DT_RESOURCE) return nullptr;
+  if (!EnsureReadable(tensor, Reading::kShape)) {
+    ClearOwnError();
+    return "a tensor that could not be read";
+  }
+  tensorflow::PartialTensorShape shape;
+  if (!handle->Shape(&shape).ok()) return "a tensor of unknown shape";
+  hash->MixShape(shape);
+  return nullptr;
+}
+
+void History::MixShapeOf(PyObject* tensor) {
+  tensorflow::PartialTensorShape shape;
+  if (HandleOf(tensor)->DataType() != tensorflow::DT_RESOURCE &&
+      HandleOf(tensor)->Shape(&shape).ok()) {
+    hash_.MixShape(shape);
+  }
+}
+
+int History::NoteOutside(PyObject* tensor) {
+  const int name = FindName(tensor);
+  if (name >= 0) hash_.Mix(Event::kOutside, static_cast<uint64_t>(name));
+  return name;
 }
 
 }  // namespace terra

@@ -18,13 +18,23 @@
 #include <unordered_map>
 #include <vector>
 
+#include "kernels/outputs/outputs.h"
 #include "kernels/plan/hash.h"
+#include "kernels/plan/plan.h"
 #include "kernels/python/py_ref.h"
 
 namespace terra {
 
+// Invariant: a named tensor stays alive until Clear(), and has one name,
+// however often it appears. What was named in a stretch of the step that was
+// replayed has a number and no tensor.
 class History {
  public:
+  // `plan` may be null.
+  History(const Plan* plan, const Outputs& outputs)
+      : plan_(plan), outputs_(outputs) {}
+  History(const History&) = delete;
+
   Hash& hash() { return hash_; }
 
   // The tensor's name. Keeps it alive from then on.
@@ -33,6 +43,16 @@ class History {
   void MixName(PyObject* tensor, Hash* hash);
   // The same, or -1 for a tensor that has none.
   int FindName(PyObject* tensor) const;
+  // Mixes what an outside input of an op is.
+  void MixIdentity(PyObject* tensor) { MixIdentity(tensor, &hash_); }
+  // Returns whether it is from outside.
+  bool MixIdentity(PyObject* tensor, Hash* hash);
+  // The same, with type and shape if it is from outside. Null, or why that is
+  // not known.
+  const char* MixTensor(PyObject* tensor, Hash* hash);
+  void MixShapeOf(PyObject* tensor);
+  // Mixes the name of a tensor that has one; returns it, or -1.
+  int NoteOutside(PyObject* tensor);
   PyObject* Named(int name) const { return named_[name].get(); }
   int num_names() const { return static_cast<int>(named_.size()); }
 
@@ -48,6 +68,8 @@ class History {
   }
 
  private:
+  const Plan* const plan_;
+  const Outputs& outputs_;
   Hash hash_{0x7e44a};
   std::unordered_map<int64_t, int> names_;  // by the tensor's id
   // By its handle, which a named tensor keeps alive.

@@ -2,7 +2,7 @@
 // Python: which nodes it was, what it told the graph, and what it returned.
 //
 // Learned by the session while the cursor follows the call op by op
-// (session_learning.cc), kept in the plan, immutable then.
+// (replay/library_learning.cc), kept in the plan, immutable then.
 #ifndef TERRA_KERNELS_PLAN_CALL_RECORD_H_
 #define TERRA_KERNELS_PLAN_CALL_RECORD_H_
 

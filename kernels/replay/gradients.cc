@@ -1,14 +1,7 @@
-// Session: gradient functions of the library's that tapes are handed with an op
-// (docs/design/0009).
-#include "kernels/call/call.h"
-#include "kernels/outputs/call_log.h"
+#include "kernels/replay/gradients.h"
+
 #include "kernels/plan/hash.h"
-#include "kernels/plan/library_gradient.h"
-#include "kernels/plan/pure_record.h"
-#include "kernels/python/py_ref.h"
 #include "kernels/python/tf_python.h"
-#include "kernels/replay/pure_call.h"
-#include "kernels/session/session.h"
 #include "kernels/tapes/tape_event.h"
 
 namespace terra {
@@ -31,93 +24,43 @@ bool IsOfGraph(PyObject* args) {
 
 }  // namespace
 
-void Session::NoteUnknownGradient() {
-  NoteTapeEvent(TapeEvent::kCustomGradient, nullptr, nullptr);
-  NoteUserGradient();
+void Gradients::NoteUnknown() {
+  tapes_.NoteEvent(TapeEvent::kCustomGradient, nullptr, nullptr);
+  tapes_.NoteUserGradient();
 }
 
-bool Session::NoteGradient(
-    const std::shared_ptr<const LibraryGradient>& gradient,
-    absl::Span<const PyRef> tensors) {
+bool Gradients::Note(const std::shared_ptr<const LibraryGradient>& gradient,
+                     absl::Span<const PyRef> tensors) {
   Hash& hash = history_.hash();
   hash.Mix(Event::kTape, static_cast<uint64_t>(TapeEvent::kLibraryGradient));
   hash.Mix(gradient->hash());
   for (const PyRef& tensor : tensors) {
-    if (MixTensor(tensor.get(), &hash) != nullptr) return false;
+    if (history_.MixTensor(tensor.get(), &hash) != nullptr) return false;
   }
-  if (pure_learnings_.empty()) return true;
-  LoggedStep step;
-  step.kind = PureKind::kGradient;
-  step.gradient = gradient;
-  for (const PyRef& tensor : tensors) step.inputs.push_back(LoggedFrom(tensor));
-  log_.push_back(std::move(step));
+  call_log_.LogGradient(gradient, tensors);
   return true;
 }
 
-PyObject* Session::OnRecordOperation(PyObject* original, PyObject* args,
-                                     PyObject* kwargs) {
-  if (mode_ == Mode::kCoExecution && !IsOfGraph(args)) {
+PyObject* Gradients::OnRecordOperation(PyObject* original, PyObject* args,
+                                       PyObject* kwargs) {
+  if (context_.is_co_executing() && !IsOfGraph(args)) {
     std::vector<PyRef> tensors;
     const auto gradient = kwargs == nullptr
                               ? LibraryGradient::Of(original, args, &tensors)
                               : nullptr;
-    if (gradient == nullptr || !NoteGradient(gradient, tensors)) {
-      NoteUnknownGradient();
-    } else if (DefersTapes()) {
-      tape_log_.Add(gradient, tensors);
+    if (gradient == nullptr || !Note(gradient, tensors)) {
+      NoteUnknown();
+    } else if (tapes_.Defers()) {
+      tapes_.TellLater(gradient, tensors);
       Py_RETURN_NONE;
     }
   }
-  return FlushAllTapes() ? PyObject_Call(original, args, kwargs) : nullptr;
+  return Session::FlushAllTapes() ? PyObject_Call(original, args, kwargs)
+                                  : nullptr;
 }
 
-// ------------------------------------------------------------------ pure calls
-
-bool PureLearner::LearnHeld(const LoggedInput& logged, TensorRef* ref) const {
-  using Kind = TensorRef::Kind;
-  if (logged.node >= 0) {
-    const auto inner = made_.find({logged.node, logged.output});
-    if (inner != made_.end()) {
-      ref->kind = Kind::kMade;
-      ref->number = inner->second;
-      return true;
-    }
-  }
-  for (size_t i = 0; i < operands_.size(); ++i) {
-    PyObject* tensor = operands_[i].tensor();
-    const int32_t index = session_.FindMade(HandleOf(tensor));
-    const bool is_it = logged.node < 0
-                           ? tensor == logged.outside.get()
-                           : index >= 0 &&
-                                 session_.made_[index].node == logged.node &&
-                                 session_.made_[index].output == logged.output;
-    if (!is_it) continue;
-    ref->kind = Kind::kOperand;
-    ref->number = static_cast<int>(i);
-    return true;
-  }
-  const auto known = objects_.find(logged.outside.get());
-  if (logged.node >= 0 || known == objects_.end()) return false;
-  *ref = known->second;
-  return true;
-}
-
-std::string PureLearner::LearnGradient(const LoggedStep& logged) {
-  PureStep step;
-  step.kind = logged.kind;
-  step.gradient = logged.gradient;
-  for (const LoggedInput& input : logged.inputs) {
-    step.inputs.emplace_back();
-    if (!LearnHeld(input, &step.inputs.back())) {
-      return "a gradient function in it holds a tensor that it was not given";
-    }
-  }
-  record_->steps.push_back(std::move(step));
-  return "";
-}
-
-bool Session::ReplayGradient(const PureStep& step, const Operands& operands,
-                             const Tensors& made) {
+bool Gradients::Replay(const PureStep& step, const Operands& operands,
+                       const Tensors& made) {
   using Kind = TensorRef::Kind;
   std::vector<PyRef> tensors;
   for (const TensorRef& ref : step.inputs) {
@@ -126,14 +69,14 @@ bool Session::ReplayGradient(const PureStep& step, const Operands& operands,
                           ? made[ref.number]
                           : PyRef::Borrow(operands[ref.number].tensor()));
   }
-  if (mode_ == Mode::kCoExecution && !NoteGradient(step.gradient, tensors)) {
-    NoteUnknownGradient();
+  if (context_.is_co_executing() && !Note(step.gradient, tensors)) {
+    NoteUnknown();
   }
-  if (DefersTapes()) {
-    tape_log_.Add(step.gradient, tensors);
+  if (tapes_.Defers()) {
+    tapes_.TellLater(step.gradient, tensors);
     return true;
   }
-  return FlushTapes() && step.gradient->Record(tensors.data());
+  return tapes_.Flush() && step.gradient->Record(tensors.data());
 }
 
 }  // namespace terra

@@ -1,4 +1,4 @@
-// Session: library calls, followed op by op and learned (docs/design/0009).
+// Library calls, followed op by op and learned (docs/design/0009).
 #include "absl/strings/str_cat.h"
 #include "kernels/outputs/outputs.h"
 #include "kernels/plan/call_record.h"
@@ -7,7 +7,8 @@
 #include "kernels/python/py_ref.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/replay/library_call.h"
-#include "kernels/session/session.h"
+#include "kernels/replay/library_calls.h"
+#include "kernels/replay/library_key.h"
 
 namespace terra {
 namespace {
@@ -25,50 +26,54 @@ int FindVariable(const Plan& plan, PyObject* handle) {
 
 }  // namespace
 
-PyObject* Session::RunAndLearn(const LibraryCall& call, uint64_t key) {
+PyObject* LibraryCalls::RunAndLearn(const LibraryCall& call,
+                                    const LibraryKey& key) {
   PyRef first_id = PyRef::Steal(PyObject_CallNoArgs(Runtime().next_id));
   if (!first_id) return nullptr;
-  const Learning learning{position(),       at_,
-                          epoch_,           made_.size(),
-                          bindings_.size(), history_.num_names(),
-                          num_obstacles_,   PyLong_AsLongLong(first_id.get())};
-  PyRef keep_alive = PyRef::Borrow(controller_);
-  PyRef guard = GuardObjects(objects_);
+  const Learning learning{
+      cursor_.position(),        cursor_.at(),
+      cursor_.epoch(),           outputs_.size(),
+      inputs_.bindings().size(), history_.num_names(),
+      call_log_.num_obstacles(), PyLong_AsLongLong(first_id.get())};
+  PyRef keep_alive = PyRef::Borrow(context_.controller());
+  PyRef guard = GuardObjects(key.objects());
   Anchors anchors;
-  for (PyObject* object : objects_) anchors.Add(object);
+  for (PyObject* object : key.objects()) anchors.Add(object);
   if (PyErr_Occurred()) return nullptr;
-  if (!FlushTapes()) return nullptr;
-  if (mode_ != Mode::kCoExecution) {
+  if (!tapes_.Flush()) return nullptr;
+  if (!context_.is_co_executing()) {
     return PyObject_Call(call.function, call.args, call.kwargs);
   }
-  ++num_learning_;
+  call_log_.Begin();
   PyRef result =
       PyRef::Steal(PyObject_Call(call.function, call.args, call.kwargs));
-  --num_learning_;
+  call_log_.End();
   if (!result) return nullptr;
-  if (!live_ || mode_ != Mode::kCoExecution || bound_for_ >= 0) {
+  if (!session_.is_live() || !context_.is_co_executing() ||
+      cursor_.is_bound()) {
     return result.release();
   }
   const std::shared_ptr<CallRecord> record = Learn(learning, result.get());
   if (record == nullptr) return nullptr;
   KeepGuard(std::move(guard), &record->guard, &record->refusal);
   record->anchors = std::move(anchors);
-  record->num_replayed = &plan_->counts->replayed[call.name];
+  record->num_replayed = &plan().counts->replayed[call.name];
   if (!record->refusal.empty()) {
-    ++plan_->counts->not_replayed[{call.name, record->refusal}];
-    const auto before = plan_->calls.Find(key);
+    ++plan().counts->not_replayed[{call.name, record->refusal}];
+    const auto before = plan().calls.Find(key.value());
     const bool is_first = before == nullptr || !before->anchors.AreAlive();
     record->tries_left = is_first ? 2 : before->tries_left - 1;
   }
-  plan_->calls.Put(key, record);
+  plan().calls.Put(key.value(), record);
   return result.release();
 }
 
-std::shared_ptr<CallRecord> Session::Learn(const Learning& learning,
-                                           PyObject* result) {
+std::shared_ptr<CallRecord> LibraryCalls::Learn(const Learning& learning,
+                                                PyObject* result) {
   auto record = std::make_shared<CallRecord>();
   record->begin = learning.begin;
-  if (num_obstacles_ != learning.num_obstacles) record->refusal = obstacle_;
+  if (call_log_.num_obstacles() != learning.num_obstacles)
+    record->refusal = call_log_.obstacle();
   if (record->refusal.empty()) record->refusal = LearnPath(learning, &*record);
   if (record->refusal.empty()) {
     record->refusal = LearnBindings(learning, &*record);
@@ -79,24 +84,25 @@ std::shared_ptr<CallRecord> Session::Learn(const Learning& learning,
   if (record->refusal.empty()) record->refusal = LearnKept(learning, *record);
   record->history_after = history_.hash().value();
   record->num_names_after = history_.num_names();
-  record->names_after =
-      PyRef::Steal(PyObject_CallMethod(controller_, "names", nullptr));
+  record->names_after = PyRef::Steal(
+      PyObject_CallMethod(context_.controller(), "names", nullptr));
   return record->names_after ? record : nullptr;
 }
 
-std::string Session::LearnPath(const Learning& learning, CallRecord* record) {
-  if (epoch_ != learning.epoch || epoch_is_pending_) {
+std::string LibraryCalls::LearnPath(const Learning& learning,
+                                    CallRecord* record) {
+  if (cursor_.epoch() != learning.epoch || cursor_.epoch_is_pending()) {
     return "an epoch ended in it";
   }
   int at = learning.at;
-  for (size_t i = learning.begin; i < path_.size(); ++i) {
-    const int number = path_[i];
-    const PlanNode& node = plan_->nodes[number];
+  for (size_t i = learning.begin; i < cursor_.path().size(); ++i) {
+    const int number = cursor_.path()[i];
+    const PlanNode& node = plan().nodes[number];
     if (node.kind == NodeKind::kImperative || node.on_host) {
       return absl::StrCat(node.name, " runs in Python");
     }
     if (node.seeded) return absl::StrCat(node.name, " draws random numbers");
-    for (const auto& decision : Decisions(at, number)) {
+    for (const auto& decision : cursor_.Decisions(at, number)) {
       record->decisions.push_back(decision);
     }
     for (size_t k = 0; k < node.outputs.size(); ++k) {
@@ -114,15 +120,15 @@ std::string Session::LearnPath(const Learning& learning, CallRecord* record) {
 }
 
 // Whether an integer that is no constant may say what shape results have.
-bool Session::DependsOnNumbers(const PlanNode& node) const {
+bool LibraryCalls::DependsOnNumbers(const PlanNode& node) const {
   for (const InputRef& ref : node.inputs) {
     tensorflow::DataType dtype = tensorflow::DT_INVALID;
     if (ref.kind == InputKind::kOutput) {
-      dtype = plan_->nodes[ref.a].outputs[ref.b].dtype;
+      dtype = plan().nodes[ref.a].outputs[ref.b].dtype;
     } else if (ref.kind == InputKind::kFeed) {
-      dtype = plan_->feeds[ref.a].dtype;
+      dtype = plan().feeds[ref.a].dtype;
     } else if (ref.kind == InputKind::kJoin) {
-      dtype = plan_->joins[ref.a].dtype;
+      dtype = plan().joins[ref.a].dtype;
     }
     if (dtype == tensorflow::DT_INT32 || dtype == tensorflow::DT_INT64) {
       return true;
@@ -131,11 +137,11 @@ bool Session::DependsOnNumbers(const PlanNode& node) const {
   return false;
 }
 
-std::string Session::LearnBindings(const Learning& learning,
-                                   CallRecord* record) {
+std::string LibraryCalls::LearnBindings(const Learning& learning,
+                                        CallRecord* record) {
   using Kind = Binding::Kind;
-  for (size_t i = learning.num_bindings; i < bindings_.size(); ++i) {
-    const Binding& binding = bindings_[i];
+  for (size_t i = learning.num_bindings; i < inputs_.bindings().size(); ++i) {
+    const Binding& binding = inputs_.bindings()[i];
     if (binding.HasName() && binding.a >= learning.num_names) {
       if (binding.kind == Kind::kConstant) continue;  // its own
       return "it makes a tensor of a value that varies";
@@ -145,8 +151,9 @@ std::string Session::LearnBindings(const Learning& learning,
   return "";
 }
 
-std::string Session::LearnResult(PyObject* value, const Learning& learning,
-                                 CallRecord* record, ResultPattern* pattern) {
+std::string LibraryCalls::LearnResult(PyObject* value, const Learning& learning,
+                                      CallRecord* record,
+                                      ResultPattern* pattern) {
   using Kind = ResultPattern::Kind;
   if (value == Py_None || PyBool_Check(value) || PyLong_CheckExact(value) ||
       PyUnicode_CheckExact(value)) {
@@ -158,7 +165,7 @@ std::string Session::LearnResult(PyObject* value, const Learning& learning,
   }
   if (IsUnreadVariable(value)) {  // the count of an optimizer's steps
     const auto [handle, attributes] = PartsOfUnreadVariable(value);
-    if (attributes) pattern->number = FindVariable(*plan_, handle.get());
+    if (attributes) pattern->number = FindVariable(plan(), handle.get());
     if (pattern->number < 0) {
       return "it returns a variable that is not the same in every step";
     }
@@ -188,12 +195,14 @@ std::string Session::LearnResult(PyObject* value, const Learning& learning,
   return "";
 }
 
-std::string Session::LearnTensor(PyObject* tensor, const Learning& learning,
-                                 CallRecord* record, ResultPattern* pattern) {
+std::string LibraryCalls::LearnTensor(PyObject* tensor,
+                                      const Learning& learning,
+                                      CallRecord* record,
+                                      ResultPattern* pattern) {
   using Kind = ResultPattern::Kind;
-  const int32_t index = FindMade(HandleOf(tensor));
+  const int32_t index = outputs_.Find(HandleOf(tensor));
   if (index >= 0 && static_cast<size_t>(index) >= learning.num_made) {
-    const Made& made = made_[index];
+    const Made& made = outputs_[index];
     pattern->kind = Kind::kMade;
     auto& all = record->made;
     for (size_t i = 0; i < all.size(); ++i) {
@@ -215,8 +224,8 @@ std::string Session::LearnTensor(PyObject* tensor, const Learning& learning,
                ? ""
                : "it returns another object of a tensor";
   }
-  for (size_t i = learning.begin; i < path_.size(); ++i) {
-    for (const PyRef& folded : plan_->nodes[path_[i]].folded) {
+  for (size_t i = learning.begin; i < cursor_.path().size(); ++i) {
+    for (const PyRef& folded : plan().nodes[cursor_.path()[i]].folded) {
       if (HandleOf(folded.get()) != HandleOf(tensor)) continue;
       pattern->kind = Kind::kFolded;
       pattern->object = folded;
@@ -233,10 +242,10 @@ std::string Session::LearnTensor(PyObject* tensor, const Learning& learning,
 }
 
 // Somebody may have kept what was made in the call besides its result.
-std::string Session::LearnKept(const Learning& learning,
-                               const CallRecord& record) const {
-  for (size_t i = learning.num_made; i < made_.size(); ++i) {
-    const Made& made = made_[i];
+std::string LibraryCalls::LearnKept(const Learning& learning,
+                                    const CallRecord& record) const {
+  for (size_t i = learning.num_made; i < outputs_.size(); ++i) {
+    const Made& made = outputs_[i];
     if (!IsReferenced(made) ||
         (made.fetch_channel >= 0 && !made.ready->load())) {
       continue;
@@ -247,7 +256,7 @@ std::string Session::LearnKept(const Learning& learning,
                   (output.node == made.node && output.output == made.output);
     }
     if (!is_result) {
-      return absl::StrCat("the result of ", plan_->nodes[made.node].name,
+      return absl::StrCat("the result of ", plan().nodes[made.node].name,
                           " is kept somewhere");
     }
   }

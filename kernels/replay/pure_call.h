@@ -11,15 +11,17 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/cursor/cursor.h"
 #include "kernels/outputs/call_log.h"
+#include "kernels/outputs/outputs.h"
 #include "kernels/plan/call_record.h"
 #include "kernels/plan/hash.h"
+#include "kernels/plan/plan.h"
 #include "kernels/plan/pure_record.h"
 #include "kernels/python/py_ref.h"
 
 namespace terra {
 
-class Session;
 struct InputRef;
 
 struct PureCall {
@@ -48,16 +50,20 @@ bool SetLogits(PyObject* tensor, PyObject* logits);
 bool MarkAsZeros(PyObject* tensor);
 // What a slice of a variable has, without the variable. Null if it holds
 // results of the step.
-PyRef AssignOfSlice(const Session& session, PyObject* tensor,
+PyRef AssignOfSlice(const Outputs& outputs, PyObject* tensor,
                     PyObject* variable);
 bool MarkAsSlice(PyObject* tensor, PyObject* assign, PyObject* variable);
 
-// Turns what was logged of a call into a record (session_pure_learning.cc).
+// Turns what was logged of a call into a record (pure_learner.cc).
 class PureLearner {
  public:
-  PureLearner(const Session& session, const PureLearning& learning,
+  PureLearner(const Plan& plan, const Outputs& outputs, const CallLog& call_log,
+              const Cursor& cursor, const PureLearning& learning,
               const Operands& operands, bool takes_objects)
-      : session_(session),
+      : plan_(plan),
+        outputs_(outputs),
+        call_log_(call_log),
+        cursor_(cursor),
         learning_(learning),
         operands_(operands),
         takes_objects_(takes_objects) {}
@@ -79,7 +85,10 @@ class PureLearner {
   std::string LearnTensor(PyObject* tensor, ResultPattern* pattern);
   std::string LearnKept();
 
-  const Session& session_;
+  const Plan& plan_;
+  const Outputs& outputs_;
+  const CallLog& call_log_;
+  const Cursor& cursor_;
   const PureLearning& learning_;
   const Operands& operands_;
   const bool takes_objects_;
@@ -96,8 +105,10 @@ class PureKey {
  public:
   // Where the way forks, the ops that made the call's tensors are a part of it:
   // they are what decides which node follows.
-  PureKey(const Session& session, bool takes_objects, bool is_at_fork)
-      : session_(session),
+  PureKey(const Plan& plan, const Outputs& outputs, bool takes_objects,
+          bool is_at_fork)
+      : plan_(plan),
+        outputs_(outputs),
         takes_objects_(takes_objects),
         is_at_fork_(is_at_fork) {}
   // Null, or why the call has no key.
@@ -123,7 +134,8 @@ class PureKey {
   // Whether it is the same object as an operand before.
   bool MixKnown(PyObject* object);
 
-  const Session& session_;
+  const Plan& plan_;
+  const Outputs& outputs_;
   const bool takes_objects_;
   const bool is_at_fork_;
   Hash hash_{0x9e11};

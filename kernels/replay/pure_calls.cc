@@ -1,19 +1,15 @@
-// Session: calls of functions without a state of their own (docs/design/0009).
-#include "kernels/call/call.h"
+#include "kernels/replay/pure_calls.h"
+
 #include "kernels/cursor/claims.h"
 #include "kernels/cursor/stack.h"
+#include "kernels/outputs/readable.h"
 #include "kernels/plan/hash.h"
 #include "kernels/plan/plan.h"
-#include "kernels/plan/pure_record.h"
-#include "kernels/python/controller.h"
-#include "kernels/python/py_ref.h"
 #include "kernels/python/python_scopes.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
 #include "kernels/python/waiting.h"
-#include "kernels/replay/pure_call.h"
-#include "kernels/session/readable.h"
-#include "kernels/session/session.h"
+#include "kernels/replay/gradients.h"
 #include "kernels/session/tape_events.h"
 #include "kernels/tapes/tape_log.h"
 
@@ -66,20 +62,13 @@ const char* WhyNotOnThread(const ThreadState& thread, const PureCall& call) {
 
 }  // namespace
 
-// Whether what follows the last node is a matter of the location.
-bool Session::IsAtFork() const {
-  if (at_ < 0) return plan_->starts_with_fork || plan_->first_nodes.size() != 1;
-  const PlanNode& last = plan_->nodes[at_];
-  return last.next < 0 && (last.is_fork || last.successors.size() != 1);
-}
-
-const char* Session::KeyOfPure(const PureCall& call, bool is_at_fork,
-                               PureKey* key) const {
+const char* PureCalls::KeyOf(const PureCall& call, bool is_at_fork,
+                             PureKey* key) const {
   Hash& hash = key->hash();
   hash.Mix(reinterpret_cast<uintptr_t>(call.function));
-  hash.Mix(static_cast<uint64_t>(at_));
+  hash.Mix(static_cast<uint64_t>(cursor_.at()));
   hash.Mix(static_cast<uint64_t>(TapeIsActive()));
-  if (is_at_fork) hash.Mix(HashOfStack(stop_frame_));
+  if (is_at_fork) hash.Mix(HashOfStack(cursor_.stop_frame()));
   if (call.marker != nullptr) {
     const Py_hash_t marker_hash = PyObject_Hash(call.marker);
     PyErr_Clear();
@@ -89,53 +78,53 @@ const char* Session::KeyOfPure(const PureCall& call, bool is_at_fork,
   return key->Add(call);
 }
 
-PyObject* Session::OnPureCall(const PureCall& call) {
+PyObject* PureCalls::OnCall(const PureCall& call) {
   auto run = [&] {
     return PyObject_Call(call.function, call.args, call.kwargs);
   };
-  if (!AwaitSeizure()) return nullptr;
+  if (!execution_.AwaitSeizure()) return nullptr;
   const ThreadState& thread = CurrentThread();
-  if (mode_ != Mode::kCoExecution || bound_for_ >= 0 ||
+  if (!context_.is_co_executing() || cursor_.is_bound() ||
       !Knobs().replays_calls.load()) {
     return run();
   }
   MarkedCall in_this_call(call);
-  const bool is_at_fork = IsAtFork();
-  PureKey key(*this, call.takes_objects, is_at_fork);
-  const char* problem = plan_->check_devices ? "the program has device scopes"
+  const bool is_at_fork = cursor_.IsAtFork();
+  PureKey key(plan(), outputs_, call.takes_objects, is_at_fork);
+  const char* problem = plan().check_devices ? "the program has device scopes"
                                              : WhyNotOnThread(thread, call);
-  if (problem == nullptr) problem = KeyOfPure(call, is_at_fork, &key);
-  if (mode_ != Mode::kCoExecution) return run();
+  if (problem == nullptr) problem = KeyOf(call, is_at_fork, &key);
+  if (!context_.is_co_executing()) return run();
   if (problem != nullptr) {
     // Of a gradient function it is said why it is not replayed, not of its
     // parts.
     const bool is_part = num_marked_calls > (call.marker != nullptr);
-    if (!is_part) ++plan_->counts->not_replayed[{call.name, problem}];
+    if (!is_part) ++plan().counts->not_replayed[{call.name, problem}];
     return run();
   }
-  const auto record = plan_->pure_calls.Find(key.value());
+  const auto record = plan().pure_calls.Find(key.value());
   if (record == nullptr || !record->anchors.AreAlive()) {
-    return LearnPureCall(call, key);
+    return RunAndLearn(call, key);
   }
   if (!record->refusal.empty()) {
     ++*record->num_refused;
-    return record->tries_left > 0 ? LearnPureCall(call, key) : run();
+    return record->tries_left > 0 ? RunAndLearn(call, key) : run();
   }
-  if (!ResumePending()) return nullptr;
+  if (!cursor_.ResumePending()) return nullptr;
   Tensors held;
   const bool fits =
-      mode_ == Mode::kCoExecution && PureFits(*record, key.operands(), &held);
+      context_.is_co_executing() && Fits(*record, key.operands(), &held);
   if (PyErr_Occurred()) return nullptr;
-  if (mode_ != Mode::kCoExecution) return run();
-  if (!fits) return LearnPureCall(call, key);
+  if (!context_.is_co_executing()) return run();
+  if (!fits) return RunAndLearn(call, key);
   if (call.is_declared && Knobs().checks_pure.load()) {
-    return CheckPure(call, key, record);
+    return Check(call, key, record);
   }
-  return ReplayPure(*record, key.operands());
+  return Replay(*record, key.operands());
 }
 
-bool Session::PureFits(const PureRecord& record, const Operands& operands,
-                       Tensors* held) {
+bool PureCalls::Fits(const PureRecord& record, const Operands& operands,
+                     Tensors* held) {
   using Kind = TensorRef::Kind;
   if (record.guard && !record.guard.IsUnchanged()) return false;
   std::string detail;
@@ -152,22 +141,23 @@ bool Session::PureFits(const PureRecord& record, const Operands& operands,
       if (!held->back()) return false;
     }
     if (step.kind != PureKind::kOp) continue;
-    const PlanNode& node = plan_->nodes[step.node];
-    if (is_first && !IsLegal(step.node)) return false;
+    const PlanNode& node = plan().nodes[step.node];
+    if (is_first && !cursor_.IsLegal(step.node)) return false;
     is_first = false;
-    if (plan_->levels[node.level].epoch != epoch_) return false;
+    if (plan().levels[node.level].epoch != cursor_.epoch()) return false;
     for (size_t i = 0; i < step.inputs.size(); ++i) {
       const TensorRef& ref = step.inputs[i];
       const InputRef& expected = node.inputs[i];
       if (ref.kind == Kind::kMade || ref.is_verified) continue;
       if (expected.kind == InputKind::kVariable &&
-          slot_written_[plan_->variables[expected.a].variable] == kInPlace) {
+          inputs_.how_written(plan().variables[expected.a].variable) ==
+              kInPlace) {
         return false;
       }
       PyObject* tensor =
           ref.kind == Kind::kObject ? ref.get() : operands[ref.number].tensor();
-      if (VerifyInput(expected, tensor, &claims, &detail) != nullptr ||
-          mode_ != Mode::kCoExecution) {
+      if (matcher_.VerifyInput(expected, tensor, &claims, &detail) != nullptr ||
+          !context_.is_co_executing()) {
         return false;
       }
     }
@@ -175,25 +165,9 @@ bool Session::PureFits(const PureRecord& record, const Operands& operands,
   return true;
 }
 
-PyObject* Session::CheckPure(const PureCall& call, const PureKey& key,
-                             const std::shared_ptr<const PureRecord>& known) {
-  PyRef keep_alive = PyRef::Borrow(controller_);
-  PyRef result = PyRef::Steal(LearnPureCall(call, key));
-  if (!result) return nullptr;
-  const char* difference = "it ran other ops";
-  if (mode_ == Mode::kCoExecution) {
-    difference = DifferenceOf(*known, *plan_->pure_calls.Find(key.value()));
-  }
-  if (difference != nullptr && !CallController(controller_, "on_impure", "(ss)",
-                                               call.name, difference)) {
-    return nullptr;
-  }
-  return result.release();
-}
-
 // One op of a replayed call; its results are added to `made`.
-bool Session::ReplayOp(const PureStep& step, const Operands& operands,
-                       Tensors* made) {
+bool PureCalls::ReplayOp(const PureStep& step, const Operands& operands,
+                         Tensors* made) {
   using Kind = TensorRef::Kind;
   Call call;
   call.info = step.info;
@@ -209,12 +183,11 @@ bool Session::ReplayOp(const PureStep& step, const Operands& operands,
   }
   const size_t first = made->size();
   PyRef result;
-  if (mode_ == Mode::kCoExecution) {
-    Decide(step.node);
-    bound_for_ = step.node;
-    result = PyRef::Steal(Delegate(call, step.node, made));
+  if (context_.is_co_executing()) {
+    cursor_.Decide(step.node);
+    result = PyRef::Steal(execution_.Delegate(call, step.node, made));
   } else {  // something that was destroyed has ended it
-    result = PyRef::Steal(OnCall(call));
+    result = PyRef::Steal(execution_.OnCall(call));
   }
   if (!result) return false;
   if (made->size() == first) {
@@ -226,17 +199,18 @@ bool Session::ReplayOp(const PureStep& step, const Operands& operands,
   if (!step.record_attrs) return true;
   PyRef inputs = call.InputTuple();
   // For a call around this one that is being learned.
-  LogRecord(call.py_name, inputs.get(), step.record_attrs.get());
+  call_log_.LogRecord(call.py_name, inputs.get(), step.record_attrs.get());
   const auto outputs = absl::MakeConstSpan(*made).subspan(first);
   // The tape asks for shapes, holding the GIL.
   for (const PyRef& output : outputs) {
     if (!EnsureReadable(output.get(), Reading::kShape)) return false;
   }
-  return TellTapes(call.py_name, call.inputs, step.record_attrs.get(), outputs);
+  return tapes_.Tell(call.py_name, call.inputs, step.record_attrs.get(),
+                     outputs);
 }
 
-PyObject* Session::ReplayPure(const PureRecord& record,
-                              const Operands& operands) {
+PyObject* PureCalls::Replay(const PureRecord& record,
+                            const Operands& operands) {
   GcPause no_python_in_between;
   Tensors made;
   for (const PureStep& step : record.steps) {
@@ -246,7 +220,7 @@ PyObject* Session::ReplayPure(const PureRecord& record,
         return nullptr;
       }
     } else if (step.kind == PureKind::kGradient) {
-      if (!ReplayGradient(step, operands, made)) return nullptr;
+      if (!Gradients(&session_).Replay(step, operands, made)) return nullptr;
     } else if (step.kind != PureKind::kOp) {
       StopTapes(step.kind == PureKind::kStop);
     } else if (!ReplayOp(step, operands, &made)) {

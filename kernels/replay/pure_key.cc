@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "kernels/outputs/outputs.h"
+#include "kernels/outputs/readable.h"
 #include "kernels/plan/call_record.h"
 #include "kernels/plan/hash.h"
 #include "kernels/plan/library_objects.h"
@@ -10,8 +11,6 @@
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
 #include "kernels/replay/pure_call.h"
-#include "kernels/session/readable.h"
-#include "kernels/session/session.h"
 #include "tensorflow/core/util/determinism.h"
 
 namespace terra {
@@ -116,7 +115,7 @@ bool MarkAsZeros(PyObject* tensor) {
   return PyObject_SetAttr(tensor, ZerosMark(), Py_True) == 0;
 }
 
-PyRef AssignOfSlice(const Session& session, PyObject* tensor,
+PyRef AssignOfSlice(const Outputs& outputs, PyObject* tensor,
                     PyObject* variable) {
   PyRef assign = PyRef::Steal(PyObject_GetAttr(tensor, AssignName()));
   PyObject* closure = assign ? PyFunction_GetClosure(assign.get()) : nullptr;
@@ -125,8 +124,8 @@ PyRef AssignOfSlice(const Session& session, PyObject* tensor,
   PyRef cells = PyRef::Steal(PyTuple_New(n));
   for (Py_ssize_t i = 0; i < n; ++i) {
     PyObject* held = PyCell_GET(PyTuple_GET_ITEM(closure, i));
-    if (held == nullptr || (EagerTensor_CheckExact(held) &&
-                            session.FindMade(HandleOf(held)) >= 0)) {
+    if (held == nullptr ||
+        (EagerTensor_CheckExact(held) && outputs.Find(HandleOf(held)) >= 0)) {
       return PyRef();
     }
     PyTuple_SET_ITEM(cells.get(), i,
@@ -335,7 +334,7 @@ const char* PureKey::MixTensor(PyObject* tensor) {
     if (problem != nullptr) return problem;
   }
   // Of a constant of the plan the value is known: Python may read it.
-  const auto& constants = session_.plan()->constant_of;
+  const auto& constants = plan_.constant_of;
   const auto constant = constants.find(handle);
   if (constant != constants.end()) {
     hash_.Mix(Event::kFixed, static_cast<uint64_t>(constant->second));
@@ -344,15 +343,15 @@ const char* PureKey::MixTensor(PyObject* tensor) {
     hash_.Mix(static_cast<uint64_t>(IdOf(tensor)));
     return nullptr;
   }
-  const int32_t index = session_.FindMade(handle);
+  const int32_t index = outputs_.Find(handle);
   if (index >= 0) {
-    if (!session_.ShapeIsKnown(index)) return "a tensor of unknown shape";
+    if (!outputs_.ShapeIsKnown(index)) return "a tensor of unknown shape";
     if (is_at_fork_) {
-      const Made& made = session_.made(index);
+      const Made& made = outputs_[index];
       hash_.Mix(Event::kMadeHere, static_cast<uint64_t>(made.node));
       hash_.Mix(static_cast<uint64_t>(made.output));
     }
-    if (const uint64_t* hash = session_.PlannedShape(index)) {
+    if (const uint64_t* hash = outputs_.PlannedShape(index)) {
       hash_.Mix(*hash);
       return nullptr;
     }

@@ -1,431 +1,81 @@
-// Session: pure calls, followed op by op and learned (docs/design/0009).
-#include <algorithm>
-
-#include "absl/strings/str_cat.h"
-#include "kernels/call/call.h"
-#include "kernels/call/op_info.h"
+// Pure calls, followed op by op and learned (docs/design/0009).
 #include "kernels/outputs/call_log.h"
-#include "kernels/outputs/outputs.h"
-#include "kernels/plan/call_record.h"
-#include "kernels/plan/library_objects.h"
-#include "kernels/plan/plan.h"
 #include "kernels/plan/pure_record.h"
+#include "kernels/python/controller.h"
 #include "kernels/python/py_ref.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/replay/pure_call.h"
-#include "kernels/session/session.h"
+#include "kernels/replay/pure_calls.h"
 #include "kernels/tapes/tape_log.h"
 
 namespace terra {
-namespace {
 
-int FindOperand(const Operands& operands, const PyObject* object) {
-  for (size_t i = 0; i < operands.size(); ++i) {
-    if (operands[i].object == object || operands[i].handle.get() == object) {
-      return static_cast<int>(i);
-    }
-  }
-  return -1;
-}
-
-}  // namespace
-
-// ------------------------------------------------------------------- the log
-
-LoggedInput Session::LoggedFrom(const PyRef& tensor) const {
-  LoggedInput logged;
-  const int32_t index = FindMade(HandleOf(tensor.get()));
-  if (index >= 0) {
-    logged.node = made_[index].node;
-    logged.output = made_[index].output;
-  } else {
-    logged.outside = tensor;
-  }
-  return logged;
-}
-
-void Session::LogOp(const Call& call, int number) {
-  LoggedStep step;
-  step.node = number;
-  step.info = call.info;
-  step.route = call.route;
-  step.counts = call.counts;
-  step.attrs = call.attrs;
-  for (const PyRef& input : call.inputs) {
-    step.inputs.push_back(LoggedFrom(input));
-  }
-  log_.push_back(std::move(step));
-}
-
-void Session::LogEvent(PureKind kind, PyObject* variable) {
-  if (pure_learnings_.empty()) return;
-  LoggedStep step;
-  step.kind = kind;
-  if (variable != nullptr) step.variable = PyRef::Borrow(variable);
-  log_.push_back(std::move(step));
-}
-
-void Session::LogRecord(PyObject* name, PyObject* inputs, PyObject* attrs) {
-  if (pure_learnings_.empty()) return;
-  const LoggedStep* op = log_.empty() ? nullptr : &log_.back();
-  PyRef tensors = PyRef::Steal(PySequence_Tuple(inputs));
-  bool fits = tensors && op != nullptr && op->kind == PureKind::kOp &&
-              op->route == Route::kFull && op->info == OpInfo::Of(name);
-  const size_t n = fits ? PyTuple_GET_SIZE(tensors.get()) : 0;
-  fits = fits && n == op->inputs.size();
-  for (size_t i = 0; fits && i < n; ++i) {
-    PyObject* tensor = PyTuple_GET_ITEM(tensors.get(), i);
-    const LoggedInput& input = op->inputs[i];
-    if (!EagerTensor_CheckExact(tensor)) {
-      fits = false;
-    } else if (input.node < 0) {
-      fits = tensor == input.outside.get();
-    } else {
-      const int32_t index = FindMade(HandleOf(tensor));
-      fits = index >= 0 && made_[index].node == input.node &&
-             made_[index].output == input.output;
-    }
-  }
-  PyErr_Clear();
-  if (!fits) {
-    ObstructPure("Python records an op of its own on the tape");
-    return;
-  }
-  LoggedStep step;
-  step.kind = PureKind::kRecord;
-  step.attrs = PyRef::Borrow(attrs);
-  log_.push_back(std::move(step));
-}
-
-// ------------------------------------------------------------------ learning
-
-PyObject* Session::LearnPureCall(const PureCall& call, const PureKey& key) {
-  PyRef keep_alive = PyRef::Borrow(controller_);
+PyObject* PureCalls::RunAndLearn(const PureCall& call, const PureKey& key) {
+  PyRef keep_alive = PyRef::Borrow(context_.controller());
   PyRef guard = GuardObjects(key.objects());
   if (PyErr_Occurred()) return nullptr;
   PyRef first_id = PyRef::Steal(PyObject_CallNoArgs(Runtime().next_id));
   if (!first_id) return nullptr;
-  if (!FlushTapes()) return nullptr;
-  if (mode_ != Mode::kCoExecution) {
+  if (!tapes_.Flush()) return nullptr;
+  if (!context_.is_co_executing()) {
     return PyObject_Call(call.function, call.args, call.kwargs);
   }
-  PureLearning learning{log_.size(),
-                        path_.size(),
-                        made_.size(),
-                        epoch_,
-                        num_obstacles_,
+  PureLearning learning{0,
+                        cursor_.path().size(),
+                        outputs_.size(),
+                        cursor_.epoch(),
+                        call_log_.num_obstacles(),
                         PyLong_AsLongLong(first_id.get()),
                         PureKey::HashOfKerasContext(),
                         TapeIsActive()};
-  pure_learnings_.push_back(&learning);
-  ++num_learning_;
+  call_log_.BeginPure(&learning);
   PyRef result =
       PyRef::Steal(PyObject_Call(call.function, call.args, call.kwargs));
-  --num_learning_;
-  pure_learnings_.pop_back();
-  std::vector<LoggedStep> steps(log_.begin() + learning.log_begin, log_.end());
-  if (pure_learnings_.empty()) log_.clear();
-  if (!result || !live_ || mode_ != Mode::kCoExecution || bound_for_ >= 0) {
+  const std::vector<LoggedStep> steps = call_log_.EndPure();
+  if (!result || !session_.is_live() || !context_.is_co_executing() ||
+      cursor_.is_bound()) {
     return result.release();
   }
   auto record = std::make_shared<PureRecord>();
-  PureLearner learner(*this, learning, key.operands(), call.takes_objects);
+  PureLearner learner(plan(), outputs_, call_log_, cursor_, learning,
+                      key.operands(), call.takes_objects);
   record->refusal = learner.Learn(steps, result.get(), &*record);
   KeepGuard(std::move(guard), &record->guard, &record->refusal);
   record->anchors = key.anchors();
   record->anchors.Add(call.function);
-  KeepPure(call.name, key.value(), record);
+  Keep(call.name, key.value(), record);
   return result.release();
 }
 
-void Session::KeepPure(const char* name, uint64_t key,
-                       const std::shared_ptr<PureRecord>& record) {
-  record->num_replayed = &plan_->counts->replayed[name];
+void PureCalls::Keep(const char* name, uint64_t key,
+                     const std::shared_ptr<PureRecord>& record) {
+  record->num_replayed = &plan().counts->replayed[name];
   if (!record->refusal.empty()) {
-    const auto before = plan_->pure_calls.Find(key);
+    const auto before = plan().pure_calls.Find(key);
     const bool is_first = before == nullptr || !before->anchors.AreAlive();
-    record->num_refused = &plan_->counts->not_replayed[{name, record->refusal}];
+    record->num_refused = &plan().counts->not_replayed[{name, record->refusal}];
     ++*record->num_refused;
     record->tries_left = is_first ? 1 : before->tries_left - 1;
     record->steps.clear();
   }
-  plan_->pure_calls.Put(key, record);
+  plan().pure_calls.Put(key, record);
 }
 
-// ------------------------------------------------------------------- records
-
-namespace {
-
-// A function without an op may be there for what it does to Python.
-bool HasTensor(const ResultPattern& result) {
-  return result.kind == ResultPattern::Kind::kOperand ||
-         result.kind == ResultPattern::Kind::kFolded ||
-         std::any_of(result.items.begin(), result.items.end(), HasTensor);
-}
-
-}  // namespace
-
-std::string PureLearner::Learn(const std::vector<LoggedStep>& steps,
-                               PyObject* result, PureRecord* record) {
-  record_ = record;
-  if (session_.num_obstacles_ != learning_.num_obstacles) {
-    return session_.obstacle_;
+PyObject* PureCalls::Check(const PureCall& call, const PureKey& key,
+                           const std::shared_ptr<const PureRecord>& known) {
+  PyRef keep_alive = PyRef::Borrow(context_.controller());
+  PyRef result = PyRef::Steal(RunAndLearn(call, key));
+  if (!result) return nullptr;
+  const char* difference = "it ran other ops";
+  if (context_.is_co_executing()) {
+    difference = DifferenceOf(*known, *plan().pure_calls.Find(key.value()));
   }
-  if (learning_.obstacle != nullptr) return learning_.obstacle;
-  if (takes_objects_ &&
-      learning_.keras_context != PureKey::HashOfKerasContext()) {
-    return "it changes what later layers inherit";
+  if (difference != nullptr &&
+      !CallController(context_.controller(), "on_impure", "(ss)", call.name,
+                      difference)) {
+    return nullptr;
   }
-  if (session_.epoch_ != learning_.epoch || session_.epoch_is_pending_) {
-    return "an epoch ended in it";
-  }
-  const std::vector<int>& path = session_.path_;
-  size_t at = learning_.path_begin;
-  for (const LoggedStep& logged : steps) {
-    const bool is_op = logged.kind == PureKind::kOp;
-    if (is_op && (at >= path.size() || path[at++] != logged.node)) {
-      return "it has ops that run in Python";
-    }
-    const std::string problem = is_op ? LearnOp(logged) : LearnEvent(logged);
-    if (!problem.empty()) return problem;
-  }
-  if (at != path.size()) return "it has ops that run in Python";
-  const std::string problem = LearnResult(result, &record->result);
-  if (at == learning_.path_begin &&
-      (takes_objects_ || !HasTensor(record->result))) {
-    return "it runs no op";
-  }
-  return problem.empty() && !learning_.is_taped ? LearnKept() : problem;
-}
-
-std::string PureLearner::LearnEvent(const LoggedStep& logged) {
-  if (logged.kind == PureKind::kRecord) {
-    record_->steps.back().record_attrs = logged.attrs;
-    return "";
-  }
-  if (logged.kind == PureKind::kGradient) return LearnGradient(logged);
-  PureStep step;
-  step.kind = logged.kind;
-  if (step.kind != PureKind::kAccess) {
-    record_->steps.push_back(std::move(step));
-    return "";
-  }
-  step.operand = FindOperand(operands_, logged.variable.get());
-  if (step.operand < 0) step.variable = WeakRef::To(logged.variable.get());
-  const bool is_its_own = step.operand < 0 && !takes_objects_;
-  record_->steps.push_back(std::move(step));
-  return is_its_own ? "it uses a variable that it was not given" : "";
-}
-
-std::string PureLearner::LearnOp(const LoggedStep& logged) {
-  const PlanNode& node = session_.plan_->nodes[logged.node];
-  if (node.on_host) return absl::StrCat(node.name, " runs in Python");
-  if (node.seeded) return absl::StrCat(node.name, " draws random numbers");
-  if (logged.info == nullptr) return "it calls a function";
-  if (node.shape_rule != nullptr &&
-      (learning_.is_taped || node.outputs.empty())) {
-    return absl::StrCat("the shape of ", node.name, " is known late");
-  }
-  PureStep step;
-  step.node = logged.node;
-  step.info = logged.info;
-  step.route = logged.route;
-  step.counts = logged.counts;
-  step.attrs = logged.attrs;
-  for (size_t i = 0; i < logged.inputs.size(); ++i) {
-    step.inputs.emplace_back();
-    const std::string problem =
-        LearnInput(logged.inputs[i], node.inputs[i], &step.inputs.back());
-    if (!problem.empty()) return problem;
-    if (step.inputs.back().kind == TensorRef::Kind::kObject) {
-      objects_[logged.inputs[i].outside.get()] = step.inputs.back();
-    }
-  }
-  for (size_t i = 0; i < logged.inputs.size(); ++i) {
-    if (node.inputs[i].kind == InputKind::kJoin) {
-      joins_[node.inputs[i].a] = step.inputs[i].number;
-    }
-  }
-  record_->steps.push_back(std::move(step));
-  for (size_t i = 0; i < node.outputs.size(); ++i) {
-    const int number = static_cast<int>(made_.size());
-    made_[{logged.node, static_cast<int>(i)}] = number;
-  }
-  return "";
-}
-
-std::string PureLearner::LearnInput(const LoggedInput& logged,
-                                    const InputRef& expected, TensorRef* ref) {
-  using Kind = TensorRef::Kind;
-  if (logged.node >= 0) {
-    const auto inner = made_.find({logged.node, logged.output});
-    if (inner != made_.end()) {
-      ref->kind = Kind::kMade;
-      ref->number = inner->second;
-      return expected.kind == InputKind::kJoin ? "ways meet in it" : "";
-    }
-    for (size_t i = 0; i < operands_.size(); ++i) {
-      const int32_t index = session_.FindMade(HandleOf(operands_[i].tensor()));
-      if (index >= 0 && session_.made_[index].node == logged.node &&
-          session_.made_[index].output == logged.output) {
-        ref->kind = Kind::kOperand;
-        ref->number = static_cast<int>(i);
-        return LearnJoin(expected, ref);
-      }
-    }
-    return "it uses a tensor that it was not given";
-  }
-  const int operand = FindOperand(operands_, logged.outside.get());
-  if (operand >= 0) {
-    ref->kind = Kind::kOperand;
-    ref->number = operand;
-    return LearnJoin(expected, ref);
-  }
-  if (expected.kind == InputKind::kConstant) {
-    ref->object = session_.plan_->constants[expected.a].tensor;
-    return "";
-  }
-  if (takes_objects_ && (expected.kind == InputKind::kVariable ||
-                         expected.kind == InputKind::kCaptured)) {
-    ref->outside = WeakRef::To(logged.outside.get());
-    return "";
-  }
-  // No op has made it, nor was it there before: it is of numbers in the key.
-  if (!takes_objects_ && expected.kind == InputKind::kFeed &&
-      IdOf(logged.outside.get()) >= learning_.first_id) {
-    ref->object = logged.outside;
-    return "";
-  }
-  return "it uses a tensor that it was not given";
-}
-
-// What was the latest of a web before the call must be so at the op, too.
-std::string PureLearner::LearnJoin(const InputRef& expected, TensorRef* ref) {
-  if (expected.kind != InputKind::kJoin) return "";
-  const JoinSpec& join = session_.plan_->joins[expected.a];
-  if (join.rule == JoinRule::kLatest) {
-    for (const auto& [output, number] : made_) {
-      const auto& webs =
-          session_.plan_->nodes[output.first].outputs[output.second].webs;
-      if (std::find(webs.begin(), webs.end(), join.web) != webs.end()) {
-        return "ways meet in it";
-      }
-    }
-  }
-  const auto decided = joins_.find(join.same);
-  if (join.rule != JoinRule::kSame || decided == joins_.end()) return "";
-  ref->is_verified = true;
-  return decided->second == ref->number ? "" : "ways meet in it";
-}
-
-std::string PureLearner::LearnResult(PyObject* value, ResultPattern* pattern) {
-  using Kind = ResultPattern::Kind;
-  const int operand = FindOperand(operands_, value);
-  if (operand >= 0) {
-    pattern->kind = Kind::kOperand;
-    pattern->number = operand;
-    return operands_[operand].object == value ? "" : "it returns a handle";
-  }
-  if (EagerTensor_CheckExact(value)) return LearnTensor(value, pattern);
-  if (value == Py_None || PyBool_Check(value)) {
-    pattern->object = PyRef::Borrow(value);
-    return "";
-  }
-  if (IsUnreadVariable(value)) {
-    const auto [handle, attributes] = PartsOfUnreadVariable(value);
-    if (!attributes || FindOperand(operands_, handle.get()) < 0) {
-      return "it returns a variable that it was not given";
-    }
-    pattern->kind = Kind::kUnread;
-    pattern->number = FindOperand(operands_, handle.get());
-    pattern->object = attributes;
-    return "";
-  }
-  PyRef items;
-  if (PyList_CheckExact(value) || PyTuple_CheckExact(value)) {
-    pattern->kind = PyList_CheckExact(value) ? Kind::kList : Kind::kTuple;
-    items = PyRef::Borrow(value);
-  } else if (IsSlices(value)) {
-    pattern->kind = Kind::kSlices;
-    items = ItemsOfSlices(value);
-    if (!items) return "it returns slices of another kind";
-  } else {
-    return absl::StrCat("it returns a ", Py_TYPE(value)->tp_name);
-  }
-  const Py_ssize_t n = PySequence_Fast_GET_SIZE(items.get());
-  for (Py_ssize_t i = 0; i < n; ++i) {
-    pattern->items.emplace_back();
-    const std::string problem = LearnResult(
-        PySequence_Fast_GET_ITEM(items.get(), i), &pattern->items.back());
-    if (!problem.empty()) return problem;
-  }
-  return "";
-}
-
-std::string PureLearner::LearnTensor(PyObject* tensor, ResultPattern* pattern) {
-  const Attributes attributes = AttributesOf(tensor);
-  if (attributes == Attributes::kOther) {
-    return "it returns a tensor with attributes";
-  }
-  pattern->is_zeros = attributes == Attributes::kZeros;
-  if (attributes == Attributes::kSlice) {
-    // What it holds besides follows from the key if no tensor was given.
-    if (operands_.size() == 1) {
-      pattern->assign = AssignOfSlice(session_, tensor, operands_[0].object);
-    }
-    if (!pattern->assign) {
-      PyErr_Clear();
-      return "it returns a slice that depends on a tensor";
-    }
-  }
-  if (attributes == Attributes::kLogits) {
-    pattern->items.emplace_back();
-    const std::string problem =
-        LearnResult(LogitsOf(tensor).get(), &pattern->items.back());
-    if (!problem.empty()) return problem;
-  }
-  pattern->kind = ResultPattern::Kind::kMade;
-  const int32_t index = session_.FindMade(HandleOf(tensor));
-  if (index >= 0) {
-    const Made& made = session_.made_[index];
-    const auto inner = made_.find({made.node, made.output});
-    if (inner == made_.end())
-      return "it returns a tensor that no op of it made";
-    pattern->number = inner->second;
-    results_.insert(inner->second);
-    return "";
-  }
-  for (const auto& [output, number] : made_) {
-    const PlanNode& node = session_.plan_->nodes[output.first];
-    if (node.kind == NodeKind::kFolded &&
-        HandleOf(node.folded[output.second].get()) == HandleOf(tensor)) {
-      pattern->number = number;
-      return "";
-    }
-  }
-  if (IdOf(tensor) < learning_.first_id) {
-    return "it returns a tensor that no op of it made";
-  }
-  pattern->kind = ResultPattern::Kind::kFolded;  // of numbers in the key
-  pattern->object = PyRef::Borrow(tensor);
-  return "";
-}
-
-// Somebody may have kept what was made in the call besides its result. (On a
-// tape all of it is kept, as it is again by the tape in a replay.)
-std::string PureLearner::LearnKept() {
-  for (size_t i = learning_.made_begin; i < session_.made_.size(); ++i) {
-    const Made& made = session_.made_[i];
-    const bool waits = made.fetch_channel >= 0 && !made.ready->load();
-    if (waits || !IsReferenced(made)) continue;
-    const auto inner = made_.find({made.node, made.output});
-    if (inner == made_.end() || results_.count(inner->second) == 0) {
-      return absl::StrCat("the result of ",
-                          session_.plan_->nodes[made.node].name,
-                          " is kept somewhere");
-    }
-  }
-  return "";
+  return result.release();
 }
 
 }  // namespace terra

@@ -1,9 +1,10 @@
-// Session: how it begins and ends, and its epochs. Nothing here can be
+// Session: how it begins and ends. Nothing here can be
 // interrupted by an exception of Python's.
+#include <algorithm>
 #include <string>
-#include <unordered_map>
 
 #include "kernels/outputs/outputs.h"
+#include "kernels/outputs/step_context.h"
 #include "kernels/plan/hash.h"
 #include "kernels/python/py_ref.h"
 #include "kernels/python/tf_python.h"
@@ -26,23 +27,23 @@ bool IsStopped() {
 std::string Session::Launch() {
   history_.hash().Mix(Event::kTape, IsStopped());
   std::vector<TFE_TensorHandle*> inputs;
-  for (const WeakRef& input : plan_->launch_inputs) {
+  for (const WeakRef& input : plan()->launch_inputs) {
     if (input.get() == nullptr) {
       return "Terra: a tensor of the plan is not held";
     }
     inputs.push_back(EagerTensor_Handle(input.get()));
   }
   const std::string error = GraphRunner::Get().Launch(
-      Runtime().c_context, step_, plan_->function_name, plan_->config_proto,
-      inputs);
+      Runtime().c_context, context_.shared_step(), plan()->function_name,
+      plan()->config_proto, inputs);
   if (!error.empty()) return error;
   was_launched_ = true;
-  Live().push_back(this);
+  Join();
   return "";
 }
 
 void Session::Cancel() {
-  const std::shared_ptr<Step> step = step_;
+  const std::shared_ptr<Step> step = context_.shared_step();
   const bool was_launched = was_launched_;
   ReleaseGil release;
   step->Cancel();
@@ -50,93 +51,50 @@ void Session::Cancel() {
   if (!was_launched) step->state().BeginRunning();
 }
 
-void Session::CommitStep(int channel) {
-  if (committed_) return;
-  committed_ = true;
-  step_->Send(channel, Message());
-}
-
-void Session::CommitEpoch(int number, int channel) {
-  if (num_epochs_committed_ > number) return;
-  num_epochs_committed_ = number + 1;
-  step_->Send(channel, Message());
-}
-
-void Session::FinishEpoch(int number) {
-  if (num_epochs_done_ > number) return;
-  num_epochs_done_ = number + 1;
-  epoch_start_ = position();
-  epoch_closed_ = true;
-  slot_written_.assign(slot_written_.size(), 0);
-}
-
-void Session::ResumeEpoch(int number, int channel) {
-  if (num_epochs_resumed_ >= number) return;
-  num_epochs_resumed_ = number;
-  epoch_closed_ = false;
-  slot_written_.assign(slot_written_.size(), 0);
-  step_->Send(channel, Message());
-}
-
 bool Session::IsOver() const {
   return CurrentThread().session != this &&
-         (!live_ || (committed_ && is_queued_));
+         (!is_live_ || (commits_.is_committed() && commits_.is_queued()));
 }
 
 void Session::Abandon() {
-  if (step_ != nullptr && !committed_) {
+  if (step() != nullptr && !commits_.is_committed()) {
     Cancel();
     ReleaseGil release;
-    while (!step_->state().WaitEnded(kWaitSliceS)) {
+    while (!step()->state().WaitEnded(kWaitSliceS)) {
     }
   }
-  for (size_t i = 0; i < made_.size(); ++i) {
-    PoisonOutput(static_cast<int>(i), "Terra could not end the step",
-                 static_cast<int>(absl::StatusCode::kInternal));
+  for (size_t i = 0; i < outputs_.size(); ++i) {
+    outputs_.Poison(static_cast<int>(i), "Terra could not end the step",
+                    static_cast<int>(absl::StatusCode::kInternal));
   }
   if (CurrentThread().session == this) CurrentThread().session = nullptr;
-  mode_ = Mode::kImperative;
+  context_.set_mode(Mode::kImperative);
   Release();
 }
 
 void Session::GoOnTracing() {
-  std::unordered_map<int, int> place;
-  for (size_t i = 0; i < path_.size(); ++i) place[path_[i]] = i;
-  for (Made& made : made_) {
-    const auto it = place.find(made.node);
-    made.node = it == place.end() ? -1 : it->second;
-  }
+  outputs_.Renumber(cursor_.path());
   set_mode(Mode::kTracing);
 }
 
 bool Session::Release() {
-  if (!live_) return false;
-  live_ = false;
+  if (!is_live_) return false;
+  is_live_ = false;
   auto& live = Live();
-  for (size_t i = 0; i < live.size(); ++i) {
-    if (live[i] == this) {
-      live.erase(live.begin() + i);
-      break;
-    }
+  const auto it = std::find(live.begin(), live.end(), this);
+  if (it != live.end()) live.erase(it);
+  auto& outputs = Outputs::Live();
+  const auto its = std::find(outputs.begin(), outputs.end(), &outputs_);
+  if (its != outputs.end()) outputs.erase(its);
+  if (plan() != nullptr) {
+    plan()->num_made_before = outputs_.size();
+    plan()->num_ops_before = cursor_.path().size();
   }
-  if (plan_ != nullptr) {
-    plan_->num_made_before = made_.size();
-    plan_->num_ops_before = path_.size();
-  }
-  table_.Clear();
-  for (Made& made : made_) {
-    if (made.handle != nullptr) made.handle->Unref();
-    made.handle = nullptr;
-  }
-  made_.clear();
-  feeds_.clear();
-  feed_copies_.clear();
-  variables_.clear();
-  decided_.clear();
+  outputs_.Clear();
+  inputs_.Clear();
   history_.Clear();
-  tape_log_.Clear();
-  markers_.clear();
-  if (step_ != nullptr) step_->Unregister();
+  tapes_.Clear();
+  if (step() != nullptr) step()->Unregister();
   return true;
 }
 

@@ -3,9 +3,9 @@
 #include <string>
 
 #include "kernels/call/op_info.h"
+#include "kernels/outputs/readable.h"
 #include "kernels/plan/plan.h"
 #include "kernels/python/tf_python.h"
-#include "kernels/session/readable.h"
 #include "kernels/session/session.h"
 
 namespace terra {
@@ -14,7 +14,8 @@ namespace {
 // In-flight sessions that have ended well need nothing but to be released.
 bool RetireFinished() {
   for (Session* session : Session::Live()) {
-    if (!session->committed() || !session->step()->state().ended()) continue;
+    if (!session->commits().is_committed() || !session->step()->state().ended())
+      continue;
     PyRef done = PyRef::Steal(
         PyObject_CallMethod(session->controller(), "on_finished", nullptr));
     return static_cast<bool>(done);  // retires every finished one

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "kernels/outputs/step_context.h"
 #include "kernels/python/controller.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"

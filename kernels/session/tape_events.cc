@@ -26,10 +26,11 @@ PyRef HandleOfVariable(PyObject* variable) {
 bool NoteVariableAccessed(PyObject* variable) {
   Session* session = SessionOfTapes();
   if (session == nullptr || !TapeIsActive()) return true;
-  session->LogEvent(PureKind::kAccess, variable);
+  session->call_log().LogEvent(PureKind::kAccess, variable);
   PyRef handle = HandleOfVariable(variable);
-  session->NoteTapeEvent(TapeEvent::kVariableAccessed, nullptr, handle.get());
-  return session->NoteAccess(handle.get());
+  session->tapes().NoteEvent(TapeEvent::kVariableAccessed, nullptr,
+                             handle.get());
+  return session->tapes().NoteAccess(handle.get());
 }
 
 bool AccessVariable(PyObject* variable) {
@@ -41,8 +42,8 @@ bool AccessVariable(PyObject* variable) {
 void StopTapes(bool stop) {
   Session* session = SessionOfTapes();
   if (session != nullptr) {
-    session->NoteTapeEvent(stop ? TapeEvent::kStop : TapeEvent::kRestart,
-                           nullptr, nullptr);
+    session->tapes().NoteEvent(stop ? TapeEvent::kStop : TapeEvent::kRestart,
+                               nullptr, nullptr);
   }
   if (stop) {
     TFE_Py_TapeSetStopOnThread();

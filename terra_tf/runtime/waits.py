@@ -19,7 +19,7 @@ from terra_tf.trace.code_origin import is_user_file
 
 
 class Awaited(enum.IntEnum):
-    """What Python waited for; the numbers are `kernels/session/stall.h`'s."""
+    """What Python waited for; the numbers are `kernels/outputs/stall.h`'s."""
 
     VALUE = 0
     GO_AHEAD = 1

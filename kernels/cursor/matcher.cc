@@ -1,18 +1,12 @@
-// Session: is this call what the plan expects?
+#include "kernels/cursor/matcher.h"
+
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/call/call.h"
 #include "kernels/call/seeds.h"
-#include "kernels/cursor/claims.h"
-#include "kernels/outputs/outputs.h"
-#include "kernels/plan/plan.h"
-#include "kernels/plan/shapes.h"
-#include "kernels/python/py_ref.h"
+#include "kernels/outputs/readable.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
-#include "kernels/session/readable.h"
-#include "kernels/session/session.h"
 
 namespace terra {
 namespace {
@@ -87,11 +81,11 @@ bool AreAllowed(const Tensor& tensor, std::pair<int64_t, int64_t> allowed) {
 
 }  // namespace
 
-const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
+const char* Matcher::VerifyVariable(const InputRef& ref, PyObject* tensor,
                                     Claims* claims, std::string* detail) {
-  const VariableSlot& slot = plan_->variables[ref.a];
+  const VariableSlot& slot = plan().variables[ref.a];
   PyObject* expected =
-      slot.captured ? slot.captured.get() : variables_[slot.variable].get();
+      slot.captured ? slot.captured.get() : inputs_.FindBound(slot.variable);
   // A captured one that is gone is no longer what the program uses here.
   if (expected == nullptr && !slot.captured) {
     expected = claims->Variable(slot.variable);
@@ -111,10 +105,10 @@ const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
   }
   const uint64_t key = ResourceKey(*value);
   bool is_of_another_place = claims->IsClaimedByOther(key, slot.variable);
-  for (const VariableSlot& other : plan_->variables) {
+  for (const VariableSlot& other : plan().variables) {
     is_of_another_place |= other.captured && other.key == key;
   }
-  for (const auto& [bound_key, bound_slot] : bound_) {
+  for (const auto& [bound_key, bound_slot] : inputs_.bound()) {
     is_of_another_place |= bound_key == key && bound_slot != slot.variable;
   }
   if (is_of_another_place) {
@@ -141,14 +135,14 @@ const char* Session::VerifyVariable(const InputRef& ref, PyObject* tensor,
   return "variable_changed";
 }
 
-const char* Session::VerifyFeed(const InputRef& ref, PyObject* tensor,
+const char* Matcher::VerifyFeed(const InputRef& ref, PyObject* tensor,
                                 Claims* claims, std::string* detail) {
   TensorHandle* handle = HandleOf(tensor);
-  if (FindMade(handle) >= 0) {
+  if (outputs_.Find(handle) >= 0) {
     *detail = "a tensor of this step where an outside one was expected";
     return "dataflow_changed";
   }
-  PyObject* expected = feeds_[ref.a].get();
+  PyObject* expected = inputs_.FindFeed(ref.a);
   if (expected == nullptr) expected = claims->Feed(ref.a);
   if (expected != nullptr) {
     if (HandleOf(expected) == handle) return nullptr;
@@ -160,10 +154,10 @@ const char* Session::VerifyFeed(const InputRef& ref, PyObject* tensor,
   return problem;
 }
 
-const char* Session::VerifyNewFeed(const InputRef& ref, PyObject* tensor,
+const char* Matcher::VerifyNewFeed(const InputRef& ref, PyObject* tensor,
                                    std::string* detail) {
   TensorHandle* handle = HandleOf(tensor);
-  const FeedSlot& slot = plan_->feeds[ref.a];
+  const FeedSlot& slot = plan().feeds[ref.a];
   const char* problem = VerifyShape(tensor, slot.dtype, slot.shape, detail);
   if (problem != nullptr || !slot.allowed.has_value()) return problem;
   // Of an earlier step it may be pending: that one has not failed, either.
@@ -181,14 +175,13 @@ const char* Session::VerifyNewFeed(const InputRef& ref, PyObject* tensor,
   return "index_out_of_range";
 }
 
-const char* Session::VerifyInput(const InputRef& ref, PyObject* tensor,
+const char* Matcher::VerifyInput(const InputRef& ref, PyObject* tensor,
                                  Claims* claims, std::string* detail) {
   TensorHandle* handle = HandleOf(tensor);
   switch (ref.kind) {
     case InputKind::kOutput: {
-      const int32_t index = FindMade(handle);
-      if (index >= 0 && made_[index].node == ref.a &&
-          made_[index].output == ref.b) {
+      const int32_t index = outputs_.Find(handle);
+      if (index >= 0 && outputs_[index].Is(ref.a, ref.b)) {
         return nullptr;
       }
       *detail = absl::StrCat("expected output ", ref.b, " of op ", ref.a);
@@ -197,9 +190,9 @@ const char* Session::VerifyInput(const InputRef& ref, PyObject* tensor,
     case InputKind::kVariable:
       return VerifyVariable(ref, tensor, claims, detail);
     case InputKind::kConstant: {
-      ConstantSlot& constant = plan_->constants[ref.a];
+      ConstantSlot& constant = plan().constants[ref.a];
       if (HandleOf(constant.tensor.get()) == handle) return nullptr;
-      if (FindMade(handle) >= 0) {
+      if (outputs_.Find(handle) >= 0) {
         *detail = "a tensor of this step where a constant was expected";
         return "dataflow_changed";
       }
@@ -215,7 +208,7 @@ const char* Session::VerifyInput(const InputRef& ref, PyObject* tensor,
       return "constant_changed";
     }
     case InputKind::kCaptured:
-      if (PyObject* captured = plan_->captured[ref.a].get();
+      if (PyObject* captured = plan().captured[ref.a].get();
           captured != nullptr && HandleOf(captured) == handle) {
         return nullptr;
       }
@@ -233,17 +226,16 @@ const char* Session::VerifyInput(const InputRef& ref, PyObject* tensor,
   return "dataflow_changed";
 }
 
-const char* Session::VerifyJoin(const InputRef& ref, PyObject* tensor,
+const char* Matcher::VerifyJoin(const InputRef& ref, PyObject* tensor,
                                 std::string* detail) {
-  const JoinSpec& join = plan_->joins[ref.a];
+  const JoinSpec& join = plan().joins[ref.a];
   TensorHandle* handle = HandleOf(tensor);
-  const int32_t index = FindMade(handle);
+  const int32_t index = outputs_.Find(handle);
   bool fits = false;
   if (join.rule == JoinRule::kSame) {
-    const Decided& other = decided_[join.same];
+    const Decided& other = inputs_.decided()[join.same];
     if (other.is_set && other.node >= 0) {
-      fits = index >= 0 && made_[index].node == other.node &&
-             made_[index].output == other.output;
+      fits = index >= 0 && outputs_[index].Is(other.node, other.output);
     } else {
       fits = other.is_set && HandleOf(other.external.get()) == handle;
     }
@@ -254,10 +246,11 @@ const char* Session::VerifyJoin(const InputRef& ref, PyObject* tensor,
     }
     return VerifyShape(tensor, join.dtype, join.shape, detail);
   } else if (join.rule == JoinRule::kLatest) {
-    fits = web_latest_[join.web] ==
-           std::make_pair(made_[index].node, made_[index].output);
+    fits = cursor_.IsLatest(join.web, outputs_[index].node,
+                            outputs_[index].output);
   } else {
-    const auto made = std::make_pair(made_[index].node, made_[index].output);
+    const auto made =
+        std::make_pair(outputs_[index].node, outputs_[index].output);
     for (const auto& alternative : join.alternatives) {
       fits = fits || alternative == made;
     }
@@ -267,7 +260,7 @@ const char* Session::VerifyJoin(const InputRef& ref, PyObject* tensor,
   return "dataflow_changed";
 }
 
-const char* Session::VerifySeeds(const Call& call, PlanNode* node,
+const char* Matcher::VerifySeeds(const Call& call, PlanNode* node,
                                  std::string* detail) {
   if (!node->seeded) return nullptr;
   int64_t seed = 0;
@@ -280,7 +273,7 @@ const char* Session::VerifySeeds(const Call& call, PlanNode* node,
   return "attributes_changed";
 }
 
-const char* Session::Verify(const Call& call, PlanNode* node,
+const char* Matcher::Verify(const Call& call, PlanNode* node,
                             std::string* detail) {
   if (!SameOp(*node, call)) {
     *detail =
@@ -292,7 +285,7 @@ const char* Session::Verify(const Call& call, PlanNode* node,
     *detail = "another number of inputs";
     return "new_path";
   }
-  if (plan_->check_devices) {
+  if (plan().check_devices) {
     std::string device = DeviceScope();
     if (node->device != device) {
       *detail = std::move(device);
@@ -313,8 +306,8 @@ const char* Session::Verify(const Call& call, PlanNode* node,
     const InputRef& ref = node->inputs[i];
     // The epochs were planned for the ways that were traced.
     if (ref.kind == InputKind::kVariable &&
-        plan_->levels[node->level].epoch == epoch_ &&
-        slot_written_[plan_->variables[ref.a].variable] == kInPlace) {
+        plan().levels[node->level].epoch == cursor_.epoch() &&
+        inputs_.how_written(plan().variables[ref.a].variable) == kInPlace) {
       *detail = "a variable that was written in place before";
       return "new_path";
     }
@@ -330,20 +323,20 @@ const char* Session::Verify(const Call& call, PlanNode* node,
   return VerifySeeds(call, node, detail);
 }
 
-std::vector<KnownInput> Session::KnownInputs(const Call& call) {
+std::vector<KnownInput> Matcher::KnownInputs(const Call& call) const {
   std::vector<KnownInput> inputs(call.inputs.size());
   for (size_t i = 0; i < call.inputs.size(); ++i) {
     TensorHandle* handle = HandleOf(call.inputs[i].get());
-    const int32_t index = FindMade(handle);
+    const int32_t index = outputs_.Find(handle);
     if (index >= 0) {
-      const Made& made = made_[index];
-      const OutputSpec& spec = plan_->nodes[made.node].outputs[made.output];
+      const Made& made = outputs_[index];
+      const OutputSpec& spec = plan().nodes[made.node].outputs[made.output];
       inputs[i].shape = made.shape.IsFullyDefined() ? made.shape : spec.shape;
       if (!made.ready->load(std::memory_order_acquire)) continue;
     } else if (!EnsureReadable(call.inputs[i].get(), Reading::kShape)) {
       ClearOwnError();
       continue;
-    } else if (!IsReadyOutside(handle)) {
+    } else if (!Outputs::IsReadyOutside(handle)) {
       tensorflow::PartialTensorShape shape;
       if (handle->Shape(&shape).ok()) inputs[i].shape = shape;
       continue;
@@ -356,16 +349,7 @@ std::vector<KnownInput> Session::KnownInputs(const Call& call) {
   return inputs;
 }
 
-// Whether an outside tensor has its value: no session is still making it.
-bool Session::IsReadyOutside(TensorHandle* handle) {
-  for (Session* other : Live()) {
-    const int32_t index = other->FindMade(handle);
-    if (index >= 0) return other->made_[index].ready->load();
-  }
-  return true;
-}
-
-bool Session::WriteFits(const Call& call, const PlanNode& node) {
+bool Matcher::WriteFits(const Call& call, const PlanNode& node) {
   const std::vector<KnownInput> inputs = KnownInputs(call);
   for (const KnownInput& input : inputs) {
     if (!input.shape.IsFullyDefined()) return false;

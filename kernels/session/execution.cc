@@ -1,21 +1,17 @@
-// Session: running a call, delegated, imperative or traced.
+#include "kernels/session/execution.h"
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/call/call.h"
-#include "kernels/outputs/outputs.h"
-#include "kernels/plan/hash.h"
-#include "kernels/plan/plan.h"
+#include "kernels/outputs/readable.h"
 #include "kernels/plan/shapes.h"
 #include "kernels/python/controller.h"
-#include "kernels/python/py_ref.h"
 #include "kernels/python/python_scopes.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
 #include "kernels/runner/step.h"
-#include "kernels/session/readable.h"
 #include "kernels/session/session.h"
 #include "kernels/session/settling.h"
 #include "kernels/session/step_run.h"
@@ -23,19 +19,31 @@
 
 namespace terra {
 
-bool Session::Diverge(const char* reason, const std::string& detail) {
-  return DivergeForSure(this, reason, detail.c_str());
+Execution::Execution(Session* session)
+    : session_(*session),
+      context_(session->context()),
+      waits_(session->waits()),
+      outputs_(session->outputs()),
+      history_(session->history()),
+      call_log_(session->call_log()),
+      inputs_(session->inputs()),
+      cursor_(session->cursor()),
+      matcher_(session->matcher()),
+      tapes_(session->tapes()) {}
+
+bool Execution::Diverge(const char* reason, const std::string& detail) {
+  return DivergeForSure(&session_, reason, detail.c_str());
 }
 
-PyObject* Session::Delegate(const Call& call, int number, Tensors* flat) {
-  PlanNode* node = &plan_->nodes[number];
+PyObject* Execution::Delegate(const Call& call, int number, Tensors* flat) {
+  PlanNode* node = &plan().nodes[number];
   if (node->on_host) return RunOnHost(call, number);
   const bool records = call.route == Route::kFast && !node->outputs.empty() &&
                        node->kind == NodeKind::kDelegated && TapeIsActive();
   std::vector<tensorflow::PartialTensorShape> shapes;
   if (node->kind == NodeKind::kDelegated && node->shape_rule != nullptr &&
       !node->outputs.empty()) {
-    InferShapes(*node->shape_rule, KnownInputs(call), &shapes);
+    InferShapes(*node->shape_rule, matcher_.KnownInputs(call), &shapes);
   }
   static const auto* unknown = new tensorflow::PartialTensorShape;
   auto shape_of = [&shapes](size_t i) -> const auto& {
@@ -47,14 +55,14 @@ PyObject* Session::Delegate(const Call& call, int number, Tensors* flat) {
     if (records && !spec.shape_known && !shape_of(i).IsFullyDefined() &&
         spec.fetch_channel < 0) {
       // The next graph fetches it.
-      if (!CallController(controller_, "on_unplanned", "(iii)", number,
-                          static_cast<int>(i), 1)) {
+      if (!CallController(context_.controller(), "on_unplanned", "(iii)",
+                          number, static_cast<int>(i), 1)) {
         return nullptr;
       }
       return OnCall(call);
     }
   }
-  if (!pure_learnings_.empty()) LogOp(call, number);
+  if (call_log_.is_learning_pure()) call_log_.LogOp(call, number);
   GcPause no_python_in_between;
   Tensors own;
   Tensors& all = flat == nullptr ? own : *flat;
@@ -62,38 +70,41 @@ PyObject* Session::Delegate(const Call& call, int number, Tensors* flat) {
   if (node->kind == NodeKind::kFolded) {
     for (size_t i = 0; i < node->inputs.size(); ++i) {
       const InputRef& ref = node->inputs[i];
-      if (ref.kind == InputKind::kJoin) BindJoin(ref.a, call.inputs[i].get());
+      if (ref.kind == InputKind::kJoin)
+        inputs_.BindJoin(ref.a, call.inputs[i].get());
       if (ref.kind == InputKind::kConstant) {
-        NoteConstant(ref.a, call.inputs[i].get());
+        inputs_.NoteConstant(ref.a, call.inputs[i].get());
       }
     }
     for (const PyRef& tensor : node->folded) {
       all.push_back(SameValueNewObject(tensor.get()));
     }
   } else {
-    BindInputs(call, *node);
-    if (node->seeded) PushSeeds(call, *node, number, shapes);
+    inputs_.BindInputs(call, *node);
+    if (node->seeded) inputs_.PushSeeds(call, *node, number, shapes);
     for (size_t i = 0; i < node->outputs.size(); ++i) {
-      all.push_back(MakePending(node->outputs[i], number, static_cast<int>(i),
-                                node->marker.get(), shape_of(i)));
+      const int output = static_cast<int>(i);
+      all.push_back(outputs_.AddPending(node->outputs[i], number, output,
+                                        node->marker.get(), shape_of(i)));
+      cursor_.NoteProduced(node->outputs[i], number, output);
     }
   }
   const auto outputs = absl::MakeSpan(all).subspan(num_before);
-  const size_t first_made = made_.size() - outputs.size();
-  Arrive(number);
+  const size_t first_made = outputs_.size() - outputs.size();
+  cursor_.Arrive(number);
   for (size_t i = 0; i < node->outputs.size(); ++i) {
     if (!node->outputs[i].shape_known) history_.hash().MixShape(shape_of(i));
   }
   if (records) {
     for (size_t i = 0; i < node->outputs.size(); ++i) {
-      if (ShapeIsKnown(made_[first_made + i])) continue;
-      const int ready = WaitReady(made_[first_made + i]);
+      if (outputs_.ShapeIsKnown(first_made + i)) continue;
+      const int ready = outputs_.WaitReady(outputs_[first_made + i]);
       if (ready < 0) return nullptr;
       if (ready == 0 && !Diverge("op_error", node->name)) return nullptr;
-      if (ready == 1) MixShapeOf(outputs[i].get());
+      if (ready == 1) history_.MixShapeOf(outputs[i].get());
     }
-    if (!TellTapes(node->info->py_name.get(), call.inputs,
-                   node->tape_attrs.get(), outputs)) {
+    if (!tapes_.Tell(node->info->py_name.get(), call.inputs,
+                     node->tape_attrs.get(), outputs)) {
       return nullptr;
     }
   }
@@ -105,23 +116,23 @@ PyObject* Session::Delegate(const Call& call, int number, Tensors* flat) {
 
 // 1 when every input has a value; 0 when the session diverged instead; -1
 // with an exception set.
-int Session::AwaitInputs(const Call& call) {
+int Execution::AwaitInputs(const Call& call) {
   for (const PyRef& input : call.inputs) {
-    const int32_t index = FindMade(HandleOf(input.get()));
+    const int32_t index = outputs_.Find(HandleOf(input.get()));
     if (index < 0) {
       if (!EnsureReadable(input.get(), Reading::kValue)) return -1;
       continue;
     }
-    Made& made = made_[index];
+    Made& made = outputs_[index];
     if (!made.ready->load()) {
       if (made.fetch_channel < 0) {
         // The next graph fetches it.
-        return CallController(controller_, "on_unplanned", "(iii)", made.node,
-                              made.output, 1)
+        return CallController(context_.controller(), "on_unplanned", "(iii)",
+                              made.node, made.output, 1)
                    ? 0
                    : -1;
       }
-      const int ready = WaitReady(made);
+      const int ready = outputs_.WaitReady(made);
       if (ready < 0) return -1;
       if (ready == 0) return Diverge("op_error", Describe(call)) ? 0 : -1;
     }
@@ -130,46 +141,47 @@ int Session::AwaitInputs(const Call& call) {
   return 1;
 }
 
-bool Session::RecordAfterwards(const Call& call, int index, PyObject* marker,
-                               PyObject* outputs) {
+bool Execution::RecordAfterwards(const Call& call, int index, PyObject* marker,
+                                 PyObject* outputs) {
   NestedScope recording;
   PyRef inputs = call.InputTuple();
   PyRef counts = call.CountTuple();
-  if (!CallController(controller_, "on_op", "(OiOOOO)", call.py_name,
+  if (!CallController(context_.controller(), "on_op", "(OiOOOO)", call.py_name,
                       call.route == Route::kFast ? 1 : 0, call.attrs.get(),
                       inputs.get(), counts.get(), call.given_name())) {
-    return AbandonTrace();
+    return context_.AbandonTrace();
   }
-  AddReal(index, marker, outputs);
-  return CallController(controller_, "on_result", "(iO)", index, outputs) ||
-         AbandonTrace();
+  outputs_.AddAllReal(index, marker, outputs);
+  return CallController(context_.controller(), "on_result", "(iO)", index,
+                        outputs) ||
+         context_.AbandonTrace();
 }
 
-bool Session::RecordError(const Call& call, int index, PyObject* type) {
+bool Execution::RecordError(const Call& call, int index, PyObject* type) {
   NestedScope recording;
   PyRef inputs = call.InputTuple();
   PyRef counts = call.CountTuple();
   const bool is_recorded =
-      CallController(controller_, "on_op", "(OiOOOO)", call.py_name,
+      CallController(context_.controller(), "on_op", "(OiOOOO)", call.py_name,
                      call.route == Route::kFast ? 1 : 0, call.attrs.get(),
                      inputs.get(), counts.get(), call.given_name()) &&
-      CallController(controller_, "on_error", "(iO)", index, type);
-  return is_recorded || AbandonTrace();
+      CallController(context_.controller(), "on_error", "(iO)", index, type);
+  return is_recorded || context_.AbandonTrace();
 }
 
-PyObject* Session::RunImperative(const Call& call, int number) {
-  PlanNode* node = &plan_->nodes[number];
-  const int index = position();
+PyObject* Execution::RunImperative(const Call& call, int number) {
+  PlanNode* node = &plan().nodes[number];
+  const int index = cursor_.position();
   PyObject* marker = node->marker.get();
-  BindInputs(call, *node);
+  inputs_.BindInputs(call, *node);
   // A gradient function sees attributes, which no plan knows here.
   if (TapeIsActive() &&
       (RunsPython(call) || AttributesMatch(node, call) != 1)) {
     PyErr_Clear();
-    NoteUserGradient();
+    tapes_.NoteUserGradient();
   }
   if (node->check_channel >= 0) {
-    const int ok = WaitChannel(node->check_channel);
+    const int ok = waits_.ForChannel(node->check_channel, number);
     if (ok < 0) return nullptr;
     if (ok == 0) {
       if (!Diverge("op_error", "before " + Describe(call))) return nullptr;
@@ -179,10 +191,10 @@ PyObject* Session::RunImperative(const Call& call, int number) {
   const int awaited = AwaitInputs(call);
   if (awaited < 0) return nullptr;
   if (awaited == 0) return OnCall(call);
-  if (mode_ != Mode::kCoExecution) return OnCall(call);
+  if (!context_.is_co_executing()) return OnCall(call);
   // Steps in flight may still change what this op reads.
-  if (!SettleCall(call, this)) return nullptr;
-  if (mode_ != Mode::kCoExecution) return OnCall(call);
+  if (!SettleCall(call, &session_)) return nullptr;
+  if (!context_.is_co_executing()) return OnCall(call);
   PyRef result = PyRef::Steal(ExecuteAndRecord(call, marker));
   if (!result) {
     if (!node->may_raise || !PassAfterError(number)) LeaveAfterError(call);
@@ -193,9 +205,9 @@ PyObject* Session::RunImperative(const Call& call, int number) {
 }
 
 // The op has run for real: notes its results, and tells the graph.
-PyObject* Session::FinishReal(const Call& call, int number, int index,
-                              PyRef result) {
-  PlanNode* node = &plan_->nodes[number];
+PyObject* Execution::FinishReal(const Call& call, int number, int index,
+                                PyRef result) {
+  PlanNode* node = &plan().nodes[number];
   PyObject* marker = node->marker.get();
   PyRef outputs = OutputList(result.get());
   const size_t n = PyList_GET_SIZE(outputs.get());
@@ -209,13 +221,13 @@ PyObject* Session::FinishReal(const Call& call, int number, int index,
                  HandleOf(tensor)->Shape(&shape).ok() &&
                  spec.shape.IsCompatibleWith(shape);
   }
-  if (mode_ == Mode::kCoExecution && !as_planned &&
+  if (context_.is_co_executing() && !as_planned &&
       !Diverge("feed_changed", "the result of " + Describe(call))) {
     return nullptr;
   }
-  if (mode_ != Mode::kCoExecution) {
+  if (!context_.is_co_executing()) {
     // Diverged, or seized while the op ran: it belongs to the new trace.
-    if (mode_ == Mode::kTracing &&
+    if (context_.mode() == Mode::kTracing &&
         !RecordAfterwards(call, index, marker, outputs.get())) {
       return nullptr;
     }
@@ -223,30 +235,30 @@ PyObject* Session::FinishReal(const Call& call, int number, int index,
   }
   for (size_t i = 0; i < n; ++i) {
     PyObject* tensor = PyList_GET_ITEM(outputs.get(), i);
-    RegisterReal(tensor, number, static_cast<int>(i), marker);
-    NoteProduced(node->outputs[i], number, static_cast<int>(i));
+    outputs_.AddReal(tensor, number, static_cast<int>(i), marker);
+    cursor_.NoteProduced(node->outputs[i], number, static_cast<int>(i));
     const int channel = node->outputs[i].feed_channel;
-    if (channel >= 0) PutTensor(channel, tensor);
+    if (channel >= 0) inputs_.PutTensor(channel, tensor);
   }
-  Arrive(number);
+  cursor_.Arrive(number);
   for (size_t i = 0; i < n; ++i) {
     if (!node->outputs[i].shape_known) {
-      MixShapeOf(PyList_GET_ITEM(outputs.get(), i));
+      history_.MixShapeOf(PyList_GET_ITEM(outputs.get(), i));
     }
   }
-  return ResumePending() ? result.release() : nullptr;
+  return cursor_.ResumePending() ? result.release() : nullptr;
 }
 
-bool Session::PassAfterError(int number) {
+bool Execution::PassAfterError(int number) {
   if (!PyErr_ExceptionMatches(PyExc_Exception)) return false;  // Ctrl-C
   PyObject *type, *value, *traceback;
   PyErr_Fetch(&type, &value, &traceback);
-  bool passes = AwaitSeizure() && mode_ == Mode::kCoExecution;
+  bool passes = AwaitSeizure() && context_.is_co_executing();
   if (passes) {
-    const PlanNode& node = plan_->nodes[number];
+    const PlanNode& node = plan().nodes[number];
     for (size_t i = 0; i < node.outputs.size(); ++i) {
       const OutputSpec& spec = node.outputs[i];
-      NoteProduced(spec, number, static_cast<int>(i));
+      cursor_.NoteProduced(spec, number, static_cast<int>(i));
       if (spec.feed_channel < 0) continue;
       tensorflow::TensorShape shape;
       for (int k = 0; k < std::max(spec.shape.dims(), 0); ++k) {
@@ -254,29 +266,27 @@ bool Session::PassAfterError(int number) {
       }
       Message message;
       message.tensor = tensorflow::Tensor(spec.dtype, shape);
-      step_->Send(spec.feed_channel, std::move(message));
+      context_.step()->Send(spec.feed_channel, std::move(message));
     }
-    passes = ResumePending();
+    passes = cursor_.ResumePending();
   }
-  if (passes && mode_ == Mode::kCoExecution) {
-    raised_.push_back(position());
-    Arrive(number);
-    history_.hash().Mix(Event::kNumber, ~uint64_t{0});
-    NoteUserGradient();
+  if (passes && context_.is_co_executing()) {
+    cursor_.ArriveAfterError(number);
+    tapes_.NoteUserGradient();
   }
   PyErr_Clear();
   PyErr_Restore(type, value, traceback);
   return passes;
 }
 
-void Session::LeaveAfterError(const Call& call) {
+void Execution::LeaveAfterError(const Call& call) {
   PyObject *type, *value, *traceback;
   PyErr_Fetch(&type, &value, &traceback);
-  const int index = position();
+  const int index = cursor_.position();
   bool is_noted =
-      AwaitSeizure() && (mode_ != Mode::kCoExecution ||
+      AwaitSeizure() && (!context_.is_co_executing() ||
                          Diverge("op_error", "in " + Describe(call)));
-  if (is_noted && mode_ == Mode::kTracing) {
+  if (is_noted && context_.mode() == Mode::kTracing) {
     is_noted = RecordError(call, index, type);
   }
   if (!is_noted) {
@@ -288,10 +298,10 @@ void Session::LeaveAfterError(const Call& call) {
   PyErr_Restore(type, value, traceback);
 }
 
-PyObject* Session::Trace(const Call& call) {
+PyObject* Execution::Trace(const Call& call) {
   for (const PyRef& input : call.inputs) {
     // A tensor of an earlier step may still be pending.
-    if (FindMade(HandleOf(input.get())) < 0 &&
+    if (outputs_.Find(HandleOf(input.get())) < 0 &&
         !EnsureReadable(input.get(), Reading::kValue)) {
       return nullptr;
     }
@@ -302,43 +312,44 @@ PyObject* Session::Trace(const Call& call) {
   {
     NestedScope recording;  // what the recorder reads is no read of the step
     begun = PyRef::Steal(PyObject_CallMethod(
-        controller_, "on_op", "OiOOOO", call.py_name,
+        context_.controller(), "on_op", "OiOOOO", call.py_name,
         call.route == Route::kFast ? 1 : 0, call.attrs.get(), inputs.get(),
         counts.get(), call.given_name()));
   }
-  if (!begun) return AbandonTrace();
+  if (!begun) return context_.AbandonTrace();
   const int node =
       static_cast<int>(PyLong_AsLong(PyTuple_GET_ITEM(begun.get(), 0)));
   PyObject* marker =
-      KeepMarker(PyRef::Borrow(PyTuple_GET_ITEM(begun.get(), 1)));
-  lifetimes_.Look(made_, node);
+      outputs_.KeepMarker(PyRef::Borrow(PyTuple_GET_ITEM(begun.get(), 1)));
+  outputs_.LookAtLifetimes(node);
   PyRef result = PyRef::Steal(ExecuteAndRecord(call, marker));
   if (!result) {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     const bool noted =
-        CallController(controller_, "on_error", "(iO)", node, type);
-    if (!noted) return AbandonTrace();
+        CallController(context_.controller(), "on_error", "(iO)", node, type);
+    if (!noted) return context_.AbandonTrace();
     PyErr_Restore(type, value, traceback);
     return nullptr;
   }
   PyRef outputs = OutputList(result.get());
-  AddReal(node, marker, outputs.get());
+  outputs_.AddAllReal(node, marker, outputs.get());
   NestedScope recording;
-  if (!CallController(controller_, "on_result", "(iO)", node, outputs.get())) {
-    return AbandonTrace();
+  if (!CallController(context_.controller(), "on_result", "(iO)", node,
+                      outputs.get())) {
+    return context_.AbandonTrace();
   }
   return result.release();
 }
 
-PyObject* Session::OnCall(const Call& call) {
+PyObject* Execution::OnCall(const Call& call) {
   const int64_t delay_us = Delays().python_us.load(std::memory_order_relaxed);
   if (delay_us > 0) {
     ReleaseGil release;
     SleepAtRandom(delay_us);
   }
   if (!AwaitSeizure()) return nullptr;
-  switch (mode_) {
+  switch (context_.mode()) {
     case Mode::kTracing:
       return Trace(call);
     case Mode::kCoExecution:
@@ -350,49 +361,47 @@ PyObject* Session::OnCall(const Call& call) {
   return nullptr;
 }
 
-bool Session::AwaitSeizure() {
-  while (mode_ == Mode::kSeizing) {
+bool Execution::AwaitSeizure() {
+  while (context_.mode() == Mode::kSeizing) {
     // Waits, or goes on with what was interrupted.
-    PyRef settled =
-        PyRef::Steal(PyObject_CallMethod(controller_, "settle", nullptr));
+    PyRef settled = PyRef::Steal(
+        PyObject_CallMethod(context_.controller(), "settle", nullptr));
     if (!settled) return false;
     if (settled.get() == Py_False) return true;  // this thread is the one
   }
   return true;
 }
 
-PyObject* Session::CoExecute(const Call& call) {
+PyObject* Execution::CoExecute(const Call& call) {
   const char* reason = nullptr;
   std::string detail;
-  const int number = FindNode(call, &reason, &detail);
+  const int number = matcher_.FindNode(call, &reason, &detail);
   if (number == -2) return nullptr;
   // Finding it may have waited, and this step may have been seized meanwhile.
-  if (mode_ != Mode::kCoExecution) return OnCall(call);
+  if (!context_.is_co_executing()) return OnCall(call);
   if (number < 0) {
     if (std::strcmp(reason, "write_changed") == 0 &&
-        !CallController(controller_, "on_uncertain_write", "(i)",
-                        uncertain_write_)) {
+        !CallController(context_.controller(), "on_uncertain_write", "(i)",
+                        matcher_.refused_node())) {
       return nullptr;
     }
     if (std::strcmp(reason, "index_out_of_range") == 0 &&
-        !CallController(controller_, "on_index_out_of_range", "(i)",
-                        refused_feed_)) {
+        !CallController(context_.controller(), "on_index_out_of_range", "(i)",
+                        matcher_.refused_feed())) {
       return nullptr;
     }
     if (!Diverge(reason, detail)) return nullptr;
     return OnCall(call);
   }
-  const PlanNode& node = plan_->nodes[number];
-  if (bound_for_ != number) {
-    Decide(number);
-    bound_for_ = number;
-  }
-  if (!CloseEpochs(plan_->levels[node.level].epoch)) return nullptr;
-  if (mode_ != Mode::kCoExecution) return OnCall(call);
+  const PlanNode& node = plan().nodes[number];
+  cursor_.Decide(number);
+  if (!cursor_.CloseEpochs(plan().levels[node.level].epoch)) return nullptr;
+  if (!context_.is_co_executing()) return OnCall(call);
   const bool is_imperative = node.kind == NodeKind::kImperative;
   // The op that an epoch waits for is the first thing to happen in it.
-  if (!(is_imperative && BeginsEpoch(node)) && !ResumePending()) return nullptr;
-  if (mode_ != Mode::kCoExecution) return OnCall(call);
+  if (!(is_imperative && cursor_.BeginsEpoch(node)) && !cursor_.ResumePending())
+    return nullptr;
+  if (!context_.is_co_executing()) return OnCall(call);
   return is_imperative ? RunImperative(call, number) : Delegate(call, number);
 }
 

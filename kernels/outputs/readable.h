@@ -1,6 +1,6 @@
 // Reads of tensors whose values may not be there yet.
-#ifndef TERRA_KERNELS_SESSION_READABLE_H_
-#define TERRA_KERNELS_SESSION_READABLE_H_
+#ifndef TERRA_KERNELS_OUTPUTS_READABLE_H_
+#define TERRA_KERNELS_OUTPUTS_READABLE_H_
 
 #include "kernels/python/py_ref.h"
 
@@ -14,4 +14,4 @@ bool EnsureReadable(PyObject* tensor, Reading reading);
 
 }  // namespace terra
 
-#endif  // TERRA_KERNELS_SESSION_READABLE_H_
+#endif  // TERRA_KERNELS_OUTPUTS_READABLE_H_

@@ -1,15 +1,15 @@
-// Session: ops on shapes and small host values. Their results are known as
+// Ops on shapes and small host values. Their results are known as
 // soon as Python asks, so they run on the spot; the graph, which may need
 // them too, computes them once more for itself.
 #include "kernels/call/call.h"
 #include "kernels/outputs/outputs.h"
+#include "kernels/outputs/readable.h"
 #include "kernels/plan/plan.h"
 #include "kernels/plan/shapes.h"
 #include "kernels/python/controller.h"
 #include "kernels/python/py_ref.h"
 #include "kernels/python/tf_python.h"
-#include "kernels/session/readable.h"
-#include "kernels/session/session.h"
+#include "kernels/session/execution.h"
 
 namespace terra {
 namespace {
@@ -44,23 +44,24 @@ Tensor Ask(const std::string& op, const PartialTensorShape& shape,
 
 // 1 when the values of the inputs, or only their shapes, are known; 0 when the
 // session diverged instead; -1 with an exception set.
-int Session::AwaitKnown(const Call& call, bool shapes_only) {
+int Execution::AwaitKnown(const Call& call, bool shapes_only) {
   for (const PyRef& input : call.inputs) {
-    const int32_t index = FindMade(HandleOf(input.get()));
+    const int32_t index = outputs_.Find(HandleOf(input.get()));
     if (index < 0) {
       const Reading reading = shapes_only ? Reading::kShape : Reading::kValue;
       if (!EnsureReadable(input.get(), reading)) return -1;
       continue;
     }
-    Made& made = made_[index];
-    if (made.ready->load() || (shapes_only && ShapeIsKnown(made))) continue;
+    Made& made = outputs_[index];
+    if (made.ready->load() || (shapes_only && outputs_.ShapeIsKnown(made)))
+      continue;
     if (made.fetch_channel < 0) {  // the next graph fetches it
-      return CallController(controller_, "on_unplanned", "(iii)", made.node,
-                            made.output, 1)
+      return CallController(context_.controller(), "on_unplanned", "(iii)",
+                            made.node, made.output, 1)
                  ? 0
                  : -1;
     }
-    const int ready = WaitReady(made);
+    const int ready = outputs_.WaitReady(made);
     if (ready < 0) return -1;
     if (ready == 0) return Diverge("op_error", Describe(call)) ? 0 : -1;
     made.seen = true;
@@ -68,8 +69,8 @@ int Session::AwaitKnown(const Call& call, bool shapes_only) {
   return 1;
 }
 
-PyRef Session::AskForShapes(const Call& call, const PlanNode& node) {
-  const std::vector<KnownInput> inputs = KnownInputs(call);
+PyRef Execution::AskForShapes(const Call& call, const PlanNode& node) {
+  const std::vector<KnownInput> inputs = matcher_.KnownInputs(call);
   Tensors outputs;
   for (size_t i = 0; i < node.outputs.size(); ++i) {
     if (!inputs[i].shape.IsFullyDefined()) return PyRef();
@@ -80,19 +81,19 @@ PyRef Session::AskForShapes(const Call& call, const PlanNode& node) {
   return WrapOutputs(call, absl::MakeSpan(outputs));
 }
 
-PyObject* Session::RunOnHost(const Call& call, int number) {
-  const PlanNode& node = plan_->nodes[number];
-  const int index = position();
+PyObject* Execution::RunOnHost(const Call& call, int number) {
+  const PlanNode& node = plan().nodes[number];
+  const int index = cursor_.position();
   const int known = AwaitKnown(call, node.asks_for_shapes);
   if (known < 0) return nullptr;
-  if (known == 0 || mode_ != Mode::kCoExecution) return OnCall(call);
-  BindInputs(call, node);
+  if (known == 0 || !context_.is_co_executing()) return OnCall(call);
+  inputs_.BindInputs(call, node);
   PyRef result = node.asks_for_shapes ? AskForShapes(call, node) : PyRef();
   if (!result && !PyErr_Occurred()) {
     result = PyRef::Steal(ExecuteAndRecord(call, node.marker.get()));
   }
   if (!AwaitSeizure()) return nullptr;
-  if (!result && mode_ == Mode::kCoExecution &&
+  if (!result && context_.is_co_executing() &&
       PyErr_ExceptionMatches(PyExc_Exception)) {
     PyErr_Clear();  // it fails once more, and for good, outside of the graph
     if (!Diverge("op_error", Describe(call))) return nullptr;

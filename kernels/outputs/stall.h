@@ -1,11 +1,11 @@
 // A time in which Python waited for the graph: for profiles and explain().
-#ifndef TERRA_KERNELS_SESSION_STALL_H_
-#define TERRA_KERNELS_SESSION_STALL_H_
+#ifndef TERRA_KERNELS_OUTPUTS_STALL_H_
+#define TERRA_KERNELS_OUTPUTS_STALL_H_
 
 #include <string>
 
+#include "kernels/outputs/step_context.h"
 #include "kernels/python/py_ref.h"
-#include "kernels/session/session.h"
 #include "tsl/profiler/lib/traceme.h"
 #include "tsl/profiler/lib/traceme_encode.h"
 
@@ -21,14 +21,17 @@ enum class Awaited {
 // Made before the wait, with the GIL held, and ended after it.
 class Stall {
  public:
-  Stall(Session* session, Awaited what, int node)
-      : session_(session),
+  // `stall_s`: what the wait adds its time to.
+  Stall(const StepContext& context, const double* stall_s, Awaited what,
+        int node)
+      : context_(context),
+        stall_s_(stall_s),
         what_(what),
         node_(node),
-        before_s_(session->python_stall_s),
+        before_s_(*stall_s),
         trace_([&] {
           return tsl::profiler::TraceMeEncode("TerraStall",
-                                              {{"step", session->step()->id()},
+                                              {{"step", context.step()->id()},
                                                {"what", static_cast<int>(what)},
                                                {"node", node}});
         }) {}
@@ -36,10 +39,10 @@ class Stall {
   // Tells the controller, which knows the user's line. Returns the wait's own
   // result, or -1 with an exception set.
   int End(int result) {
-    const double waited_s = session_->python_stall_s - before_s_;
+    const double waited_s = *stall_s_ - before_s_;
     if (result < 0 || waited_s < kLeastWaitS) return result;
     PyRef where = PyRef::Steal(
-        PyObject_CallMethod(session_->controller(), "on_waited", "iid",
+        PyObject_CallMethod(context_.controller(), "on_waited", "iid",
                             static_cast<int>(what_), node_, waited_s));
     if (!where) return -1;
     trace_.AppendMetadata([&] {
@@ -53,7 +56,8 @@ class Stall {
   // Below this nothing was awaited: it is what looking takes.
   static constexpr double kLeastWaitS = 5e-6;
 
-  Session* session_;
+  const StepContext& context_;
+  const double* stall_s_;
   Awaited what_;
   int node_;
   double before_s_;
@@ -62,4 +66,4 @@ class Stall {
 
 }  // namespace terra
 
-#endif  // TERRA_KERNELS_SESSION_STALL_H_
+#endif  // TERRA_KERNELS_OUTPUTS_STALL_H_

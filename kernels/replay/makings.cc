@@ -1,27 +1,23 @@
-// Session: what Python makes of the step so far, kept for steps that are alike
-// (docs/design/0009, Jacobians).
-#include "kernels/plan/making.h"
+#include "kernels/replay/makings.h"
 
 #include <map>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/python/py_ref.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
 #include "kernels/python/waiting.h"
 #include "kernels/replay/library_call.h"
-#include "kernels/session/session.h"
 
 namespace terra {
 
-PyObject* Session::OnMaking(const Making& making) {
+PyObject* Makings::On(const Making& making) {
   auto make = [&]() -> PyObject* {
-    PyRef made = PyRef::Steal(FlushAllTapes() ? PyObject_CallNoArgs(making.make)
-                                              : nullptr);
+    PyRef made = PyRef::Steal(
+        Session::FlushAllTapes() ? PyObject_CallNoArgs(making.make) : nullptr);
     return made ? PyTuple_Pack(2, made.get(), Py_False) : nullptr;
   };
-  if (!AwaitSeizure()) return nullptr;
-  if (mode_ != Mode::kCoExecution || bound_for_ >= 0 ||
+  if (!execution_.AwaitSeizure()) return nullptr;
+  if (!context_.is_co_executing() || cursor_.is_bound() ||
       !Knobs().replays_calls.load()) {
     return make();
   }
@@ -36,65 +32,70 @@ PyObject* Session::OnMaking(const Making& making) {
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(making.given); ++i) {
     call.given.push_back(PyTuple_GET_ITEM(making.given, i));
   }
-  std::string problem = WhyNotMade(making);
-  uint64_t key = 0;
+  std::string problem = WhyNot(making);
+  LibraryKey key(&history_);
   if (problem.empty()) {
-    const char* in_arguments = KeyOf(call, &key);
+    const char* in_arguments =
+        key.Add(call, tapes_.NumberOf(making.tape), plan().check_devices,
+                cursor_.position());
     if (in_arguments != nullptr) problem = in_arguments;
   }
-  if (mode_ != Mode::kCoExecution) return make();
+  if (!context_.is_co_executing()) return make();
   if (!problem.empty()) {
-    ++plan_->counts->not_replayed[{making.name, problem}];
+    ++plan().counts->not_replayed[{making.name, problem}];
     return make();
   }
-  const std::shared_ptr<const MakingRecord> record = plan_->makings.Find(key);
+  const std::shared_ptr<const MakingRecord> record =
+      plan().makings.Find(key.value());
   if (record != nullptr) {
     if (record->refusal.empty()) {
       PyRef tensors = FindTensors(*record);
-      if (tensors) return ReplayMaking(*record, tensors.get());
+      if (tensors) return Replay(*record, tensors.get());
     } else if (record->tries_left <= 0) {
-      ++plan_->counts->not_replayed[{making.name, record->refusal}];
+      ++plan().counts->not_replayed[{making.name, record->refusal}];
       return make();
     }
   }
   return MakeAndLearn(making, key);
 }
 
-std::string Session::WhyNotMade(const Making& making) const {
+std::string Makings::WhyNot(const Making& making) const {
   if (CurrentThread().num_watchers > 0) {
     return "the variables it uses were being watched";
   }
-  if (runs_user_gradients_) return "it runs a gradient of the user's";
-  return KnowsTape(making.tape) ? "" : "the tape was not made in this step";
+  if (tapes_.runs_user_gradients()) return "it runs a gradient of the user's";
+  return tapes_.Knows(making.tape) ? "" : "the tape was not made in this step";
 }
 
-PyObject* Session::ReplayMaking(const MakingRecord& record, PyObject* tensors) {
+PyObject* Makings::Replay(const MakingRecord& record, PyObject* tensors) {
   history_.JumpTo(record.history_after, record.num_names_after);
-  names_ = record.names_after;
+  call_log_.set_names(record.names_after);
   ++*record.num_replayed;
   PyRef made = PyRef::Steal(PyTuple_Pack(2, record.made.get(), tensors));
   return made ? PyTuple_Pack(2, made.get(), Py_True) : nullptr;
 }
 
-PyObject* Session::MakeAndLearn(const Making& making, uint64_t key) {
-  PyRef keep_alive = PyRef::Borrow(controller_);
-  if (!FlushAllTapes()) return nullptr;
-  const int begin = position();
-  const int epoch = epoch_;
+PyObject* Makings::MakeAndLearn(const Making& making, const LibraryKey& key) {
+  PyRef keep_alive = PyRef::Borrow(context_.controller());
+  if (!Session::FlushAllTapes()) return nullptr;
+  const int begin = cursor_.position();
+  const int epoch = cursor_.epoch();
   const int num_names = history_.num_names();
-  const int64_t num_obstacles = num_obstacles_;
-  ++num_learning_;
+  const int64_t num_obstacles = call_log_.num_obstacles();
+  call_log_.Begin();
   PyRef result = PyRef::Steal(PyObject_CallNoArgs(making.make));
-  --num_learning_;
+  call_log_.End();
   if (!result) return nullptr;
   PyRef answer = PyRef::Steal(PyTuple_Pack(2, result.get(), Py_False));
-  if (!live_ || mode_ != Mode::kCoExecution || bound_for_ >= 0) {
+  if (!session_.is_live() || !context_.is_co_executing() ||
+      cursor_.is_bound()) {
     return answer.release();
   }
   auto record = std::make_shared<MakingRecord>();
-  if (num_obstacles_ != num_obstacles) {
-    record->refusal = obstacle_;
-  } else if (position() != begin || epoch_ != epoch || epoch_is_pending_) {
+  if (call_log_.num_obstacles() != num_obstacles) {
+    record->refusal = call_log_.obstacle();
+  } else if (cursor_.position() != begin || cursor_.epoch() != epoch ||
+             cursor_.epoch_is_pending()) {
     record->refusal = "it runs ops of the step";
   } else if (PyTuple_GET_ITEM(result.get(), 2) != Py_None) {
     record->refusal = PyUnicode_AsUTF8(PyTuple_GET_ITEM(result.get(), 2));
@@ -105,28 +106,28 @@ PyObject* Session::MakeAndLearn(const Making& making, uint64_t key) {
   }
   record->history_after = history_.hash().value();
   record->num_names_after = history_.num_names();
-  record->names_after =
-      PyRef::Steal(PyObject_CallMethod(controller_, "names", nullptr));
+  record->names_after = PyRef::Steal(
+      PyObject_CallMethod(context_.controller(), "names", nullptr));
   if (!record->names_after) return nullptr;
-  record->num_replayed = &plan_->counts->replayed[making.name];
+  record->num_replayed = &plan().counts->replayed[making.name];
   if (!record->refusal.empty()) {
-    ++plan_->counts->not_replayed[{making.name, record->refusal}];
-    const auto before = plan_->makings.Find(key);
+    ++plan().counts->not_replayed[{making.name, record->refusal}];
+    const auto before = plan().makings.Find(key.value());
     record->tries_left = before == nullptr ? 1 : before->tries_left - 1;
   }
-  plan_->makings.Put(key, record);
+  plan().makings.Put(key.value(), record);
   return answer.release();
 }
 
-std::string Session::LearnTensors(PyObject* tensors, int num_names,
+std::string Makings::LearnTensors(PyObject* tensors, int num_names,
                                   MakingRecord* record) const {
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tensors); ++i) {
     PyObject* tensor = PyTuple_GET_ITEM(tensors, i);
     TensorSource source;
-    const int32_t index = FindMade(HandleOf(tensor));
+    const int32_t index = outputs_.Find(HandleOf(tensor));
     if (index >= 0) {
-      source.node = made_[index].node;
-      source.output = made_[index].output;
+      source.node = outputs_[index].node;
+      source.output = outputs_[index].output;
     } else {
       source.name = history_.FindName(tensor);
       // What has none was compared as a constant on this path.
@@ -140,7 +141,7 @@ std::string Session::LearnTensors(PyObject* tensors, int num_names,
 
 // The tensors of this step that were others in the step that was learned from.
 // Null if some are not to be found.
-PyRef Session::FindTensors(const MakingRecord& record) const {
+PyRef Makings::FindTensors(const MakingRecord& record) const {
   const size_t n = record.tensors.size();
   PyRef found = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(n)));
   std::map<std::pair<int, int>, Py_ssize_t> wanted;
@@ -156,10 +157,10 @@ PyRef Session::FindTensors(const MakingRecord& record) const {
     if (tensor == nullptr) return PyRef();
     PyTuple_SET_ITEM(found.get(), place, PyRef::Borrow(tensor).release());
   }
-  tape_log_.ForEachTensor([&](PyObject* tensor) {
-    const int32_t index = FindMade(HandleOf(tensor));
+  tapes_.log().ForEachTensor([&](PyObject* tensor) {
+    const int32_t index = outputs_.Find(HandleOf(tensor));
     if (index < 0) return !wanted.empty();
-    const auto it = wanted.find({made_[index].node, made_[index].output});
+    const auto it = wanted.find({outputs_[index].node, outputs_[index].output});
     if (it == wanted.end()) return true;
     PyTuple_SET_ITEM(found.get(), it->second, PyRef::Borrow(tensor).release());
     wanted.erase(it);

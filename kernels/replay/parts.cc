@@ -1,0 +1,100 @@
+#include "kernels/replay/parts.h"
+
+#include "kernels/plan/library_objects.h"
+#include "kernels/python/python_scopes.h"
+#include "kernels/python/tf_python.h"
+#include "kernels/replay/pure_call.h"
+
+namespace terra {
+
+ReplayParts::ReplayParts(Session* session)
+    : session_(*session),
+      context_(session->context()),
+      outputs_(session->outputs()),
+      history_(session->history()),
+      call_log_(session->call_log()),
+      inputs_(session->inputs()),
+      cursor_(session->cursor()),
+      matcher_(session->matcher()),
+      tapes_(session->tapes()),
+      execution_(session->execution()) {}
+
+PyRef ReplayParts::GuardObjects(absl::Span<PyObject* const> objects) const {
+  if (objects.empty()) return PyRef();
+  PyRef list = PyRef::Steal(PyList_New(objects.size()));
+  for (size_t i = 0; i < objects.size(); ++i) {
+    PyList_SET_ITEM(list.get(), i, PyRef::Borrow(objects[i]).release());
+  }
+  return PyRef::Steal(
+      PyObject_CallMethod(context_.controller(), "guard", "O", list.get()));
+}
+
+void ReplayParts::KeepGuard(PyRef guard, GuardRef* kept, std::string* refusal) {
+  if (!guard) return;
+  if (PyUnicode_Check(guard.get())) {
+    *refusal = PyUnicode_AsUTF8(guard.get());
+    return;
+  }
+  *kept = GuardRef::Of(std::move(guard));
+  if (*kept && kept->IsUnchanged()) return;
+  *refusal = "it changes an object";
+  *kept = GuardRef();
+}
+
+PyRef ReplayParts::MakeResult(const ResultPattern& pattern, const Tensors& made,
+                              const Operands& operands) const {
+  using Kind = ResultPattern::Kind;
+  switch (pattern.kind) {
+    case Kind::kObject:
+      return pattern.object;
+    case Kind::kMade:
+    case Kind::kFolded: {
+      PyRef tensor = pattern.kind == Kind::kMade
+                         ? made[pattern.number]
+                         : SameValueNewObject(pattern.object.get());
+      if (tensor && pattern.is_zeros && !MarkAsZeros(tensor.get())) {
+        return PyRef();
+      }
+      if (tensor && pattern.assign &&
+          !MarkAsSlice(tensor.get(), pattern.assign.get(),
+                       operands[0].object)) {
+        return PyRef();
+      }
+      if (tensor && !pattern.items.empty()) {  // Keras' logits
+        PyRef logits = MakeResult(pattern.items.front(), made, operands);
+        if (!logits || !SetLogits(tensor.get(), logits.get())) return PyRef();
+      }
+      return tensor;
+    }
+    case Kind::kUnread:
+      return MakeUnreadVariable(pattern.object.get(),
+                                operands.empty()
+                                    ? inputs_.Variable(pattern.number).get()
+                                    : operands[pattern.number].tensor());
+    case Kind::kOperand:
+      return PyRef::Borrow(operands[pattern.number].object);
+    case Kind::kOutside:
+      return PyRef::Borrow(history_.Named(pattern.number));
+    case Kind::kList:
+    case Kind::kTuple:
+    case Kind::kSlices:
+      break;
+  }
+  const bool is_list = pattern.kind == Kind::kList;
+  const size_t n = pattern.items.size();
+  PyRef items = PyRef::Steal(is_list ? PyList_New(n) : PyTuple_New(n));
+  for (size_t i = 0; i < n; ++i) {
+    PyObject* item = MakeResult(pattern.items[i], made, operands).release();
+    if (item == nullptr) return PyRef();
+    if (is_list) {
+      PyList_SET_ITEM(items.get(), i, item);
+    } else {
+      PyTuple_SET_ITEM(items.get(), i, item);
+    }
+  }
+  if (pattern.kind != Kind::kSlices) return items;
+  return PyRef::Steal(
+      PyObject_CallObject(Runtime().indexed_slices_type, items.get()));
+}
+
+}  // namespace terra

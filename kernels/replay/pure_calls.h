@@ -1,0 +1,47 @@
+// Calls of functions without a state of their own (docs/design/0009).
+#ifndef TERRA_KERNELS_REPLAY_PURE_CALLS_H_
+#define TERRA_KERNELS_REPLAY_PURE_CALLS_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "kernels/call/call.h"
+#include "kernels/plan/pure_record.h"
+#include "kernels/python/py_ref.h"
+#include "kernels/replay/parts.h"
+#include "kernels/replay/pure_call.h"
+#include "kernels/session/session.h"
+
+namespace terra {
+
+// Invariant: a call is replayed only if all inputs of its ops that come from
+// outside of it have been verified; its ops are then delegated one by one, as
+// if Python had called them.
+class PureCalls : private ReplayParts {
+ public:
+  explicit PureCalls(Session* session) : ReplayParts(session) {}
+
+  // Runs a call of a function that depends on its arguments only, or does
+  // without its Python. New reference, or null with an exception set.
+  PyObject* OnCall(const PureCall& call);
+
+ private:
+  const char* KeyOf(const PureCall& call, bool is_at_fork, PureKey* key) const;
+  // Keeps in `held` alive what is neither the record's nor an argument.
+  bool Fits(const PureRecord& record, const Operands& operands, Tensors* held);
+  PyObject* Replay(const PureRecord& record, const Operands& operands);
+  // One op of a replayed call; its results are added to `made`.
+  bool ReplayOp(const PureStep& step, const Operands& operands, Tensors* made);
+
+  // pure_learning.cc
+  PyObject* RunAndLearn(const PureCall& call, const PureKey& key);
+  // The same, and compares.
+  PyObject* Check(const PureCall& call, const PureKey& key,
+                  const std::shared_ptr<const PureRecord>& known);
+  void Keep(const char* name, uint64_t key,
+            const std::shared_ptr<PureRecord>& record);
+};
+
+}  // namespace terra
+
+#endif  // TERRA_KERNELS_REPLAY_PURE_CALLS_H_

@@ -1,0 +1,342 @@
+// What was logged of a pure call, as a record (docs/design/0009).
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/outputs/call_log.h"
+#include "kernels/outputs/outputs.h"
+#include "kernels/plan/call_record.h"
+#include "kernels/plan/library_objects.h"
+#include "kernels/plan/plan.h"
+#include "kernels/plan/pure_record.h"
+#include "kernels/python/py_ref.h"
+#include "kernels/python/tf_python.h"
+#include "kernels/replay/pure_call.h"
+
+namespace terra {
+namespace {
+
+int FindOperand(const Operands& operands, const PyObject* object) {
+  for (size_t i = 0; i < operands.size(); ++i) {
+    if (operands[i].object == object || operands[i].handle.get() == object) {
+      return static_cast<int>(i);
+    }
+  }
+  return -1;
+}
+
+}  // namespace
+
+namespace {
+
+// A function without an op may be there for what it does to Python.
+bool HasTensor(const ResultPattern& result) {
+  return result.kind == ResultPattern::Kind::kOperand ||
+         result.kind == ResultPattern::Kind::kFolded ||
+         std::any_of(result.items.begin(), result.items.end(), HasTensor);
+}
+
+}  // namespace
+
+std::string PureLearner::Learn(const std::vector<LoggedStep>& steps,
+                               PyObject* result, PureRecord* record) {
+  record_ = record;
+  if (call_log_.num_obstacles() != learning_.num_obstacles) {
+    return call_log_.obstacle();
+  }
+  if (learning_.obstacle != nullptr) return learning_.obstacle;
+  if (takes_objects_ &&
+      learning_.keras_context != PureKey::HashOfKerasContext()) {
+    return "it changes what later layers inherit";
+  }
+  if (cursor_.epoch() != learning_.epoch || cursor_.epoch_is_pending()) {
+    return "an epoch ended in it";
+  }
+  const std::vector<int>& path = cursor_.path();
+  size_t at = learning_.path_begin;
+  for (const LoggedStep& logged : steps) {
+    const bool is_op = logged.kind == PureKind::kOp;
+    if (is_op && (at >= path.size() || path[at++] != logged.node)) {
+      return "it has ops that run in Python";
+    }
+    const std::string problem = is_op ? LearnOp(logged) : LearnEvent(logged);
+    if (!problem.empty()) return problem;
+  }
+  if (at != path.size()) return "it has ops that run in Python";
+  const std::string problem = LearnResult(result, &record->result);
+  if (at == learning_.path_begin &&
+      (takes_objects_ || !HasTensor(record->result))) {
+    return "it runs no op";
+  }
+  return problem.empty() && !learning_.is_taped ? LearnKept() : problem;
+}
+
+std::string PureLearner::LearnEvent(const LoggedStep& logged) {
+  if (logged.kind == PureKind::kRecord) {
+    record_->steps.back().record_attrs = logged.attrs;
+    return "";
+  }
+  if (logged.kind == PureKind::kGradient) return LearnGradient(logged);
+  PureStep step;
+  step.kind = logged.kind;
+  if (step.kind != PureKind::kAccess) {
+    record_->steps.push_back(std::move(step));
+    return "";
+  }
+  step.operand = FindOperand(operands_, logged.variable.get());
+  if (step.operand < 0) step.variable = WeakRef::To(logged.variable.get());
+  const bool is_its_own = step.operand < 0 && !takes_objects_;
+  record_->steps.push_back(std::move(step));
+  return is_its_own ? "it uses a variable that it was not given" : "";
+}
+
+std::string PureLearner::LearnOp(const LoggedStep& logged) {
+  const PlanNode& node = plan_.nodes[logged.node];
+  if (node.on_host) return absl::StrCat(node.name, " runs in Python");
+  if (node.seeded) return absl::StrCat(node.name, " draws random numbers");
+  if (logged.info == nullptr) return "it calls a function";
+  if (node.shape_rule != nullptr &&
+      (learning_.is_taped || node.outputs.empty())) {
+    return absl::StrCat("the shape of ", node.name, " is known late");
+  }
+  PureStep step;
+  step.node = logged.node;
+  step.info = logged.info;
+  step.route = logged.route;
+  step.counts = logged.counts;
+  step.attrs = logged.attrs;
+  for (size_t i = 0; i < logged.inputs.size(); ++i) {
+    step.inputs.emplace_back();
+    const std::string problem =
+        LearnInput(logged.inputs[i], node.inputs[i], &step.inputs.back());
+    if (!problem.empty()) return problem;
+    if (step.inputs.back().kind == TensorRef::Kind::kObject) {
+      objects_[logged.inputs[i].outside.get()] = step.inputs.back();
+    }
+  }
+  for (size_t i = 0; i < logged.inputs.size(); ++i) {
+    if (node.inputs[i].kind == InputKind::kJoin) {
+      joins_[node.inputs[i].a] = step.inputs[i].number;
+    }
+  }
+  record_->steps.push_back(std::move(step));
+  for (size_t i = 0; i < node.outputs.size(); ++i) {
+    const int number = static_cast<int>(made_.size());
+    made_[{logged.node, static_cast<int>(i)}] = number;
+  }
+  return "";
+}
+
+std::string PureLearner::LearnInput(const LoggedInput& logged,
+                                    const InputRef& expected, TensorRef* ref) {
+  using Kind = TensorRef::Kind;
+  if (logged.node >= 0) {
+    const auto inner = made_.find({logged.node, logged.output});
+    if (inner != made_.end()) {
+      ref->kind = Kind::kMade;
+      ref->number = inner->second;
+      return expected.kind == InputKind::kJoin ? "ways meet in it" : "";
+    }
+    for (size_t i = 0; i < operands_.size(); ++i) {
+      const int32_t index = outputs_.Find(HandleOf(operands_[i].tensor()));
+      if (index >= 0 && outputs_[index].Is(logged.node, logged.output)) {
+        ref->kind = Kind::kOperand;
+        ref->number = static_cast<int>(i);
+        return LearnJoin(expected, ref);
+      }
+    }
+    return "it uses a tensor that it was not given";
+  }
+  const int operand = FindOperand(operands_, logged.outside.get());
+  if (operand >= 0) {
+    ref->kind = Kind::kOperand;
+    ref->number = operand;
+    return LearnJoin(expected, ref);
+  }
+  if (expected.kind == InputKind::kConstant) {
+    ref->object = plan_.constants[expected.a].tensor;
+    return "";
+  }
+  if (takes_objects_ && (expected.kind == InputKind::kVariable ||
+                         expected.kind == InputKind::kCaptured)) {
+    ref->outside = WeakRef::To(logged.outside.get());
+    return "";
+  }
+  // No op has made it, nor was it there before: it is of numbers in the key.
+  if (!takes_objects_ && expected.kind == InputKind::kFeed &&
+      IdOf(logged.outside.get()) >= learning_.first_id) {
+    ref->object = logged.outside;
+    return "";
+  }
+  return "it uses a tensor that it was not given";
+}
+
+// What was the latest of a web before the call must be so at the op, too.
+std::string PureLearner::LearnJoin(const InputRef& expected, TensorRef* ref) {
+  if (expected.kind != InputKind::kJoin) return "";
+  const JoinSpec& join = plan_.joins[expected.a];
+  if (join.rule == JoinRule::kLatest) {
+    for (const auto& [output, number] : made_) {
+      const auto& webs = plan_.nodes[output.first].outputs[output.second].webs;
+      if (std::find(webs.begin(), webs.end(), join.web) != webs.end()) {
+        return "ways meet in it";
+      }
+    }
+  }
+  const auto decided = joins_.find(join.same);
+  if (join.rule != JoinRule::kSame || decided == joins_.end()) return "";
+  ref->is_verified = true;
+  return decided->second == ref->number ? "" : "ways meet in it";
+}
+
+std::string PureLearner::LearnResult(PyObject* value, ResultPattern* pattern) {
+  using Kind = ResultPattern::Kind;
+  const int operand = FindOperand(operands_, value);
+  if (operand >= 0) {
+    pattern->kind = Kind::kOperand;
+    pattern->number = operand;
+    return operands_[operand].object == value ? "" : "it returns a handle";
+  }
+  if (EagerTensor_CheckExact(value)) return LearnTensor(value, pattern);
+  if (value == Py_None || PyBool_Check(value)) {
+    pattern->object = PyRef::Borrow(value);
+    return "";
+  }
+  if (IsUnreadVariable(value)) {
+    const auto [handle, attributes] = PartsOfUnreadVariable(value);
+    if (!attributes || FindOperand(operands_, handle.get()) < 0) {
+      return "it returns a variable that it was not given";
+    }
+    pattern->kind = Kind::kUnread;
+    pattern->number = FindOperand(operands_, handle.get());
+    pattern->object = attributes;
+    return "";
+  }
+  PyRef items;
+  if (PyList_CheckExact(value) || PyTuple_CheckExact(value)) {
+    pattern->kind = PyList_CheckExact(value) ? Kind::kList : Kind::kTuple;
+    items = PyRef::Borrow(value);
+  } else if (IsSlices(value)) {
+    pattern->kind = Kind::kSlices;
+    items = ItemsOfSlices(value);
+    if (!items) return "it returns slices of another kind";
+  } else {
+    return absl::StrCat("it returns a ", Py_TYPE(value)->tp_name);
+  }
+  const Py_ssize_t n = PySequence_Fast_GET_SIZE(items.get());
+  for (Py_ssize_t i = 0; i < n; ++i) {
+    pattern->items.emplace_back();
+    const std::string problem = LearnResult(
+        PySequence_Fast_GET_ITEM(items.get(), i), &pattern->items.back());
+    if (!problem.empty()) return problem;
+  }
+  return "";
+}
+
+std::string PureLearner::LearnTensor(PyObject* tensor, ResultPattern* pattern) {
+  const Attributes attributes = AttributesOf(tensor);
+  if (attributes == Attributes::kOther) {
+    return "it returns a tensor with attributes";
+  }
+  pattern->is_zeros = attributes == Attributes::kZeros;
+  if (attributes == Attributes::kSlice) {
+    // What it holds besides follows from the key if no tensor was given.
+    if (operands_.size() == 1) {
+      pattern->assign = AssignOfSlice(outputs_, tensor, operands_[0].object);
+    }
+    if (!pattern->assign) {
+      PyErr_Clear();
+      return "it returns a slice that depends on a tensor";
+    }
+  }
+  if (attributes == Attributes::kLogits) {
+    pattern->items.emplace_back();
+    const std::string problem =
+        LearnResult(LogitsOf(tensor).get(), &pattern->items.back());
+    if (!problem.empty()) return problem;
+  }
+  pattern->kind = ResultPattern::Kind::kMade;
+  const int32_t index = outputs_.Find(HandleOf(tensor));
+  if (index >= 0) {
+    const Made& made = outputs_[index];
+    const auto inner = made_.find({made.node, made.output});
+    if (inner == made_.end())
+      return "it returns a tensor that no op of it made";
+    pattern->number = inner->second;
+    results_.insert(inner->second);
+    return "";
+  }
+  for (const auto& [output, number] : made_) {
+    const PlanNode& node = plan_.nodes[output.first];
+    if (node.kind == NodeKind::kFolded &&
+        HandleOf(node.folded[output.second].get()) == HandleOf(tensor)) {
+      pattern->number = number;
+      return "";
+    }
+  }
+  if (IdOf(tensor) < learning_.first_id) {
+    return "it returns a tensor that no op of it made";
+  }
+  pattern->kind = ResultPattern::Kind::kFolded;  // of numbers in the key
+  pattern->object = PyRef::Borrow(tensor);
+  return "";
+}
+
+// Somebody may have kept what was made in the call besides its result. (On a
+// tape all of it is kept, as it is again by the tape in a replay.)
+std::string PureLearner::LearnKept() {
+  for (size_t i = learning_.made_begin; i < outputs_.size(); ++i) {
+    const Made& made = outputs_[i];
+    const bool waits = made.fetch_channel >= 0 && !made.ready->load();
+    if (waits || !IsReferenced(made)) continue;
+    const auto inner = made_.find({made.node, made.output});
+    if (inner == made_.end() || results_.count(inner->second) == 0) {
+      return absl::StrCat("the result of ", plan_.nodes[made.node].name,
+                          " is kept somewhere");
+    }
+  }
+  return "";
+}
+
+bool PureLearner::LearnHeld(const LoggedInput& logged, TensorRef* ref) const {
+  using Kind = TensorRef::Kind;
+  if (logged.node >= 0) {
+    const auto inner = made_.find({logged.node, logged.output});
+    if (inner != made_.end()) {
+      ref->kind = Kind::kMade;
+      ref->number = inner->second;
+      return true;
+    }
+  }
+  for (size_t i = 0; i < operands_.size(); ++i) {
+    PyObject* tensor = operands_[i].tensor();
+    const int32_t index = outputs_.Find(HandleOf(tensor));
+    const bool is_it =
+        logged.node < 0
+            ? tensor == logged.outside.get()
+            : index >= 0 && outputs_[index].Is(logged.node, logged.output);
+    if (!is_it) continue;
+    ref->kind = Kind::kOperand;
+    ref->number = static_cast<int>(i);
+    return true;
+  }
+  const auto known = objects_.find(logged.outside.get());
+  if (logged.node >= 0 || known == objects_.end()) return false;
+  *ref = known->second;
+  return true;
+}
+
+std::string PureLearner::LearnGradient(const LoggedStep& logged) {
+  PureStep step;
+  step.kind = logged.kind;
+  step.gradient = logged.gradient;
+  for (const LoggedInput& input : logged.inputs) {
+    step.inputs.emplace_back();
+    if (!LearnHeld(input, &step.inputs.back())) {
+      return "a gradient function in it holds a tensor that it was not given";
+    }
+  }
+  record_->steps.push_back(std::move(step));
+  return "";
+}
+
+}  // namespace terra
