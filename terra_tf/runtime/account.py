@@ -52,6 +52,7 @@ class Account:
         self.eager_s = 0.0
         self.num_ops = 0.0
         self._most_ops = 0
+        self._stopped_trace_s = 0.0  # what a trace would have cost that was stopped, as far as known
         self._has_one_length = True
         self._while_traced = Rate()  # eager's time: a little too high, the recorder is around it
         self._measured = Rate(size=15)
@@ -95,7 +96,7 @@ class Account:
     def trace_cost_s(self, graph: Any) -> float:
         """What recording and merging one more trace should cost, and a graph if it may be built."""
         rate = _usual(self._record) + self._merge_rate
-        trace_s = max(_FIRST_TRACE_S, self.num_ops * rate)
+        trace_s = max(_FIRST_TRACE_S, self._stopped_trace_s, self.num_ops * rate)
         return trace_s if graph is None else trace_s + self.build_cost_s(graph)
 
     def merge_cost_s(self, num_ops: int) -> float:
@@ -171,6 +172,7 @@ class Account:
 
     def add_recording(self, costs: StepCosts) -> None:
         """A step was recorded to its end, from the start or from where it left its graph."""
+        self._stopped_trace_s = 0.0
         self.invest(costs.recorder_s, "recording")
 
     def add(self, costs: StepCosts, with_graph: bool) -> None:
@@ -225,9 +227,11 @@ class Account:
             self._begin_samples()
         self.num_ops = num_ops if self._has_one_length else (self.num_ops + num_ops) / 2
 
-    def note_long_trace(self, num_ops: int) -> None:
+    def add_stopped_recording(self, costs: StepCosts, num_ops: int) -> None:
         """A step was not recorded to its end: it has more ops than these, twice as many say."""
-        self.num_ops = max(self.num_ops, 2.0 * num_ops)
+        self.add_recording(costs)
+        self._stopped_trace_s = 2.0 * costs.recorder_s
+        self._most_ops = max(self._most_ops, 2 * num_ops)
 
     def add_merge(self, cost_s: float, num_ops: int) -> None:
         """A trace was merged."""

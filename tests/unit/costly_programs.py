@@ -87,6 +87,7 @@ class Machine:
         self.entry = Entry(Counters("f"))
         self.entry.trace_graph = Graph()
         self.choices = []
+        self.num_stopped = 0
         self.eager_s = self.worst_s = 0.0
         self._begun_s = self.clock()
         self._call = None
@@ -142,8 +143,8 @@ class Machine:
                     self.entry.add_trace(trace, diverged=built is not None)
             else:
                 costs.leave()
-                account.note_long_trace(call.num_ops // 2)
-                account.add_recording(costs)
+                self.num_stopped += 1
+                account.add_stopped_recording(costs, call.num_ops // 2)
         account.add(costs, with_graph=built is not None)
 
     def _record(self, costs):
