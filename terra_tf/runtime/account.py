@@ -26,6 +26,7 @@ from terra_tf.runtime.step_costs import StepCosts
 _STRETCH_STEPS, _STRETCH_S = 16, 0.25  # whichever is first
 _SLOWER = 1.05  # a graph that takes more of eager's time than this is left
 _DOUBT = 0.7  # one that takes more than this is compared with eager soon
+_DOUBT_OF_TRACES = 0.35  # while only traces say what eager takes: up to twice as much as it does
 _SAMPLES = 3  # of eager, beside the graph, before it is judged
 _FIRST_TRACE_S = 0.02  # what must be left for a trace of unknown length
 _WEIGHT_OF_PATH = 0.65  # of a path beyond the first, for the work of a build: more switch-cases
@@ -315,7 +316,8 @@ class Account:
         often that little is lost before a change shows, and so rarely that the samples do not.
         """
         graph, eager = _usual(self._graph), _usual(self._eager)
-        is_in_doubt = graph > _DOUBT * eager or self._num_surprises > 0
+        doubt = _DOUBT if self._eager is self._measured else _DOUBT_OF_TRACES
+        is_in_doubt = graph > doubt * eager or self._num_surprises > 0
         least_s, share, of_all = (0.1, 0.05, 0.003) if is_in_doubt else (1.0, 0.01, 0.01)
         recorder = _usual(self._record) if self.needs_recorder else 0.0
         extra_s = max(0.0, eager - graph + recorder) * num_ops
