@@ -21,12 +21,12 @@ from typing import Any
 from terra_tf.config import config
 from terra_tf.runtime import budget
 from terra_tf.runtime.budget import Rate
-from terra_tf.runtime.step_costs import StepCosts
+from terra_tf.runtime.step_costs import OF_TRACED, StepCosts
 
 _STRETCH_STEPS, _STRETCH_S = 16, 0.25  # whichever is first
 _SLOWER = 1.05  # a graph that takes more of eager's time than this is left
 _DOUBT = 0.7  # one that takes more than this is compared with eager soon
-_DOUBT_OF_TRACES = 0.35  # while only traces say what eager takes: up to twice as much as it does
+_DOUBT_OF_TRACES = 0.5  # the same while only traces say what eager takes
 _SAMPLES = 3  # of eager, beside the graph, before it is judged
 _FIRST_TRACE_S = 0.02  # what must be left for a trace of unknown length
 _WEIGHT_OF_PATH = 0.65  # of a path beyond the first, for the work of a build: more switch-cases
@@ -53,9 +53,9 @@ class Account:
         self.eager_s = 0.0
         self.num_ops = 0.0
         self._most_ops = 0
-        self._stopped_trace_s = 0.0  # what a trace would have cost that was stopped, as far as known
+        self._stopped_trace_s = 0.0  # of a trace that was stopped: what it would have cost
         self._has_one_length = True
-        self._while_traced = Rate()  # eager's time: a little too high, the recorder is around it
+        self._while_traced = Rate()  # eager's time, roughly
         self._measured = Rate(size=15)
         self._graph = Rate(size=5)
         self._record, self._merge, self._build = Rate(100e-6), Rate(size=8), Rate(size=3)
@@ -166,7 +166,8 @@ class Account:
         is_surprise = took_s < _DOUBT * num_ops * _usual(self._eager)
         self._num_surprises = _SAMPLES if is_surprise else max(0, self._num_surprises - 1)
         if self._has_one_length and len(self._while_traced):  # it may have been a longer one
-            took_s = min(took_s, self._while_traced.most * num_ops)
+            most_s = self._while_traced.most / OF_TRACED
+            took_s = min(took_s, most_s * num_ops)
         self._measured.add(took_s, num_ops)
         self._num_samples += 1
         self._look()
@@ -197,19 +198,19 @@ class Account:
             self._while_traced.add(eager_s, num_ops)
             if costs.is_sample:
                 self._add_sample(eager_s, num_ops)
-        self._add_other(costs, eager_s)
+        self._add_other(costs, eager_s, "recording")
 
     def _add_diverged(self, costs: StepCosts) -> None:
         """A step has left its graph."""
         rate = self._eager.low or 0.0
         before_s = self._attempt_s
-        self._add_other(costs, (costs.num_ops or self.num_ops) * rate)
+        self._add_other(costs, (costs.num_ops or self.num_ops) * rate, "leaving graphs")
         self._risk_s = max(self._attempt_s - before_s, self._risk_s / 2)
 
-    def _add_other(self, costs: StepCosts, eager_s: float) -> None:
+    def _add_other(self, costs: StepCosts, eager_s: float, what: str) -> None:
         budget.program.add_eager(eager_s)
         self.eager_s += eager_s
-        self.invest(max(0.0, costs.took_s - eager_s - costs.charged_s), "leaving graphs")
+        self.invest(max(0.0, costs.took_s - eager_s - costs.charged_s), what)
 
     def invest(self, cost_s: float, what: str) -> None:
         """Something was paid for that eager does not need."""

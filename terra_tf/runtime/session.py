@@ -104,6 +104,7 @@ class StepSession(StepQuestions):
             in_flight.settle()
             self._recorder = self._new_recorder()
             self.costs.enter()
+            self.costs.limit_recording()
         else:
             in_flight.settle(config.max_inflight_steps - 1)
             self.native.launch()

@@ -1,4 +1,4 @@
-"""Programs under a budget, by a clock of the test's own: whatever is stopped, results are eager's."""
+"""Programs under a budget, by a clock of the test's own: whatever is stopped, they are eager's."""
 
 import numpy as np
 import pytest
