@@ -21,11 +21,12 @@ from typing import Any
 from terra_tf.config import config
 from terra_tf.runtime import budget
 from terra_tf.runtime.budget import Rate
-from terra_tf.runtime.step_costs import StepCosts
+from terra_tf.runtime.step_costs import OF_TRACED, StepCosts
 
 _STRETCH_STEPS, _STRETCH_S = 16, 0.25  # whichever is first
 _SLOWER = 1.05  # a graph that takes more of eager's time than this is left
 _DOUBT = 0.7  # one that takes more than this is compared with eager soon
+_DOUBT_OF_TRACES = 0.5  # the same while only traces say what eager takes
 _SAMPLES = 3  # of eager, beside the graph, before it is judged
 _FIRST_TRACE_S = 0.02  # what must be left for a trace of unknown length
 _WEIGHT_OF_PATH = 0.65  # of a path beyond the first, for the work of a build: more switch-cases
@@ -52,8 +53,9 @@ class Account:
         self.eager_s = 0.0
         self.num_ops = 0.0
         self._most_ops = 0
+        self._stopped_trace_s = 0.0  # of a trace that was stopped: what it would have cost
         self._has_one_length = True
-        self._while_traced = Rate()  # eager's time: a little too high, the recorder is around it
+        self._while_traced = Rate()  # eager's time, roughly
         self._measured = Rate(size=15)
         self._graph = Rate(size=5)
         self._record, self._merge, self._build = Rate(100e-6), Rate(size=8), Rate(size=3)
@@ -95,7 +97,7 @@ class Account:
     def trace_cost_s(self, graph: Any) -> float:
         """What recording and merging one more trace should cost, and a graph if it may be built."""
         rate = _usual(self._record) + self._merge_rate
-        trace_s = max(_FIRST_TRACE_S, self.num_ops * rate)
+        trace_s = max(_FIRST_TRACE_S, self._stopped_trace_s, self.num_ops * rate)
         return trace_s if graph is None else trace_s + self.build_cost_s(graph)
 
     def merge_cost_s(self, num_ops: int) -> float:
@@ -164,13 +166,15 @@ class Account:
         is_surprise = took_s < _DOUBT * num_ops * _usual(self._eager)
         self._num_surprises = _SAMPLES if is_surprise else max(0, self._num_surprises - 1)
         if self._has_one_length and len(self._while_traced):  # it may have been a longer one
-            took_s = min(took_s, self._while_traced.most * num_ops)
+            most_s = self._while_traced.most / OF_TRACED
+            took_s = min(took_s, most_s * num_ops)
         self._measured.add(took_s, num_ops)
         self._num_samples += 1
         self._look()
 
     def add_recording(self, costs: StepCosts) -> None:
         """A step was recorded to its end, from the start or from where it left its graph."""
+        self._stopped_trace_s = 0.0
         self.invest(costs.recorder_s, "recording")
 
     def add(self, costs: StepCosts, with_graph: bool) -> None:
@@ -194,19 +198,19 @@ class Account:
             self._while_traced.add(eager_s, num_ops)
             if costs.is_sample:
                 self._add_sample(eager_s, num_ops)
-        self._add_other(costs, eager_s)
+        self._add_other(costs, eager_s, "recording")
 
     def _add_diverged(self, costs: StepCosts) -> None:
         """A step has left its graph."""
         rate = self._eager.low or 0.0
         before_s = self._attempt_s
-        self._add_other(costs, (costs.num_ops or self.num_ops) * rate)
+        self._add_other(costs, (costs.num_ops or self.num_ops) * rate, "leaving graphs")
         self._risk_s = max(self._attempt_s - before_s, self._risk_s / 2)
 
-    def _add_other(self, costs: StepCosts, eager_s: float) -> None:
+    def _add_other(self, costs: StepCosts, eager_s: float, what: str) -> None:
         budget.program.add_eager(eager_s)
         self.eager_s += eager_s
-        self.invest(max(0.0, costs.took_s - eager_s - costs.charged_s), "leaving graphs")
+        self.invest(max(0.0, costs.took_s - eager_s - costs.charged_s), what)
 
     def invest(self, cost_s: float, what: str) -> None:
         """Something was paid for that eager does not need."""
@@ -225,9 +229,11 @@ class Account:
             self._begin_samples()
         self.num_ops = num_ops if self._has_one_length else (self.num_ops + num_ops) / 2
 
-    def note_long_trace(self, num_ops: int) -> None:
+    def add_stopped_recording(self, costs: StepCosts, num_ops: int) -> None:
         """A step was not recorded to its end: it has more ops than these, twice as many say."""
-        self.num_ops = max(self.num_ops, 2.0 * num_ops)
+        self.add_recording(costs)
+        self._stopped_trace_s = 2.0 * costs.recorder_s
+        self._most_ops = max(self._most_ops, 2 * num_ops)
 
     def add_merge(self, cost_s: float, num_ops: int) -> None:
         """A trace was merged."""
@@ -311,7 +317,8 @@ class Account:
         often that little is lost before a change shows, and so rarely that the samples do not.
         """
         graph, eager = _usual(self._graph), _usual(self._eager)
-        is_in_doubt = graph > _DOUBT * eager or self._num_surprises > 0
+        doubt = _DOUBT if self._eager is self._measured else _DOUBT_OF_TRACES
+        is_in_doubt = graph > doubt * eager or self._num_surprises > 0
         least_s, share, of_all = (0.1, 0.05, 0.003) if is_in_doubt else (1.0, 0.01, 0.01)
         recorder = _usual(self._record) if self.needs_recorder else 0.0
         extra_s = max(0.0, eager - graph + recorder) * num_ops

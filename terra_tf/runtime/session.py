@@ -104,6 +104,7 @@ class StepSession(StepQuestions):
             in_flight.settle()
             self._recorder = self._new_recorder()
             self.costs.enter()
+            self.costs.limit_recording()
         else:
             in_flight.settle(config.max_inflight_steps - 1)
             self.native.launch()
@@ -284,8 +285,7 @@ class StepSession(StepQuestions):
         """The budget is used up: the rest of the step runs as in eager, and is not learned."""
         self.native.mode = self._mode.IMPERATIVE
         assert self._recorder is not None
-        self.entry.account.note_long_trace(len(self._recorder.trace.ops))
-        self.entry.account.add_recording(self.costs)
+        self.entry.account.add_stopped_recording(self.costs, len(self._recorder.trace.ops))
 
     def on_error(self, index: int, error_type: type[BaseException]) -> None:
         """TRACING: the op has raised; from now on it runs imperatively at this place.

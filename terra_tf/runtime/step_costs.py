@@ -14,6 +14,9 @@ import math
 from terra_tf.config import config
 from terra_tf.runtime import budget
 
+# Eager's part of what a traced call takes beside the recorder: C++ reads each op's call for that.
+OF_TRACED = 0.6
+
 
 class StepCosts:
     """The times of one call; begins when it is made.
@@ -30,7 +33,7 @@ class StepCosts:
     recorder_s = took_s = 0.0
     num_ops = 0
     is_co_executed = is_sample = False
-    _entered_s = _left_s = _limit_s = 0.0
+    _entered_s = _left_s = _limit_s = _recorded_since_s = _recorder_before_s = 0.0
 
     def __init__(self) -> None:
         program = budget.program
@@ -39,14 +42,15 @@ class StepCosts:
         program.is_in_call = True
 
     def enter(self) -> None:
-        """The function begins to run, and is recorded as far as the budget goes."""
+        """The function begins to run."""
         self._entered_s = budget.program.now()
-        self.limit_recording()
 
     def limit_recording(self) -> None:
-        """Recording begins: it may cost what is left."""
-        left_s = max(0.0, budget.program.allowance_s) if config.weigh_costs else math.inf
-        self._limit_s = self.recorder_s + left_s
+        """Recording begins: it may cost what is left of the budget."""
+        left_s = max(0.0, budget.program.allowance_s)
+        self._limit_s = left_s if config.weigh_costs else math.inf
+        self._recorded_since_s = budget.program.now()
+        self._recorder_before_s = self.recorder_s
 
     def leave(self) -> None:
         """The function has returned or raised."""
@@ -62,13 +66,17 @@ class StepCosts:
 
     def add_recording(self, since_s: float) -> bool:
         """Adds what recording took since then; says whether the budget is used up by it."""
-        self.recorder_s += budget.program.now() - since_s
-        return self.recorder_s > self._limit_s
+        now_s = budget.program.now()
+        self.recorder_s += now_s - since_s
+        took_s = now_s - self._recorded_since_s
+        beside_s = took_s - (self.recorder_s - self._recorder_before_s)
+        return took_s - OF_TRACED * beside_s > self._limit_s
 
     @property
     def eager_s(self) -> float:
-        """What eager would have taken for a step that was traced."""
-        return max(0.0, self._left_s - self._entered_s - self.recorder_s)
+        """What eager has taken, or would have for a step that was traced."""
+        beside_s = max(0.0, self._left_s - self._entered_s - self.recorder_s)
+        return OF_TRACED * beside_s if self.recorder_s else beside_s
 
     @property
     def charged_s(self) -> float:

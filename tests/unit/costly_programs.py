@@ -13,7 +13,7 @@ from terra_tf.runtime import budget
 from terra_tf.runtime import entry as entry_module
 from terra_tf.runtime.entry import Choice, Entry
 from terra_tf.runtime.stats import Counters
-from terra_tf.runtime.step_costs import StepCosts
+from terra_tf.runtime.step_costs import OF_TRACED, StepCosts
 from terra_tf.trace.trace_graph import MergeKind, MergeResult
 
 _PARTS = 200  # in which a call is recorded, or a graph built
@@ -87,6 +87,7 @@ class Machine:
         self.entry = Entry(Counters("f"))
         self.entry.trace_graph = Graph()
         self.choices = []
+        self.num_stopped = 0
         self.eager_s = self.worst_s = 0.0
         self._begun_s = self.clock()
         self._call = None
@@ -132,7 +133,7 @@ class Machine:
             if built is not None:
                 self.clock.work(call.graph_s)
                 self.entry.count_divergence(Reason.NEW_PATH, "", "")
-                costs.limit_recording()
+            costs.limit_recording()
             if self._record(costs):
                 costs.leave()
                 costs.num_ops = call.num_ops
@@ -142,15 +143,15 @@ class Machine:
                     self.entry.add_trace(trace, diverged=built is not None)
             else:
                 costs.leave()
-                account.note_long_trace(call.num_ops // 2)
-                account.add_recording(costs)
+                self.num_stopped += 1
+                account.add_stopped_recording(costs, call.num_ops // 2)
         account.add(costs, with_graph=built is not None)
 
     def _record(self, costs):
         """Runs the call, recorded as far as the budget goes; says whether that was to its end."""
         is_recording = True
         for _ in range(_PARTS):
-            self.clock.work(self._call.eager_s / _PARTS)
+            self.clock.work(self._call.eager_s / (OF_TRACED if is_recording else 1.0) / _PARTS)
             begun_s = self.clock()
             if is_recording:
                 self.clock.work(self._call.record_s / _PARTS)
