@@ -3,6 +3,7 @@
 #include <array>
 #include <climits>
 
+#include "absl/strings/match.h"
 #include "kernels/interceptor/hooks.h"
 #include "kernels/interceptor/tape_hooks.h"
 #include "kernels/interceptor/tf_python.h"
@@ -112,11 +113,45 @@ PyRef ReadKerasVariable(PyObject* variable, DataType dtype) {
       PyObject_CallMethodOneArg(variable, convert, py_dtype.get()));
 }
 
+// Whether FastPathExecute takes `value` for an attribute of this type.
+bool IsTaken(const std::string& type, PyObject* value) {
+  constexpr absl::string_view kList = "list(";
+  if (absl::StartsWith(type, kList)) {
+    if (!PyList_Check(value) && !PyTuple_Check(value)) return true;
+    const std::string item_type =
+        type.substr(kList.size(), type.size() - kList.size() - 1);
+    const Py_ssize_t n = PySequence_Fast_GET_SIZE(value);
+    for (Py_ssize_t i = 0; i < n; ++i) {
+      if (!IsTaken(item_type, PySequence_Fast_GET_ITEM(value, i))) return false;
+    }
+    return true;
+  }
+  if (type == "float") return PyFloat_Check(value);
+  if (type == "int") return PyLong_Check(value);
+  if (type == "string") return PyBytes_Check(value) || PyUnicode_Check(value);
+  return true;
+}
+
+// Whether FastPathExecute takes the attributes in `args` from `first` on. It
+// looks at them before it reads any variable, and falls back where it does not
+// (`epsilon=1`); so a read of ours before that would be one too many.
+bool AttributesAreTaken(const OpInfo& info, PyObject* args, Py_ssize_t first) {
+  for (Py_ssize_t i = first; i + 1 < PyTuple_GET_SIZE(args); i += 2) {
+    PyObject* value = PyTuple_GET_ITEM(args, i + 1);
+    const char* name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(args, i));
+    if (name == nullptr) return false;
+    for (const auto& attr : info.def->attr()) {
+      if (attr.name() == name && !IsTaken(attr.type(), value)) return false;
+    }
+  }
+  return true;
+}
+
 // Converts the inputs of one fast call.
 class Converter {
  public:
-  Converter(PyObject* py_context, const OpInfo& info)
-      : py_context_(py_context), info_(info) {
+  Converter(PyObject* args, const OpInfo& info)
+      : py_context_(PyTuple_GET_ITEM(args, 0)), args_(args), info_(info) {
     known_.fill(DT_INVALID);
   }
 
@@ -152,8 +187,10 @@ class Converter {
         return ParseResult::kFallback;
       }
     } else if (IsResourceVariable(value)) {
+      if (!MayRead()) return ParseResult::kFallback;
       tensor = ReadVariable(py_context_, value);
     } else if (IsKerasVariable(value)) {
+      if (!MayRead()) return ParseResult::kFallback;
       tensor = ReadKerasVariable(value, wanted);
     } else {
       return ParseResult::kFallback;
@@ -185,8 +222,17 @@ class Converter {
     return PyRef::Steal(EagerTensorFromHandle(handle));
   }
 
+  bool MayRead() {
+    const auto num_inputs = static_cast<Py_ssize_t>(info_.args.size());
+    may_read_ =
+        may_read_ || AttributesAreTaken(info_, args_, kFirstInput + num_inputs);
+    return may_read_;
+  }
+
   PyObject* py_context_;
+  PyObject* args_;
   const OpInfo& info_;
+  bool may_read_ = false;
   std::array<DataType, 8> known_;
 };
 
@@ -314,7 +360,7 @@ ParseResult ParseFastCall(PyObject* args, Call* call) {
   const Py_ssize_t first_attr =
       kFirstInput + static_cast<Py_ssize_t>(info.args.size());
   if (size < first_attr) return ParseResult::kFallback;
-  Converter converter(PyTuple_GET_ITEM(args, 0), info);
+  Converter converter(args, info);
   if (!converter.CanHold()) return ParseResult::kFallback;
   LearnAll(&converter, info, args);
   const ParseResult result = ConvertAll(&converter, info, args, call);
