@@ -19,6 +19,7 @@ bool CallController(PyObject* controller, const char* method,
 
 std::string Describe(const Call& call) {
   if (call.info != nullptr) return call.info->name;
+  if (PyBytes_Check(call.py_name)) return PyBytes_AS_STRING(call.py_name);
   PyRef text = PyRef::Steal(PyObject_Str(call.py_name));
   const char* utf8 = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
   if (utf8 == nullptr) {

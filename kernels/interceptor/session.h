@@ -177,7 +177,7 @@ class Session {
   // 0 when the step ended without it; -1 with an exception set.
   int WaitReady(const Made& made);
   // The same for a check channel that carries no tensor.
-  int WaitChannel(int channel);
+  int WaitChannel(int channel, int node = -1);
   // Waits for the end of the graph. 1, or -1 with an exception set.
   int WaitEnded();
 
@@ -268,6 +268,8 @@ class Session {
   PyObject* FinishReal(const Call& call, int number, int index, PyRef result);
   // With `flat`, results may be added there, and None is what is returned.
   PyObject* Delegate(const Call& call, int number, Tensors* flat = nullptr);
+  // Behind the last op of a `try`: what can fail in it has failed or has not.
+  bool LeaveTry(int exit_channel, int number);
   // Ops whose results the cursor knows (session_host.cc).
   PyObject* RunOnHost(const Call& call, int number);
   int AwaitKnown(const Call& call, bool shapes_only);

@@ -242,7 +242,13 @@ PyObject* Session::OnLibraryCall(const LibraryCall& call) {
           ->not_replayed[{call.name, "something it depends on has changed"}];
     return RunAndLearn(call, key);
   }
-  return ReplayCall(*record);
+  PyRef result = PyRef::Steal(ReplayCall(*record));
+  for (const int node : record->path) {
+    if (result && !LeaveTry(plan_->nodes[node].exit_channel, node)) {
+      return nullptr;
+    }
+  }
+  return result.release();
 }
 
 int Session::Fits(const CallRecord& record) {

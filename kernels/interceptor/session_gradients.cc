@@ -1,5 +1,7 @@
 // Session: gradient functions of the library's that tapes are handed with an op
 // (docs/design/0009).
+#include <algorithm>
+
 #include "kernels/interceptor/hooks.h"
 #include "kernels/interceptor/session.h"
 #include "kernels/interceptor/tf_python.h"
@@ -20,6 +22,18 @@ bool IsOfGraph(PyObject* args) {
     }
   }
   return n > 0;
+}
+
+// Whether the shapes of a list's tensors are known, or can be from now on: a
+// tape asks for them at once, and holds the GIL while it waits.
+bool KnowShapes(PyObject* list) {
+  PyRef tensors = PyRef::Steal(PySequence_Tuple(list));
+  for (Py_ssize_t i = 0; tensors && i < PyTuple_GET_SIZE(tensors.get()); ++i) {
+    PyObject* tensor = PyTuple_GET_ITEM(tensors.get(), i);
+    if (!EnsureReadable(tensor, Reading::kShape)) return false;
+  }
+  PyErr_Clear();
+  return true;
 }
 
 }  // namespace
@@ -49,6 +63,11 @@ bool Session::NoteGradient(
 
 PyObject* Session::OnRecordOperation(PyObject* original, PyObject* args,
                                      PyObject* kwargs) {
+  // (op, outputs, inputs, ...)
+  for (Py_ssize_t i = 1; i < std::min<Py_ssize_t>(PyTuple_GET_SIZE(args), 3);
+       ++i) {
+    if (!KnowShapes(PyTuple_GET_ITEM(args, i))) return nullptr;
+  }
   if (mode_ == Mode::kCoExecution && !IsOfGraph(args)) {
     std::vector<PyRef> tensors;
     const auto gradient = kwargs == nullptr

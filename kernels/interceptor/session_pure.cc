@@ -122,7 +122,14 @@ PyObject* Session::OnPureCall(const PureCall& call) {
   if (call.is_declared && Knobs().checks_pure.load()) {
     return CheckPure(call, key, record);
   }
-  return ReplayPure(*record, key.operands());
+  PyRef result = PyRef::Steal(ReplayPure(*record, key.operands()));
+  for (const PureStep& step : record->steps) {
+    if (!result || step.kind != PureKind::kOp) continue;
+    if (!LeaveTry(plan_->nodes[step.node].exit_channel, step.node)) {
+      return nullptr;
+    }
+  }
+  return result.release();
 }
 
 bool Session::PureFits(const PureRecord& record, const Operands& operands,

@@ -63,8 +63,15 @@ PyObject* Session::Delegate(const Call& call, int number, Tensors* flat) {
   } else {
     BindInputs(call, *node);
     if (node->seeded) PushSeeds(call, *node, number, shapes);
+    if (node->info == nullptr) Obstruct("it calls a function");
     for (size_t i = 0; i < node->outputs.size(); ++i) {
-      all.push_back(MakePending(node->outputs[i], number, static_cast<int>(i),
+      const OutputSpec& spec = node->outputs[i];
+      if (spec.same_as_input >= 0) {
+        all.push_back(
+            SameValueNewObject(call.inputs[spec.same_as_input].get()));
+        continue;
+      }
+      all.push_back(MakePending(spec, number, static_cast<int>(i),
                                 node->marker.get(), shape_of(i)));
     }
   }
@@ -383,7 +390,18 @@ PyObject* Session::CoExecute(const Call& call) {
   // The op that an epoch waits for is the first thing to happen in it.
   if (!(is_imperative && BeginsEpoch(node)) && !ResumePending()) return nullptr;
   if (mode_ != Mode::kCoExecution) return OnCall(call);
-  return is_imperative ? RunImperative(call, number) : Delegate(call, number);
+  if (is_imperative) return RunImperative(call, number);
+  const int exit_channel = node.exit_channel;
+  PyRef result = PyRef::Steal(Delegate(call, number));
+  if (!result || !LeaveTry(exit_channel, number)) return nullptr;
+  return result.release();
+}
+
+bool Session::LeaveTry(int exit_channel, int number) {
+  if (exit_channel < 0 || mode_ != Mode::kCoExecution) return true;
+  const int ok = WaitChannel(exit_channel, number);
+  if (ok < 0) return false;
+  return ok > 0 || Diverge("op_error", "before the end of a try");
 }
 
 }  // namespace terra

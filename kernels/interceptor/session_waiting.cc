@@ -22,7 +22,8 @@ int Session::WaitReady(const Made& made) {
       }));
 }
 
-int Session::WaitChannel(int channel) {
+int Session::WaitChannel(int channel, int node) {
+  if (node < 0) node = bound_for_;
   // Who is interrupted waits for the same message again.
   std::shared_ptr<std::atomic<bool>>& awaited = awaited_[channel];
   if (awaited == nullptr) {
@@ -35,15 +36,14 @@ int Session::WaitChannel(int channel) {
     });
   }
   const auto arrived = awaited;
-  Stall stall(this, Awaited::kGoAhead, bound_for_);
+  Stall stall(this, Awaited::kGoAhead, node);
   const int result = stall.End(WaitInSlices(
       &python_stall_s,
       [&](double slice_s) {
         return step_->state().Wait(slice_s, [&] { return arrived->load(); });
       },
       [&](double waited_s) {
-        return CallController(controller_, "on_stall", "(id)", bound_for_,
-                              waited_s);
+        return CallController(controller_, "on_stall", "(id)", node, waited_s);
       }));
   if (result >= 0) awaited_.erase(channel);
   return result;

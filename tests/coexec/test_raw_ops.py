@@ -1,4 +1,4 @@
-"""Raw ops that are given variables themselves, and attributes that TensorFlow's fast path refuses."""
+"""Raw ops that are given variables, and attributes that TensorFlow's fast path refuses."""
 
 import itertools
 
