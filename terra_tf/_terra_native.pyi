@@ -50,7 +50,7 @@ class Plan:
         counts: Sequence[int],
         inputs: Sequence[tuple[int, int, int]],
         outputs: Sequence[
-            tuple[int, Sequence[int] | None, int, int, Sequence[int], tuple[str, str]]
+            tuple[int, Sequence[int] | None, int, int, Sequence[int], tuple[str, str], int]
         ],
         is_fast: bool,
         attrs: tuple[Any, ...],
@@ -59,6 +59,7 @@ class Plan:
         folded: Sequence[Any],
         seed_channel: int,
         check_channel: int,
+        exit_channel: int,
         device: str,
         marker: Any,
         level: int,

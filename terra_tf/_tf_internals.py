@@ -25,7 +25,9 @@ from tensorflow.python.eager.polymorphic_function.eager_function_run import func
 from tensorflow.python.framework import (
     composite_tensor,
     dtypes,
+    errors_impl,
     func_graph,
+    function_def_to_graph,
     op_def_library,
     op_def_registry,
     ops,
@@ -49,6 +51,7 @@ BaseResourceVariable = resource_variable_ops.BaseResourceVariable
 ResourceVariable = resource_variable_ops.ResourceVariable
 UnreadVariable = resource_variable_ops._UnreadVariable
 CompositeTensor = composite_tensor.CompositeTensor
+NotFoundError = errors_impl.NotFoundError
 NotOkStatusException = core._NotOkStatusException
 FallbackException = core._FallbackException
 tensor_cache_class = context._EagerTensorCache
@@ -60,6 +63,7 @@ __all__ = [
     "CompositeTensor",
     "EagerTensor",
     "FallbackException",
+    "NotFoundError",
     "NotOkStatusException",
     "ResourceVariable",
     "TensorLike",
@@ -75,6 +79,7 @@ __all__ = [
     "dtypes",
     "execute",
     "func_graph",
+    "function_def_to_graph",
     "function_pb2",
     "functions_run_eagerly",
     "handle_data_util",

@@ -21,9 +21,9 @@ namespace {
 using tensorflow::DataType;
 
 // (dtype enum, dims or None, fetch channel, feed channel, webs, names of the
-// devices that ran its op and that holds it)
+// devices that ran its op and that holds it, the input that it is or -1)
 using PyOutput = std::tuple<int, py::object, int, int, std::vector<int>,
-                            std::pair<std::string, std::string>>;
+                            std::pair<std::string, std::string>, int>;
 
 // (dtype enum, dims or None)
 using PyInputSpec = std::tuple<int, py::object>;
@@ -37,6 +37,7 @@ OutputSpec MakeOutput(const PyOutput& from) {
   spec.fetch_channel = std::get<2>(from);
   spec.feed_channel = std::get<3>(from);
   spec.webs = std::get<4>(from);
+  spec.same_as_input = std::get<6>(from);
   return spec;
 }
 
@@ -46,7 +47,7 @@ void AddNode(Plan& plan, int kind, const std::string& name,
              const std::vector<PyOutput>& outputs, bool is_fast,
              py::tuple attrs, py::object canonical, py::object tape_attrs,
              std::vector<py::object> folded, int seed_channel,
-             int check_channel, const std::string& device,
+             int check_channel, int exit_channel, const std::string& device,
              const py::object& marker, int level, int branch, bool is_head,
              int next, std::vector<int> successors, bool is_fork,
              const py::bytes& shape_rule, bool on_host, bool asks_for_shapes,
@@ -74,6 +75,7 @@ void AddNode(Plan& plan, int kind, const std::string& name,
   node.seeded = seed_channel >= 0;
   node.seed_channel = seed_channel;
   node.check_channel = check_channel;
+  node.exit_channel = exit_channel;
   node.device = device;
   node.marker = RefOf(marker);
   node.level = level;
@@ -201,10 +203,11 @@ void BindPlan(py::module_& m) {
            py::arg("name"), py::arg("counts"), py::arg("inputs"),
            py::arg("outputs"), py::arg("is_fast"), py::arg("attrs"),
            py::arg("canonical"), py::arg("tape_attrs"), py::arg("folded"),
-           py::arg("seed_channel"), py::arg("check_channel"), py::arg("device"),
-           py::arg("marker"), py::arg("level"), py::arg("branch"),
-           py::arg("is_head"), py::arg("next"), py::arg("successors"),
-           py::arg("is_fork"), py::arg("shape_rule"), py::arg("on_host"),
+           py::arg("seed_channel"), py::arg("check_channel"),
+           py::arg("exit_channel"), py::arg("device"), py::arg("marker"),
+           py::arg("level"), py::arg("branch"), py::arg("is_head"),
+           py::arg("next"), py::arg("successors"), py::arg("is_fork"),
+           py::arg("shape_rule"), py::arg("on_host"),
            py::arg("asks_for_shapes"), py::arg("may_raise"),
            py::arg("has_siblings"), py::arg("input_specs"),
            py::arg("result_attributes"))

@@ -3,6 +3,7 @@
 #include <array>
 #include <climits>
 
+#include "absl/strings/match.h"
 #include "kernels/python/tf_python.h"
 
 namespace terra {
@@ -70,12 +71,48 @@ PyRef ReadKerasVariable(PyObject* variable, DataType dtype) {
       PyObject_CallMethodOneArg(variable, convert, py_dtype.get()));
 }
 
+// Whether FastPathExecute takes `value` for an attribute of this type.
+bool IsTaken(const std::string& type, PyObject* value) {
+  constexpr absl::string_view kList = "list(";
+  if (absl::StartsWith(type, kList)) {
+    if (!PyList_Check(value) && !PyTuple_Check(value)) return true;
+    const std::string item_type =
+        type.substr(kList.size(), type.size() - kList.size() - 1);
+    const Py_ssize_t n = PySequence_Fast_GET_SIZE(value);
+    for (Py_ssize_t i = 0; i < n; ++i) {
+      if (!IsTaken(item_type, PySequence_Fast_GET_ITEM(value, i))) return false;
+    }
+    return true;
+  }
+  if (type == "float") return PyFloat_Check(value);
+  if (type == "int") return PyLong_Check(value);
+  if (type == "string") return PyBytes_Check(value) || PyUnicode_Check(value);
+  return true;
+}
+
+// Whether FastPathExecute takes the attributes in `args` from `first` on. It
+// looks at them before it reads any variable, and falls back where it does not
+// (`epsilon=1`); so a read of ours before that would be one too many.
+bool AttributesAreTaken(const OpInfo& info, PyObject* args, Py_ssize_t first) {
+  for (Py_ssize_t i = first; i + 1 < PyTuple_GET_SIZE(args); i += 2) {
+    PyObject* value = PyTuple_GET_ITEM(args, i + 1);
+    const char* name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(args, i));
+    if (name == nullptr) return false;
+    for (const auto& attr : info.def->attr()) {
+      if (attr.name() == name && !IsTaken(attr.type(), value)) return false;
+    }
+  }
+  return true;
+}
+
 // Converts the inputs of one fast call.
 class Converter {
  public:
-  Converter(PyObject* py_context, const OpInfo& info,
-            VariableReader read_variable)
-      : py_context_(py_context), info_(info), read_variable_(read_variable) {
+  Converter(PyObject* args, const OpInfo& info, VariableReader read_variable)
+      : py_context_(PyTuple_GET_ITEM(args, 0)),
+        args_(args),
+        info_(info),
+        read_variable_(read_variable) {
     known_.fill(DT_INVALID);
   }
 
@@ -111,8 +148,10 @@ class Converter {
         return ParseResult::kFallback;
       }
     } else if (IsResourceVariable(value)) {
+      if (!MayRead()) return ParseResult::kFallback;
       tensor = read_variable_(py_context_, value);
     } else if (IsKerasVariable(value)) {
+      if (!MayRead()) return ParseResult::kFallback;
       tensor = ReadKerasVariable(value, wanted);
     } else {
       return ParseResult::kFallback;
@@ -144,9 +183,18 @@ class Converter {
     return PyRef::Steal(EagerTensorFromHandle(handle));
   }
 
+  bool MayRead() {
+    const auto num_inputs = static_cast<Py_ssize_t>(info_.args.size());
+    may_read_ =
+        may_read_ || AttributesAreTaken(info_, args_, kFirstInput + num_inputs);
+    return may_read_;
+  }
+
   PyObject* py_context_;
+  PyObject* args_;
   const OpInfo& info_;
   const VariableReader read_variable_;
+  bool may_read_ = false;
   std::array<DataType, 8> known_;
 };
 
@@ -264,6 +312,7 @@ PyRef Call::CountTuple() const {
 
 std::string Describe(const Call& call) {
   if (call.info != nullptr) return call.info->name;
+  if (PyBytes_Check(call.py_name)) return PyBytes_AS_STRING(call.py_name);
   PyRef text = PyRef::Steal(PyObject_Str(call.py_name));
   const char* utf8 = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
   if (utf8 == nullptr) {
@@ -299,7 +348,7 @@ ParseResult ParseFastCall(PyObject* args, VariableReader read_variable,
   const Py_ssize_t first_attr =
       kFirstInput + static_cast<Py_ssize_t>(info.args.size());
   if (size < first_attr) return ParseResult::kFallback;
-  Converter converter(PyTuple_GET_ITEM(args, 0), info, read_variable);
+  Converter converter(args, info, read_variable);
   if (!converter.CanHold()) return ParseResult::kFallback;
   LearnAll(&converter, info, args);
   const ParseResult result = ConvertAll(&converter, info, args, call);

@@ -18,7 +18,18 @@ bool SameOp(const PlanNode& node, const Call& call) {
   if (node.info != nullptr || call.info != nullptr) {
     return node.info == call.info;
   }
-  return true;  // functions have names of their own each time they are made
+  // Functions that are made anew have other names, and Python may run any.
+  return node.name == kAnyFunction || node.name == Describe(call);
+}
+
+// Whether two handles are ready and of one resource.
+bool AreOfOneResource(PyObject* a, PyObject* b) {
+  const Tensor *value_a = nullptr, *value_b = nullptr;
+  if (!HandleOf(a)->Tensor(&value_a).ok()) return false;
+  if (!HandleOf(b)->Tensor(&value_b).ok()) return false;
+  if (value_b->dtype() != tensorflow::DT_RESOURCE) return false;
+  const uint64_t key = ResourceKey(*value_a);
+  return key != 0 && key == ResourceKey(*value_b);
 }
 
 }  // namespace
@@ -91,7 +102,9 @@ const char* Matcher::VerifyVariable(const InputRef& ref, PyObject* tensor,
     expected = claims->Variable(slot.variable);
   }
   if (slot.captured || expected != nullptr) {
-    if (expected != nullptr && HandleOf(expected) == HandleOf(tensor)) {
+    // A function may return a handle that it has taken, as another tensor.
+    if (expected != nullptr && (HandleOf(expected) == HandleOf(tensor) ||
+                                AreOfOneResource(expected, tensor))) {
       return nullptr;
     }
     *detail = "another variable";
@@ -306,10 +319,15 @@ const char* Matcher::Verify(const Call& call, PlanNode* node,
     const InputRef& ref = node->inputs[i];
     // The epochs were planned for the ways that were traced.
     if (ref.kind == InputKind::kVariable &&
-        plan().levels[node->level].epoch == cursor_.epoch() &&
-        inputs_.how_written(plan().variables[ref.a].variable) == kInPlace) {
-      *detail = "a variable that was written in place before";
-      return "new_path";
+        plan().levels[node->level].epoch == cursor_.epoch()) {
+      const char written =
+          inputs_.how_written(plan().variables[ref.a].variable);
+      // A function reads it itself, so that no value of it can be handed on.
+      const bool is_function = node->info == nullptr;
+      if (written == kInPlace || (is_function && written != 0)) {
+        *detail = "a variable that was written in place before";
+        return "new_path";
+      }
     }
     const char* reason =
         VerifyInput(ref, call.inputs[i].get(), &claims, detail);

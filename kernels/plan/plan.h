@@ -88,6 +88,7 @@ struct OutputSpec {
   int fetch_channel;        // -1: never set
   int feed_channel;         // imperative and seeded nodes: where the value goes
   std::vector<int> webs;    // that this output is a producer of
+  int same_as_input = -1;   // a function's: the handle that it returns again
   uint64_t shape_hash = 0;  // if it is known
   Placement placement;      // what it says of where it is
   // Pending, too: a new handle learns a known shape from it. Else null.
@@ -102,6 +103,9 @@ struct InputSpec {
   tensorflow::DataType dtype;
   tensorflow::PartialTensorShape shape;
 };
+
+// The name of nodes that stand for whatever function Python calls there.
+constexpr char kAnyFunction[] = "function";
 
 enum class NodeKind : int { kDelegated = 0, kFolded = 1, kImperative = 2 };
 
@@ -120,6 +124,7 @@ struct PlanNode {
   bool seeded = false;        // attributes seed and seed2 are fed
   int seed_channel = -1;
   int check_channel = -1;  // kImperative: fetch to await before it runs
+  int exit_channel = -1;   // the last op of a `try`: fetch to await after it
   std::string device;
   // Where the graph does not know the shapes: of the results, or whether what
   // is written fits the variable.

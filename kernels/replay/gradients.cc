@@ -1,5 +1,8 @@
 #include "kernels/replay/gradients.h"
 
+#include <algorithm>
+
+#include "kernels/outputs/readable.h"
 #include "kernels/plan/hash.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/tapes/tape_event.h"
@@ -20,6 +23,18 @@ bool IsOfGraph(PyObject* args) {
     }
   }
   return n > 0;
+}
+
+// Whether the shapes of a list's tensors are known, or can be from now on: a
+// tape asks for them at once, and holds the GIL while it waits.
+bool KnowShapes(PyObject* list) {
+  PyRef tensors = PyRef::Steal(PySequence_Tuple(list));
+  for (Py_ssize_t i = 0; tensors && i < PyTuple_GET_SIZE(tensors.get()); ++i) {
+    PyObject* tensor = PyTuple_GET_ITEM(tensors.get(), i);
+    if (!EnsureReadable(tensor, Reading::kShape)) return false;
+  }
+  PyErr_Clear();
+  return true;
 }
 
 }  // namespace
@@ -43,6 +58,11 @@ bool Gradients::Note(const std::shared_ptr<const LibraryGradient>& gradient,
 
 PyObject* Gradients::OnRecordOperation(PyObject* original, PyObject* args,
                                        PyObject* kwargs) {
+  // (op, outputs, inputs, ...)
+  for (Py_ssize_t i = 1; i < std::min<Py_ssize_t>(PyTuple_GET_SIZE(args), 3);
+       ++i) {
+    if (!KnowShapes(PyTuple_GET_ITEM(args, i))) return nullptr;
+  }
   if (context_.is_co_executing() && !IsOfGraph(args)) {
     std::vector<PyRef> tensors;
     const auto gradient = kwargs == nullptr

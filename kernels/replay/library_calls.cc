@@ -73,7 +73,11 @@ PyObject* LibraryCalls::OnCall(const LibraryCall& call) {
                                    "something it depends on has changed"}];
     return RunAndLearn(call, key);
   }
-  return Replay(*record);
+  PyRef result = PyRef::Steal(Replay(*record));
+  for (const int node : record->path) {
+    if (!result || !execution_.LeaveTry(node)) return nullptr;
+  }
+  return result.release();
 }
 
 int LibraryCalls::Fits(const CallRecord& record) {

@@ -120,7 +120,12 @@ PyObject* PureCalls::OnCall(const PureCall& call) {
   if (call.is_declared && Knobs().checks_pure.load()) {
     return Check(call, key, record);
   }
-  return Replay(*record, key.operands());
+  PyRef result = PyRef::Steal(Replay(*record, key.operands()));
+  for (const PureStep& step : record->steps) {
+    if (!result || step.kind != PureKind::kOp) continue;
+    if (!execution_.LeaveTry(step.node)) return nullptr;
+  }
+  return result.release();
 }
 
 bool PureCalls::Fits(const PureRecord& record, const Operands& operands,

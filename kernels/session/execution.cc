@@ -82,11 +82,18 @@ PyObject* Execution::Delegate(const Call& call, int number, Tensors* flat) {
   } else {
     inputs_.BindInputs(call, *node);
     if (node->seeded) inputs_.PushSeeds(call, *node, number, shapes);
+    if (node->info == nullptr) call_log_.Obstruct("it calls a function");
     for (size_t i = 0; i < node->outputs.size(); ++i) {
+      const OutputSpec& spec = node->outputs[i];
+      if (spec.same_as_input >= 0) {
+        all.push_back(
+            SameValueNewObject(call.inputs[spec.same_as_input].get()));
+        continue;
+      }
       const int output = static_cast<int>(i);
-      all.push_back(outputs_.AddPending(node->outputs[i], number, output,
+      all.push_back(outputs_.AddPending(spec, number, output,
                                         node->marker.get(), shape_of(i)));
-      cursor_.NoteProduced(node->outputs[i], number, output);
+      cursor_.NoteProduced(spec, number, output);
     }
   }
   const auto outputs = absl::MakeSpan(all).subspan(num_before);
@@ -402,7 +409,19 @@ PyObject* Execution::CoExecute(const Call& call) {
   if (!(is_imperative && cursor_.BeginsEpoch(node)) && !cursor_.ResumePending())
     return nullptr;
   if (!context_.is_co_executing()) return OnCall(call);
-  return is_imperative ? RunImperative(call, number) : Delegate(call, number);
+  if (is_imperative) return RunImperative(call, number);
+  PyRef result = PyRef::Steal(Delegate(call, number));
+  if (!result || !LeaveTry(number)) return nullptr;
+  return result.release();
+}
+
+bool Execution::LeaveTry(int number) {
+  if (!context_.is_co_executing()) return true;
+  const int exit_channel = plan().nodes[number].exit_channel;
+  if (exit_channel < 0) return true;
+  const int ok = waits_.ForChannel(exit_channel, number);
+  if (ok < 0) return false;
+  return ok > 0 || Diverge("op_error", "before the end of a try");
 }
 
 }  // namespace terra

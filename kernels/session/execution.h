@@ -37,6 +37,9 @@ class Execution {
   // Delegates an op to the graph. With `flat`, results may be added there, and
   // None is what is returned.
   PyObject* Delegate(const Call& call, int number, Tensors* flat = nullptr);
+  // Behind an op, if it is the last one of a `try`: waits until what can fail
+  // in that has failed or has not. False with an exception set.
+  bool LeaveTry(int number);
   // While the session is being seized by another thread, waits. False with an
   // exception set.
   bool AwaitSeizure();

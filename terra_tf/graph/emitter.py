@@ -6,7 +6,7 @@ Knows values, fetches, imperative and random ops; variables are `variable_emitte
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -27,14 +27,16 @@ from terra_tf.graph.epochs import kept_over_epochs
 from terra_tf.graph.fallibility import Fallibility
 from terra_tf.graph.folding import can_fold, constant_value, is_constant
 from terra_tf.graph.foreknowledge import Foreknowledge
+from terra_tf.graph.function_calls import FunctionCalls
 from terra_tf.graph.generated_graph import GeneratedGraph, OpRange
 from terra_tf.graph.loops import CannotRollError, Carried, TripFeed, Varying
 from terra_tf.graph.random_ops import draw
 from terra_tf.graph.scope import EpochState, Scope
 from terra_tf.graph.shape_rules import shape_rule
-from terra_tf.graph.symbols import common_shape, scalar, static_shape, unique
+from terra_tf.graph.symbols import common_shape, have_equal_bytes, scalar, static_shape, unique
+from terra_tf.graph.tries import Tries
 from terra_tf.graph.trivial_ops import emit_trivially
-from terra_tf.trace.exception_handlers import may_be_caught
+from terra_tf.trace.function_facts import is_function
 from terra_tf.trace.joins import Join, Rule
 from terra_tf.trace.op_classes import STATELESS_RANDOM
 from terra_tf.trace.trace_graph import (
@@ -75,6 +77,8 @@ class Emitter:
         self._keeps_bits = keeps_bits
         self._hold_handle = hold_handle
         self.fallibility = Fallibility(graph, out, looks_at_indices)
+        self._functions = FunctionCalls(self)
+        self._tries = Tries(graph, out.cases)
         self.graph = graph
         self.out = out
         self.main = self.scope = Scope(function_graph, None, EpochState(None))
@@ -82,19 +86,8 @@ class Emitter:
         self._used_table = False  # whether an input differs by trip
         self._captured: dict[int, Any] = {}
         self._kept = graph.fetches | kept_over_epochs(graph, out.cases, epoch_starts)
-        self._taken = {
-            source
-            for node in graph.nodes
-            for an_input in node.inputs
-            for source in outputs_of(an_input)
-        }
-        self._needed_late = {
-            source
-            for node in graph.nodes
-            if node.is_imperative
-            for an_input in node.inputs
-            for source in outputs_of(an_input)
-        }
+        self._taken = _taken_by(graph.nodes)
+        self._needed_late = _taken_by(node for node in graph.nodes if node.is_imperative)
         self.web_of: dict[Output, list[int]] = {}
         for number, web in enumerate(out.joins.webs):
             for output in web:
@@ -255,7 +248,7 @@ class Emitter:
             shifts = (0,) if scope is None else scope.shifts
             numbers = [self.out.shifted(source.node, shift) for shift in shifts]
             values = [self.graph.nodes[n].record.folded[source.output] for n in numbers]
-            if scope is not None and not _are_equal(values):
+            if scope is not None and not have_equal_bytes(values):
                 return self._of_table(tuple(values), scope.nearest("flat_trip"))
         return self._constant(value)
 
@@ -333,6 +326,9 @@ class Emitter:
             self.out.undelegable[index] = error.reason
             self.graph.force(index, error.reason)
             self._emit(index, emit_variable_op)
+        may_have_failed = self.scope.epoch.fallible and not self.graph.nodes[index].is_imperative
+        if may_have_failed and self._tries.may_leave_at(self.images(index)):
+            self._signal(self.out.exit_channels, index)
         self.out.op_ranges.append(OpRange(graph, first, graph.num_operations(), index))
 
     def _emit(self, index: int, emit_variable_op: Any) -> None:
@@ -357,6 +353,8 @@ class Emitter:
         num_fallible = len(self.scope.epoch.fallible)
         values = [self.value(index, position) for position in range(len(node.inputs))]
         used_table = self._used_table
+        if any(value is None for value in values):  # a variant that Python has, and cannot feed
+            raise UndelegableOpError(index, ImperativeReason.RESOURCE_OP)
         if node.record.op_type in STATELESS_RANDOM:
             channel = self._channels(self.out.seed_channels, self.images(index))
             state = self.feed(dtypes.uint64.as_datatype_enum, (3,), channel)
@@ -364,12 +362,14 @@ class Emitter:
             if not all(is_constant(source, self.out.folded) for source in node.inputs):
                 self.note_fallible(operation)  # a shape or range that may be wrong
             outputs = list(operation.outputs)
+        elif is_function(node.record.op_type):
+            outputs = self._functions.emit(index, node, values)
         elif any(isinstance(source, Variable) for source in node.inputs):
             outputs = emit_variable_op(index, node, values)
         else:
             outputs = self.emit_op(index, node, values)
-        if len(self.scope.epoch.fallible) > num_fallible and may_be_caught(node.key.location):
-            raise UndelegableOpError(index, ImperativeReason.MAY_BE_CAUGHT)
+        if len(self.scope.epoch.fallible) > num_fallible:
+            self._tries.note_fallible(index, self.images(index))
         self._keep(index, outputs)
         if not all(tensor.shape.is_fully_defined() for tensor in outputs):
             if used_table:
@@ -414,7 +414,7 @@ class Emitter:
                 raise UndelegableOpError(index, ImperativeReason.UNCERTAIN_SHAPE)
             known = traced
         self.out.output_shapes[index, output] = known
-        if index in self.out.on_host:
+        if index in self.out.on_host or tensor.dtype == dtypes.resource:
             return
         images = [(image, output) for image in self.images(index)]
         wanted = any(key in self._kept or key in self._needed_late for key in images)
@@ -429,10 +429,7 @@ class Emitter:
         if not self._begins_epoch(index) and (
             self.scope.epoch.fallible or self.scope.parent is not None
         ):
-            channel = self._channels(self.out.check_channels, self.images(index))
-            with ops.control_dependencies(list(self.scope.epoch.fallible)):
-                op = apply_op("Terra>Fetch", step=self.step, input=scalar(), channel=channel)
-            self.scope.controls.append(op)
+            self._signal(self.out.check_channels, index)
         outputs: list[Any] = []
         for output, spec in enumerate(node.outputs):
             if spec.dtype in _NEVER_FED:
@@ -442,6 +439,13 @@ class Emitter:
             channel = self._channels(self.out.output_feeds, keys)
             outputs.append(self.feed(spec.dtype, spec.shape, channel))
         return outputs
+
+    def _signal(self, channels: dict[int, int], index: int) -> None:
+        """Tells Python that nothing before this place has failed."""
+        channel = self._channels(channels, self.images(index))
+        with ops.control_dependencies(list(self.scope.epoch.fallible)):
+            op = apply_op("Terra>Fetch", step=self.step, input=scalar(), channel=channel)
+        self.scope.controls.append(op)
 
     def _begins_epoch(self, index: int) -> bool:
         """Before such an op everything has ended, and its branch goes on only after it."""
@@ -473,10 +477,9 @@ class Emitter:
 
     def arguments(self, node: Node, values: list) -> dict[str, Any]:
         """Returns an op's inputs and attributes by name."""
-        record = node.record
+        record, position = node.record, 0
         definition = op_def_registry.get(record.op_type)
         arguments: dict[str, Any] = {}
-        position = 0
         for arg, count in zip(definition.input_arg, record.counts):
             if count < 0:
                 arguments[arg.name] = values[position]
@@ -491,8 +494,6 @@ class Emitter:
         return arguments
 
 
-def _are_equal(tensors: list[Any]) -> bool:
-    """Says whether host tensors of one dtype have the same bytes."""
-    with ops.init_scope():
-        first, *others = (tensor.numpy() for tensor in tensors)
-    return all(o.shape == first.shape and o.tobytes() == first.tobytes() for o in others)
+def _taken_by(nodes: Iterable[Node]) -> set[Output]:
+    inputs = (an_input for node in nodes for an_input in node.inputs)
+    return {source for an_input in inputs for source in outputs_of(an_input)}

@@ -9,7 +9,8 @@ epoch has to begin before
 - an imperative op that may read variables unseen (a dataset iterator), once the epoch has
   written one;
 - a use of a variable after an in-place write of it: the write is done in place, so there is
-  no new value to hand on.
+  no new value to hand on;
+- a function that reads a variable itself, after any write of it.
 
 An epoch begins with a level of the case assignment, on every path: a path that does not pass
 the op that needs it closes an epoch early, which is always right. Where the op is in the middle
@@ -24,7 +25,9 @@ import functools
 
 from terra_tf.errors import ImperativeReason
 from terra_tf.trace.case_assignment import BasicBlock, CaseAssignment, assign_cases
+from terra_tf.trace.function_facts import is_function
 from terra_tf.trace.op_classes import IN_PLACE_WRITES, READS
+from terra_tf.trace.placing import FUNCTION
 from terra_tf.trace.structure import cuts_of
 from terra_tf.trace.trace_graph import Node, TraceGraph, Variable
 
@@ -52,16 +55,23 @@ class _Open:
 
     used: set[int] = dataclasses.field(default_factory=set)
     written: set[int] = dataclasses.field(default_factory=set)
+    changed: dict[int, int] = dataclasses.field(default_factory=dict)  # slot -> nodes
     changed_in_place: dict[int, int] = dataclasses.field(default_factory=dict)  # slot -> nodes
 
     def copy(self) -> _Open:
-        return _Open(set(self.used), set(self.written), dict(self.changed_in_place))
+        return _Open(
+            set(self.used), set(self.written), dict(self.changed), dict(self.changed_in_place)
+        )
 
     def absorb(self, other: _Open) -> None:
         self.used |= other.used
         self.written |= other.written
-        for slot, nodes in other.changed_in_place.items():
-            self.changed_in_place[slot] = self.changed_in_place.get(slot, 0) | nodes
+        for mine, others in (
+            (self.changed, other.changed),
+            (self.changed_in_place, other.changed_in_place),
+        ):
+            for slot, nodes in others.items():
+                mine[slot] = mine.get(slot, 0) | nodes
 
 
 def plan_epochs(graph: TraceGraph) -> EpochPlan:
@@ -99,12 +109,24 @@ def why_imperative(node: Node) -> ImperativeReason | None:
 
 def writes_variable(node: Node) -> bool:
     """Says whether a delegated node changes the variables among its inputs."""
-    return bool(slots_of(node)) and node.record.op_type not in READS
+    op_type = node.record.op_type
+    return bool(slots_of(node)) and op_type not in READS and not is_function(op_type)
 
 
 def slots_of(node: Node) -> set[int]:
     """Returns the variable slots among a node's inputs."""
     return {i.slot for i in node.inputs if isinstance(i, Variable)}
+
+
+def _reaches_anything(node: Node) -> bool:
+    """Says whether Python may run something there that uses any variable."""
+    is_any_function = is_any(node) and node.key.op_type == FUNCTION
+    return is_any_function or node.record.imperative in _REACHES_ANYTHING
+
+
+def is_any(node: Node) -> bool:
+    """Says whether a node stands for ops of its type with any inputs, any number of them."""
+    return node.forced is ImperativeReason.TOO_MANY_SIBLINGS
 
 
 class _Walk:
@@ -153,13 +175,15 @@ class _Walk:
         slots = slots_of(node)
         if not node.is_imperative:
             # Only a way that was traced counts: the cursor refuses any other.
-            before = self._ancestors[block.nodes[position]] if state.changed_in_place else 0
-            return any(before & state.changed_in_place.get(slot, 0) for slot in slots)
+            is_call = is_function(node.record.op_type)
+            changed = state.changed if is_call else state.changed_in_place
+            before = self._ancestors[block.nodes[position]] if changed else 0
+            return any(before & changed.get(slot, 0) for slot in slots)
         used_later = self._used_after(block, position)
         if slots & (state.used | used_later):
             return True
-        takes_any = node.forced is ImperativeReason.TOO_MANY_SIBLINGS and bool(slots)
-        if takes_any or node.record.imperative in _REACHES_ANYTHING:
+        takes_any = is_any(node) and bool(slots)
+        if takes_any or _reaches_anything(node):
             return bool(state.used or used_later)
         is_iterator = node.record.imperative is ImperativeReason.DATASET_ITERATOR
         return is_iterator and bool(state.written)
@@ -177,9 +201,11 @@ class _Walk:
             return
         slots = slots_of(node)
         state.used |= slots
-        if writes_variable(node):
-            state.written |= slots
-        if node.record.op_type in IN_PLACE_WRITES:
-            for slot in slots:
+        if not writes_variable(node):
+            return
+        state.written |= slots
+        for slot in slots:
+            state.changed[slot] = state.changed.get(slot, 0) | (1 << number)
+            if node.record.op_type in IN_PLACE_WRITES:
                 known = state.changed_in_place.get(slot, 0)
                 state.changed_in_place[slot] = known | (1 << number)

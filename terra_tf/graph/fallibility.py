@@ -15,6 +15,7 @@ Beside what `op_classes` knows of types and constants:
   fails or not. Where that keeps happening, the feed is not looked at any more, and the op counts
   as one that can fail (`TraceGraph.has_range`). Values that the step computes, or that differ by
   path, have no range.
+- **Indices in range whatever the data** (`intervals`): those of `top_k`, `argmax`, `i % n`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 from terra_tf._tf_internals import dtypes, handle_shape_and_type
 from terra_tf.graph.folding import constant_value, is_constant
 from terra_tf.graph.generated_graph import GeneratedGraph
+from terra_tf.graph.intervals import Intervals
 from terra_tf.trace.op_classes import INDEXED_WRITES, INTEGER_DIVISIONS, is_fallible
 from terra_tf.trace.trace_graph import Feed, Node, NodeInput, Output, TraceGraph, Variable
 
@@ -70,6 +72,7 @@ class Fallibility:
         self._graph = graph
         self._out = out
         self._looks_at_indices = looks_at_indices
+        self._intervals = Intervals(graph, out)
 
     def can_fail(self, index: int, node: Node, inputs: list[Any], is_in_loop: bool) -> bool:
         """Says whether an op can fail on data.
@@ -150,6 +153,9 @@ class Fallibility:
         """Adds the feeds that an input holds values of; False if there are others."""
         if (index, position) in self._out.joins.of_input:
             return False
+        low, end = self._intervals.of(index, position)
+        if allowed[0] <= low and end <= allowed[1]:
+            return True
         source = self._graph.nodes[index].inputs[position]
         if is_constant(source, self._out.folded):
             return _is_within(constant_value(source, self._out.folded), allowed)

@@ -58,6 +58,7 @@ class GeneratedGraph:
       function: The function as it was built, with a `Case` for each switch-case; for pictures.
       lowered: The function that runs, registered in TensorFlow's context while this lives.
       name: Its name.
+      called_functions: Copies of TensorFlow's functions that it calls, registered while this lives.
       num_channels: How many channels a step's mailbox needs.
       captured_variables: Slots whose handles are the function's first inputs.
       held_handles: Slot of a captured variable -> what keeps its handle for `Terra>Handle`.
@@ -71,6 +72,7 @@ class GeneratedGraph:
       seed_channels: Seeded node -> channel.
       fetch_channels: (node, output) -> channel.
       check_channels: Imperative node -> channel that says all before it has succeeded.
+      exit_channels: Node that may be the last in a `try` -> channel that says the same behind it.
       case_channels: Level -> the channel of its decision, for those that are switch-cases.
       join_channels: (node, position) of a joined input -> channel.
       shape_rules: Node -> NodeDef, where the cursor has to find shapes out: of results, or of
@@ -97,6 +99,7 @@ class GeneratedGraph:
     function: Any = None
     lowered: Any = None
     name: str = ""
+    called_functions: list[Any] = dataclasses.field(default_factory=list)
     num_channels: int = 0
     captured_variables: list[int] = dataclasses.field(default_factory=list)
     held_handles: dict[int, Any] = dataclasses.field(default_factory=dict)
@@ -108,6 +111,7 @@ class GeneratedGraph:
     seed_channels: dict[int, int] = dataclasses.field(default_factory=dict)
     fetch_channels: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     check_channels: dict[int, int] = dataclasses.field(default_factory=dict)
+    exit_channels: dict[int, int] = dataclasses.field(default_factory=dict)
     case_channels: dict[int, int] = dataclasses.field(default_factory=dict)
     join_channels: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     shape_rules: dict[int, bytes] = dataclasses.field(default_factory=dict)

@@ -347,7 +347,8 @@ class _Generator:
             if output in self._used_outside and tensor is not None:
                 made["output", output] = tensor
         for web, tensor in scope.webs.items():
-            made["web", web] = tensor
+            if tensor is not None:
+                made["web", web] = tensor
         for key, tensor in scope.joins.items():
             if key in self._joins_used_outside:
                 made["join", key] = tensor

@@ -35,3 +35,10 @@ def common_shape(shapes: list) -> Any:
     for shape in shapes[1:]:
         common = common.most_specific_compatible_shape(shape)
     return common
+
+
+def have_equal_bytes(tensors: list[Any]) -> bool:
+    """Says whether host tensors of one dtype have the same bytes."""
+    with ops.init_scope():
+        first, *others = (tensor.numpy() for tensor in tensors)
+    return all(o.shape == first.shape and o.tobytes() == first.tobytes() for o in others)

@@ -10,11 +10,11 @@ from typing import Any
 from terra_tf import _native
 from terra_tf._tf_internals import context, dtypes, handle_shape_and_type, op_def_registry
 from terra_tf.config import config
-from terra_tf.errors import ImperativeReason
-from terra_tf.graph.epochs import writes_variable
+from terra_tf.graph.epochs import is_any, writes_variable
 from terra_tf.graph.folding import constant_value, is_constant
 from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.trace.attributes import result_attributes
+from terra_tf.trace.function_facts import facts_of
 from terra_tf.trace.location_tree import turns_user_loop
 from terra_tf.trace.markers import MARKER
 from terra_tf.trace.op_classes import ASK_FOR_SHAPES, IN_PLACE_WRITES
@@ -199,8 +199,8 @@ class _PlanMaker:
         )
         self._plan.add_node(
             kind=_IMPERATIVE if imperative else _FOLDED if folded else _DELEGATED,
-            name=record.op_type,
-            counts=_ANY_COUNTS if _takes_anything(node) else list(record.counts),
+            name=_name_of(node),
+            counts=_ANY_COUNTS if is_any(node) else list(record.counts),
             inputs=[self._input(index, position, node) for position in range(len(node.inputs))],
             outputs=[self._output(index, node, i) for i in range(len(node.outputs))],
             is_fast=record.is_fast,
@@ -210,6 +210,7 @@ class _PlanMaker:
             folded=list(folded),
             seed_channel=generated.seed_channels.get(index, -1),
             check_channel=generated.check_channels.get(index, -1),
+            exit_channel=generated.exit_channels.get(index, -1),
             device=record.device,
             marker=marker,
             level=block.level,
@@ -229,6 +230,7 @@ class _PlanMaker:
 
     def _output(self, index: int, node: Node, output: int) -> tuple:
         generated, spec = self._generated, node.outputs[output]
+        is_handle = spec.dtype == _RESOURCE and not node.is_imperative
         shape = spec.shape if node.is_imperative else generated.output_shapes.get((index, output))
         return (
             spec.dtype,
@@ -237,12 +239,13 @@ class _PlanMaker:
             generated.output_feeds.get((index, output), -1),
             self._webs_of.get(Output(index, output), []),
             node.record.placements[output] if node.record.placements else ("", ""),
+            facts_of(node.record.op_type).returned_handles[output] if is_handle else -1,
         )
 
     def _input(self, index: int, position: int, node: Node) -> tuple[int, int, int]:
         if node.is_imperative:
             source = node.inputs[position]
-            if isinstance(source, Variable) and not _takes_anything(node):
+            if isinstance(source, Variable) and not is_any(node):
                 return (_RESOURCE_OF_ANY, source.slot, 0)
             return (_ANY, 0, 0)
         join = self._generated.joins.of_input.get((index, position))
@@ -329,15 +332,16 @@ def _place_of(node: Node) -> Hashable:
     return node.key.op_type, node.key.location
 
 
+def _name_of(node: Node) -> str:
+    """Returns the op's type; of a function only if it has to be that one."""
+    may_be_any = node.record.imperative is not None or is_any(node)
+    return FUNCTION if may_be_any and node.key.op_type == FUNCTION else node.record.op_type
+
+
 def _result_attributes(node: Node) -> Hashable:
     """Returns those that tell a node from its siblings; None: all that it has, or it has none."""
-    is_any = node.key.attributes is None and node.key.op_type != FUNCTION
-    return result_attributes(node.record.op_type, node.record.attrs) if is_any else None
-
-
-def _takes_anything(node: Node) -> bool:
-    """Says whether a node stands for ops with any inputs, any number of them."""
-    return node.forced is ImperativeReason.TOO_MANY_SIBLINGS
+    may_vary = node.key.attributes is None and node.key.op_type != FUNCTION
+    return result_attributes(node.record.op_type, node.record.attrs) if may_vary else None
 
 
 def _how_it_writes(node: Node) -> int:

@@ -25,7 +25,9 @@ from terra_tf._tf_internals import (
 )
 from terra_tf.runtime import interception
 from terra_tf.runtime.built_graph import BuiltGraph
+from terra_tf.runtime.function_errors import raised_by_function
 from terra_tf.runtime.prefix import input_of
+from terra_tf.trace.function_facts import is_function
 from terra_tf.trace.op_classes import STATELESS_RANDOM
 from terra_tf.trace.trace_graph import Captured, Constant, Feed, Node, Output, Variable
 
@@ -128,6 +130,8 @@ class Replay:
             if node.record.name is not None and not error.message.endswith(named):
                 error.message += named
             error = status_to_exception(error)
+        if is_function(node.record.op_type):
+            error = raised_by_function(node.record.op_type, error)
         message = str(getattr(error, "message", error))
         code = int(getattr(error, "error_code", 2) or 2)
         unreached = set(self._path[self._num_done :])

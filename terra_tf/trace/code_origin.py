@@ -16,6 +16,8 @@ _INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
 _LIBRARY = re.compile(
     r"[/\\](?:site|dist)-packages[/\\](?:tensorflow|keras|tf_keras|numpy|wrapt)[/\\]")
 _PROFILING = re.compile(r"[/\\\\]tensorflow[/\\\\]python[/\\\\]profiler[/\\\\]trace\.py$")
+_FIRST_CALLS = re.compile(
+    r"[/\\]polymorphic_function[/\\](?:polymorphic_function|tracing_compilation)\.py$")
 _DECORATOR = re.compile(
     r"[/\\](?:traceback_utils|dispatch|deprecation|tf_decorator|contextlib)\.py$")
 
@@ -29,9 +31,12 @@ def is_left_out_of_locations(filename: str) -> bool:
     """Say whether a file's frames are no part of a location.
 
     Those are this package's, and TensorFlow's profiling wrappers, which call what they wrap from
-    another line while a profiler is on: looking at a program must not change where it is.
+    another line while a profiler is on: looking at a program must not change where it is. A
+    `tf.function` is called from other lines the first time, too.
     """
-    return is_package_file(filename) or bool(_PROFILING.search(filename))
+    if is_package_file(filename):
+        return True
+    return bool(_PROFILING.search(filename) or _FIRST_CALLS.search(filename))
 
 
 @functools.cache

@@ -11,6 +11,11 @@ instruction, innermost first, and what their clauses name.
     finally:                                  could not
     with contextlib.suppress(...):            could, as `pytest.raises` and `assertRaises`
     with another_manager():                   could not: what its `__exit__` answers is not seen
+
+A clause that raises in any case (`except Exception as e: e.add_note(...); raise`) does not end the
+error's way: wrappers around every call of a library have one. There the error may come with a
+later op of the same `try`; so the graph runs the op, and Python waits for it at the last op that it
+runs in there, if an op in there can fail at all.
 """
 
 from __future__ import annotations
@@ -19,8 +24,11 @@ import builtins
 import dis
 import functools
 import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from terra_tf.trace.bytecode import CodeInfo
+from terra_tf.trace.control_flow_graph import ControlFlowGraph
 from terra_tf.trace.location_tree import Location
 
 _LOADS = frozenset({
@@ -30,30 +38,91 @@ _NOTHING = frozenset({
     "NOP", "CACHE", "EXTENDED_ARG", "PUSH_EXC_INFO", "DUP_TOP", "PUSH_NULL", "BUILD_TUPLE"})
 _BEGINS_WITH = frozenset({"BEFORE_WITH", "SETUP_WITH"})
 _SUPPRESSING = frozenset({"suppress", "raises", "assertRaises", "assertRaisesRegex"})
+_RAISES = frozenset({"RERAISE", "RAISE_VARARGS"})
 _MATCHES = frozenset({"CHECK_EXC_MATCH", "CHECK_EG_MATCH", "JUMP_IF_NOT_EXC_MATCH"})
 
 
+class Try(NamedTuple):
+    """One run of a `try` whose clauses raise in any case.
+
+    Attributes:
+      caller: The location of the call that runs its code.
+      info: The code.
+      handler: The block of the code that its handler begins with.
+      counters: The trips of the loops around what runs in it.
+      ordinal: How often its code was called again without a loop.
+    """
+
+    caller: Location
+    info: CodeInfo
+    handler: int
+    counters: tuple[int, ...]
+    ordinal: int
+
+
 def may_be_caught(location: Location | None) -> bool:
-    """Says whether some `except` of the user's around an op could take an error of it."""
-    if not isinstance(location, Location):
-        return False
-    points = (level.point for level in location.levels)
-    return any(p.is_user and p.info is not None and catches(p.info, p.offset) for p in points)
+    """Says whether some `except` of the user's around an op could end the way of its error."""
+    return any(catches(info, offset) for _, info, offset in _user_levels(location))
+
+
+def tries_around(location: Location | None) -> frozenset[Try]:
+    """Returns what an op is in whose handlers an error of it would pass, and leave again."""
+    return frozenset(
+        Try(here.parent, info, handler, here.level.counters, here.level.ordinal)
+        for here, info, offset in _user_levels(location)
+        if here.parent is not None
+        for handler in handlers_passed(info, offset)
+    )
+
+
+def _user_levels(location: Location | None) -> Iterator[tuple[Location, CodeInfo, int]]:
+    for here in location.path if isinstance(location, Location) else ():
+        if here.point.is_user and here.point.info is not None:
+            yield here, here.point.info, here.point.offset
 
 
 @functools.lru_cache(maxsize=4096)
 def catches(info: CodeInfo, offset: int) -> bool:
-    """Says whether code could catch an op's error that an instruction of it raises."""
-    graph = info.graph
-    clauses = _Clauses(info)
+    """Says whether code could keep an op's error that an instruction of it raises."""
+    graph, clauses = info.graph, _Clauses(info)
+    return any(
+        clauses.suppresses(handler)
+        or (clauses.catch(graph.first_offset(handler)) and not _always_raises(graph, handler))
+        for handler in _handlers_around(graph, offset)
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def handlers_passed(info: CodeInfo, offset: int) -> tuple[int, ...]:
+    """Returns the handlers around that could take an op's error, and raise in any case."""
+    graph, clauses = info.graph, _Clauses(info)
+    return tuple(
+        handler
+        for handler in _handlers_around(graph, offset)
+        if clauses.catch(graph.first_offset(handler)) and _always_raises(graph, handler)
+    )
+
+
+def _handlers_around(graph: ControlFlowGraph, offset: int) -> Iterator[int]:
     seen: set[int] = set()
     handler = graph.handlers[graph.block_at(offset)]
     while handler is not None and handler not in seen:
         seen.add(handler)
-        if clauses.catch(graph.first_offset(handler)) or clauses.suppresses(handler):
-            return True
+        yield handler
         handler = graph.handlers[handler]  # where the handler itself leads to
-    return False
+
+
+def _always_raises(graph: ControlFlowGraph, handler: int) -> bool:
+    """Says whether no way out of a handler, by its block, goes on or returns."""
+    seen, pending = {handler}, [handler]
+    while pending:
+        block = pending.pop()
+        following = graph.successors[block] - {graph.handlers[block]}
+        if not following and graph.last_opname(block) not in _RAISES:
+            return False
+        pending += following - seen
+        seen |= following
+    return True
 
 
 class _Clauses:

@@ -43,6 +43,9 @@ DEPENDS_ON_SHAPE_ONLY = ASK_FOR_SHAPES | {"VariableShape"}
 # No state, says TensorFlow; but what is in a file changes, and Python changes it.
 READS_FILES = frozenset({"ReadFile", "MatchingFiles", "GenerateVocabRemapping"})
 
+# What gradients of functions need of the lists that a loop keeps: variants among others.
+TAKES_VARIANTS = frozenset({"ZerosLike", "AddN"})
+
 _ITERATORS = ("Iterator", "Dataset", "Optional")
 _UNSUPPORTED_DTYPES = frozenset(
     {dtypes.variant.as_datatype_enum, dtypes.resource.as_datatype_enum}

@@ -26,6 +26,7 @@ from typing import Any, cast
 
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
+from terra_tf.trace.function_facts import is_function
 from terra_tf.trace.markers import marker_for, unique_marker
 from terra_tf.trace.op_classes import SAYS_A_TEXT
 from terra_tf.trace.records import (
@@ -52,6 +53,7 @@ from terra_tf.trace.trips import Trips
 
 _MAX_SHAPES = 4
 FUNCTION = "function"  # its own name may be another one each time it is made
+_MAX_FUNCTIONS = 3  # at a place: with more, it is made anew in each step
 
 
 @dataclasses.dataclass(slots=True)
@@ -78,8 +80,12 @@ class Placement:
 def key_of(record: OpRecord) -> NodeKey:
     """Returns the paper's key. What Python runs itself may have other attributes every time."""
     attributes = record.canonical if record.imperative is None else None
-    is_function = record.imperative is ImperativeReason.NO_OP_DEFINITION
-    return NodeKey(FUNCTION if is_function else record.op_type, attributes, record.location)
+    op_type = record.op_type
+    if is_function(op_type) or record.imperative is ImperativeReason.NO_OP_DEFINITION:
+        op_type = FUNCTION
+        if record.imperative is None:  # its name is one of its attributes
+            attributes = (record.op_type, attributes)
+    return NodeKey(op_type, attributes, record.location)
 
 
 def variant_of(record: OpRecord, trace: Trace) -> Hashable:
@@ -141,6 +147,8 @@ def _dtype(ref: object, trace: Trace) -> int | None:
 
 def _max_siblings(record: OpRecord) -> int:
     """A text that was three different ones will be another in each step: it has a number in it."""
+    if is_function(record.op_type):
+        return min(_MAX_FUNCTIONS, config.max_siblings)
     return min(2, config.max_siblings) if record.op_type in SAYS_A_TEXT else config.max_siblings
 
 
@@ -287,7 +295,7 @@ class _Placer:
         return ranks[0] == ranks[1]
 
     def _find_overflown(self, record: OpRecord) -> int | None:
-        place = self._index.at_place.get((record.op_type, record.location), ())
+        place = self._index.at_place.get((key_of(record).op_type, record.location), ())
         if record.location is None or len(place) < _max_siblings(record):
             return None
         for number in place:

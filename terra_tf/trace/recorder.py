@@ -14,9 +14,15 @@ from terra_tf._tf_internals import backprop, dtypes
 from terra_tf.config import config
 from terra_tf.errors import ImperativeReason
 from terra_tf.trace.attributes import canonical_attributes, is_seeded
+from terra_tf.trace.function_facts import facts_of, is_function
 from terra_tf.trace.location import LocationTracker
 from terra_tf.trace.markers import GradientMarkers, marker_for, unique_marker
-from terra_tf.trace.op_classes import STATELESS_RANDOM, imperative_reason, is_fallible
+from terra_tf.trace.op_classes import (
+    STATELESS_RANDOM,
+    TAKES_VARIANTS,
+    imperative_reason,
+    is_fallible,
+)
 from terra_tf.trace.records import (
     External,
     ExternalRef,
@@ -69,6 +75,7 @@ class Recorder:
         self._argument_specs = _specs_by_handle(native, list(arguments), pattern)
         self._external_by_handle: dict[int, int] = {}
         self._variable_by_handle: dict[int, int] = {}
+        self._variable_by_resource: dict[int, int] = {}
         self._open: dict[int, dict] = {}
         self._markers_given: set[Any] = set()
         self._kept: list[Any] = []
@@ -158,6 +165,7 @@ class Recorder:
         for bound, count in (
             (self._external_by_handle, num_externals),
             (self._variable_by_handle, num_variables),
+            (self._variable_by_resource, num_variables),
         ):
             for key in [key for key, position in bound.items() if position >= count]:
                 del bound[key]
@@ -172,20 +180,21 @@ class Recorder:
         """Returns what `tensor` is to this step."""
         made = self._session.made_index(tensor)
         if tensor.dtype == _RESOURCE:
-            slot = self._bind_variable(tensor)
-            if made is not None:
-                self.trace.made_variables.add(slot)
-            return VariableRef(slot)
+            return VariableRef(self._bind_variable(tensor, made is not None))
         if made is not None:
             return OutputRef(*made)
         return ExternalRef(self._bind_external(tensor))
 
-    def _bind_variable(self, handle: Any) -> int:
-        key = self._native.handle_id(handle)
-        slot = self._variable_by_handle.get(key)
+    def _bind_variable(self, handle: Any, is_made: bool) -> int:
+        """A function may return a handle that it has taken: another tensor, and no new variable."""
+        key, resource = self._native.handle_id(handle), self._native.resource_key(handle)
+        slot = self._variable_by_handle.get(key, self._variable_by_resource.get(resource))
         if slot is None:
             slot = self._variable_by_handle[key] = len(self.trace.variables)
+            self._variable_by_resource[resource] = slot
             self.trace.variables.append(handle)
+            if is_made:
+                self.trace.made_variables.add(slot)
         return slot
 
     def _bind_external(self, tensor: Any) -> int:
@@ -216,6 +225,8 @@ class Recorder:
         handle_id = self._native.handle_id
         self._external_by_handle = {handle_id(e.tensor): i for i, e in enumerate(trace.externals)}
         self._variable_by_handle = {handle_id(v): i for i, v in enumerate(trace.variables)}
+        resource_key = self._native.resource_key
+        self._variable_by_resource = {resource_key(v): i for i, v in enumerate(trace.variables)}
 
     def _copy_if_foldable(self, op_type: str, specs: tuple, outputs: list) -> tuple:
         small = all(
@@ -229,7 +240,12 @@ class Recorder:
     def _imperative(
         self, op_type: str, attrs: tuple, inputs: tuple, input_dtypes: tuple, specs: tuple
     ) -> ImperativeReason | None:
-        reason = imperative_reason(op_type, input_dtypes, tuple(spec.dtype for spec in specs))
+        if is_function(op_type):
+            reason = facts_of(op_type).reason
+        elif op_type in TAKES_VARIANTS and all(map(self._is_delegated, inputs)):
+            reason = None
+        else:
+            reason = imperative_reason(op_type, input_dtypes, tuple(spec.dtype for spec in specs))
         if reason is None and is_seeded(op_type):
             if op_type not in STATELESS_RANDOM:
                 return ImperativeReason.RANDOM_OP
@@ -241,6 +257,10 @@ class Recorder:
         if is_fallible(op_type, input_dtypes, self._constant_positions(inputs)):
             return ImperativeReason.SYNCHRONOUS_ERRORS
         return None
+
+    def _is_delegated(self, ref: InputRef) -> bool:
+        """Says whether the graph makes an input itself, so that it may be of any type."""
+        return isinstance(ref, OutputRef) and self.trace.ops[ref.node].imperative is None
 
     def _constant_positions(self, inputs: tuple[InputRef, ...]) -> frozenset[int]:
         return frozenset(

@@ -101,9 +101,12 @@ def _name(index: int, node: Node) -> str:
 def _check_record(index: int, node: Node) -> None:
     name, record = _name(index, node), node.record
     is_key = node.key.op_type in (record.op_type, FUNCTION)
+    attributes: Any = record.canonical
+    if node.key.op_type == FUNCTION:
+        attributes = (record.op_type, attributes)
     may_differ = record.imperative is not None or _has_too_many_siblings(node)
     if not may_differ:  # what Python runs may have other attributes every time
-        is_key = is_key and node.key.attributes == record.canonical
+        is_key = is_key and node.key.attributes == attributes
     _require(
         is_key, "record", f"the key of {name} names {node.key.op_type} with {node.key.attributes}"
     )

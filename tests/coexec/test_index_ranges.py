@@ -217,3 +217,50 @@ def test_a_step_that_cannot_fail_returns_before_its_graph_has_ended():
     result = step(tf.constant([7] * 512))
     assert step.stats().python_stall_s == before.python_stall_s
     assert np.isfinite(float(result))
+
+
+def make_gather_by(wrap, indices_of):
+    numbers = itertools.count()
+    table = tf.Variable(tf.range(10))
+
+    @wrap
+    def step(x):
+        table.assign_add(tf.ones([10], tf.int32))
+        rows = tf.gather(table, indices_of(x))
+        return rows, tf.gather(x, indices_of(x), axis=1)
+
+    def run():
+        return step(tf.random.stateless_normal([3, 10], [next(numbers), 1]))
+
+    return Program(run, [table])
+
+
+BOUNDED = [
+    lambda x: tf.math.top_k(x, k=3).indices,
+    lambda x: tf.argmax(x, axis=1),
+    lambda x: tf.expand_dims(tf.argmin(x, axis=-1, output_type=tf.int32), 1),
+    lambda x: tf.cast(x * 100.0, tf.int32) % 10,
+    lambda x: tf.clip_by_value(tf.cast(x * 100.0, tf.int32), 2, 9),
+    lambda x: tf.maximum(tf.minimum(tf.cast(x * 100.0, tf.int32), 9), 0),
+]
+
+
+@pytest.mark.parametrize("indices_of", BOUNDED)
+def test_indices_that_are_always_in_range_make_no_op_fallible(indices_of):
+    (step,) = assert_matches_eager(lambda wrap: make_gather_by(wrap, indices_of), 12)
+    assert step.stats().co_executed_steps == 10
+    assert not step.built_graph.generated.is_fallible
+
+
+UNBOUNDED = [
+    lambda x: tf.abs(tf.cast(x, tf.int32)),
+    lambda x: tf.cast(tf.abs(x) * 2.0, tf.int32) % 11,
+    lambda x: tf.minimum(tf.abs(tf.cast(x, tf.int32)), 9),
+    lambda x: tf.abs(tf.cast(x, tf.int32) - tf.cast(tf.argmax(x, axis=1), tf.int32)[:, None]) // 9,
+]
+
+
+@pytest.mark.parametrize("indices_of", UNBOUNDED)
+def test_indices_that_may_be_out_of_range_make_ops_fallible(indices_of):
+    (step,) = assert_matches_eager(lambda wrap: make_gather_by(wrap, indices_of), 12)
+    assert step.built_graph.generated.is_fallible

@@ -9,6 +9,7 @@ from tests.unit.pure_import import import_pure
 
 code_info = import_pure("trace.bytecode").code_info
 catches = import_pure("trace.exception_handlers").catches
+handlers_passed = import_pure("trace.exception_handlers").handlers_passed
 
 
 class OpError(Exception):
@@ -23,7 +24,7 @@ def op(*args):
     pass
 
 
-def answers(function):
+def answers(function, ask=catches):
     """Return for each call of `op`, by its argument, whether its errors could be caught."""
     info, found = code_info(function.__code__), {}
     argument = None
@@ -32,7 +33,7 @@ def answers(function):
             argument = instruction.argval
         elif instruction.opname in ("CALL", "CALL_FUNCTION"):
             if isinstance(argument, str):
-                found.setdefault(argument, catches(info, info.normalize(instruction.offset)))
+                found.setdefault(argument, ask(info, info.normalize(instruction.offset)))
             argument = None
     return found
 
@@ -136,7 +137,7 @@ def by_inner_try():
         (by_class, {"in try"}),
         (by_tuple, {"in try"}),
         (by_second_clause, {"in try"}),
-        (by_base_class, {"in try"}),
+        (by_base_class, set()),  # it raises again
         (by_all, {"in try"}),
         (by_builtin_classes_only, set()),
         (by_nobody, set()),
@@ -149,3 +150,79 @@ def test_op_whose_error_could_be_caught_is_told(function, caught):
     found = answers(function)
     assert "in try" in found or "in inner try" in found
     assert {argument for argument, is_caught in found.items() if is_caught} == caught
+
+
+def by_raising_another():
+    try:
+        op("in try")
+    except OpError as error:
+        op("in except")
+        if op(error):
+            raise ValueError from error
+        raise
+    finally:
+        op("in finally")
+
+
+def by_raising_sometimes():
+    try:
+        op("in try")
+    except OpError as error:
+        if op(error):
+            raise
+
+
+def by_raising_in_a_loop():
+    for _ in range(3):
+        try:
+            op("in try")
+        except Exception as error:
+            raise error.with_traceback(None) from None
+        op("behind")
+
+
+def by_continuing():
+    for _ in range(3):
+        try:
+            op("in try")
+        except OpError:
+            continue
+
+
+def by_nested():
+    try:
+        try:
+            op("in inner try")
+        except OpError:
+            raise
+        op("in outer try")
+    except Exception:
+        raise
+
+
+@pytest.mark.parametrize(
+    ("function", "passed"),
+    [
+        (by_base_class, {"in try": 1}),
+        (by_raising_another, {"in try": 1}),
+        (by_raising_sometimes, {}),
+        (by_raising_in_a_loop, {"in try": 1}),
+        (by_continuing, {}),
+        (by_class, {}),
+        (by_nested, {"in inner try": 2, "in outer try": 1}),
+        (by_nobody, {}),
+    ],
+)
+def test_handlers_that_raise_again(function, passed):
+    found = {name: len(handlers) for name, handlers in answers(function, handlers_passed).items()}
+    assert {name: number for name, number in found.items() if number} == passed
+
+
+@pytest.mark.parametrize("function", [by_raising_another, by_raising_in_a_loop, by_nested])
+def test_what_is_raised_again_is_not_kept(function):
+    assert not any(answers(function).values())
+
+
+@pytest.mark.parametrize("function", [by_raising_sometimes, by_continuing])
+def test_what_is_not_always_raised_again_may_be_kept(function):
+    assert answers(function)["in try"]

@@ -38,6 +38,7 @@ class Session:
         numpy_memory = {id(tensor) for tensor in numpy_memory}
         native = types.SimpleNamespace(
             handle_id=id,
+            resource_key=id,
             owns_memory=lambda tensor: id(tensor) not in numpy_memory,
             copy_tensor=lambda tensor: tf.constant(tensor.numpy()),
         )
