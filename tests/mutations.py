@@ -192,7 +192,7 @@ MUTATIONS = (
         "claims",
         "Inputs that are verified together are held against each other.",
         "kernels/cursor/matcher.cc",
-        "if (problem == nullptr) claims->AddFeed(ref.a, tensor);",
+        "if (problem == Reason::kNone) claims->AddFeed(ref.a, tensor);",
         "",
         ("tests/coexec/test_aliasing.py",),
     ),

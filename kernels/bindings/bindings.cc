@@ -16,7 +16,7 @@
 #include "kernels/hooks/readers.h"
 #include "kernels/hooks/replayable.h"
 #include "kernels/hooks/tape_hooks.h"
-#include "kernels/plan/plan.h"
+#include "kernels/plan/reason.h"
 #include "kernels/python/py_ref.h"
 #include "kernels/python/state_guard.h"
 #include "kernels/python/tf_python.h"
@@ -103,6 +103,9 @@ py::object FromUint64(const std::vector<uint64_t>& values) {
 }
 
 void BindFunctions(py::module_& m) {
+  // The values of `errors.Reason` that this half finds out.
+  m.attr("reasons") =
+      std::vector<std::string>(kReasonNames.begin() + 1, kReasonNames.end());
   m.def("initialize", &Initialize);
   m.def("bind_context", &BindContext);
   m.def("hook_function", &HookFunction);
@@ -200,7 +203,6 @@ void BindFunctions(py::module_& m) {
   });
   m.def("note_internal_seed", &NoteInternalSeed);
   m.def("clear_seed_ledger", &ClearSeedLedger);
-  m.def("num_live_sessions", [] { return Session::Live().size(); });
   m.def("live_controllers", [] {
     py::list controllers;
     for (Session* session : Session::Live()) {
@@ -211,7 +213,6 @@ void BindFunctions(py::module_& m) {
     return controllers;
   });
   m.def("runner_resume", [] { GraphRunner::Get().Resume(); });
-  m.def("runner_halted", [] { return GraphRunner::Get().halted(); });
   m.def("runner_shutdown", [] {
     py::gil_scoped_release release;
     GraphRunner::Get().Shutdown();
@@ -237,8 +238,6 @@ void BindFunctions(py::module_& m) {
     CheckTensor(tensor);
     return reinterpret_cast<uintptr_t>(HandleOf(tensor.ptr()));
   });
-  m.def("resource_key",
-        [](const py::object& tensor) { return ResourceKey(ValueOf(tensor)); });
 }
 
 }  // namespace

@@ -16,21 +16,12 @@
 #include "kernels/python/py_ref.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
+#include "kernels/python/waiting.h"
 #include "kernels/replay/makings.h"
 #include "kernels/session/session.h"
 
 namespace terra {
 namespace {
-
-int FindOutput(Session& session, int node, int output) {
-  const auto& made = session.outputs().all();
-  for (size_t i = 0; i < made.size(); ++i) {
-    if (made[i].node == node && made[i].output == output) {
-      return static_cast<int>(i);
-    }
-  }
-  return -1;
-}
 
 // [(index, node, output, ready, seen, referenced, fetched)]
 py::list ListOutputs(Session& session) {
@@ -86,8 +77,9 @@ py::object DecidedInput(Session& session, int join, bool as_sent) {
   return ObjectOf(is_copied ? decided.external_copy : decided.external);
 }
 
-void RaiseIfFailed(int result) {
-  if (result < 0) throw py::error_already_set();
+bool IsReady(Waited waited) {
+  if (waited == Waited::kError) throw py::error_already_set();
+  return waited == Waited::kReady;
 }
 
 }  // namespace
@@ -116,8 +108,6 @@ void BindSession(py::module_& m) {
       .def_property_readonly(
           "num_unrecorded",
           [](Session& s) { return s.tapes().log().num_dropped(); })
-      .def_property_readonly(
-          "num_matched", [](Session& s) { return s.cursor().num_matched(); })
       .def_property_readonly("python_stall_s",
                              [](Session& s) { return s.waits().stall_s(); })
       .def_property_readonly(
@@ -138,8 +128,6 @@ void BindSession(py::module_& m) {
              const size_t first = std::min(begin, path.size());
              return std::vector<int>(path.begin() + first, path.end());
            })
-      .def("waiting_channels",
-           [](Session& s) { return s.step()->mailbox().Waiting(); })
       .def("skip_to_end", [](Session& s) { return s.cursor().SkipToEnd(); })
       .def_property_readonly("epochs_left",
                              [](Session& s) { return s.cursor().EpochsLeft(); })
@@ -174,19 +162,11 @@ void BindSession(py::module_& m) {
                              [](Session& s) { return s.commits().is_queued(); })
       .def_property_readonly("has_entered", &Session::has_entered)
       .def("cancel", &Session::Cancel)
-      .def("await_end", [](Session& s) { RaiseIfFailed(s.waits().ForEnd()); })
+      .def("await_end", [](Session& s) { IsReady(s.waits().ForEnd()); })
       .def("await_channel",
            [](Session& s, int channel) {
-             const int result =
-                 s.waits().ForChannel(channel, s.cursor().bound_for());
-             RaiseIfFailed(result);
-             return result == 1;
-           })
-      .def("await_output",
-           [](Session& s, int index) {
-             const int result = s.outputs().WaitReady(s.outputs().at(index));
-             RaiseIfFailed(result);
-             return result == 1;
+             return IsReady(
+                 s.waits().ForChannel(channel, s.cursor().bound_for()));
            })
       .def_property_readonly("ended",
                              [](Session& s) {
@@ -205,7 +185,6 @@ void BindSession(py::module_& m) {
       .def("unfetched", &Unfetched)
       .def("referenced", &Referenced)
       .def("lifetimes_at_end", &LifetimesAtEnd)
-      .def("find_output", &FindOutput)
       .def("made_index",
            [](Session& s, const py::object& tensor) -> py::object {
              CheckTensor(tensor);

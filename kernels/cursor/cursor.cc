@@ -141,7 +141,6 @@ void Cursor::Jump(const CallRecord& record) {
   if (record.path.empty()) return;
   path_.insert(path_.end(), record.path.begin(), record.path.end());
   at_ = record.path.back();
-  num_matched_ += static_cast<int64_t>(record.path.size());
 }
 
 }  // namespace terra

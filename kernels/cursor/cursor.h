@@ -31,7 +31,6 @@ class Cursor {
   const std::vector<int>& path() const { return path_; }
   // Where on the path an op has raised.
   const std::vector<int>& raised() const { return raised_; }
-  int64_t num_matched() const { return num_matched_; }
   // The last node, or -1 before the first.
   int at() const { return at_; }
   // The node whose way has been told but that has not run, or -1.
@@ -61,7 +60,6 @@ class Cursor {
     bound_for_ = -1;
     path_.push_back(number);
     history_->hash().Mix(Event::kNode, static_cast<uint64_t>(number));
-    ++num_matched_;
   }
   // The same of one that has raised, and the step goes on.
   void ArriveAfterError(int number) {
@@ -107,7 +105,6 @@ class Cursor {
   int bound_for_ = -1;
   int epoch_ = 0;
   bool epoch_is_pending_ = false;
-  int64_t num_matched_ = 0;
   std::vector<int> path_;
   std::vector<int> raised_;
   std::vector<std::pair<int, int>> latest_;  // by web: node and output, or -1

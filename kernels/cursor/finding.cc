@@ -7,6 +7,7 @@
 #include "kernels/cursor/stack.h"
 #include "kernels/plan/hash.h"
 #include "kernels/plan/plan.h"
+#include "kernels/plan/reason.h"
 #include "kernels/plan/shapes.h"
 #include "kernels/python/py_ref.h"
 #include "kernels/python/tf_python.h"
@@ -51,17 +52,20 @@ const Place* Matcher::PlaceHere() {
   return &(known[hash] = std::move(place));
 }
 
-int Matcher::TryNodes(const std::vector<int>& candidates, const Call& call,
-                      const char** reason, std::string* detail) {
+bool Matcher::TryNodes(const std::vector<int>& candidates, const Call& call,
+                       Match* match) {
   for (int number : candidates) {
     if (!cursor_.IsLegal(number)) continue;
-    const char* problem = Verify(call, &plan().nodes[number], detail);
-    if (!context_.is_co_executing()) return -1;
-    if (problem == nullptr) return number;
-    *reason = problem;
+    const Reason problem = Verify(call, &plan().nodes[number], &match->detail);
+    if (!context_.is_co_executing()) return true;
+    if (problem == Reason::kNone) {
+      match->node = number;
+      return true;
+    }
+    match->reason = problem;
     refused_node_ = number;
   }
-  return -1;
+  return false;
 }
 
 void Matcher::PreferFitting(const Call& call, std::vector<int>* candidates) {
@@ -88,11 +92,12 @@ void Matcher::PreferFitting(const Call& call, std::vector<int>* candidates) {
   std::stable_partition(candidates->begin(), candidates->end(), results_fit);
 }
 
-int Matcher::FindNode(const Call& call, const char** reason,
-                      std::string* detail) {
-  *reason = "new_path";
-  if (cursor_.is_bound())
-    return TryNodes({cursor_.bound_for()}, call, reason, detail);
+bool Matcher::FindNode(const Call& call, Match* match) {
+  match->reason = Reason::kNewPath;
+  if (cursor_.is_bound()) {
+    TryNodes({cursor_.bound_for()}, call, match);
+    return true;
+  }
   static const std::vector<int> none;
   const std::vector<int>* following = &none;
   bool is_fork = plan().starts_with_fork;
@@ -114,13 +119,10 @@ int Matcher::FindNode(const Call& call, const char** reason,
   const bool is_sure =
       has_one &&
       (!next.empty() || !plan().nodes[following->front()].has_siblings);
-  if (is_sure) {
-    const int number = TryNodes(*following, call, reason, detail);
-    if (number >= 0 || !context_.is_co_executing()) return number;
-  }
+  if (is_sure && TryNodes(*following, call, match)) return true;
   const Place* known = PlaceHere();
-  if (known == nullptr) return -2;
-  if (!context_.is_co_executing()) return -1;
+  if (known == nullptr) return false;
+  if (!context_.is_co_executing()) return true;
   Place place = *known;  // what is tried may run Python
   // As in merging, what has followed the op before comes first.
   std::stable_partition(place.here.begin(), place.here.end(),
@@ -128,18 +130,17 @@ int Matcher::FindNode(const Call& call, const char** reason,
                           return absl::c_linear_search(*following, candidate);
                         });
   PreferFitting(call, &place.here);
-  if (!context_.is_co_executing()) return -1;
-  int number = TryNodes(place.here, call, reason, detail);
-  if (number < 0 && context_.is_co_executing()) {
-    number = TryNodes(place.other_trips, call, reason, detail);
+  if (!context_.is_co_executing()) return true;
+  if (TryNodes(place.here, call, match) ||
+      TryNodes(place.other_trips, call, match) ||
+      (has_one && !is_sure && TryNodes(*following, call, match))) {
+    return true;
   }
-  if (number < 0 && context_.is_co_executing() && has_one && !is_sure) {
-    number = TryNodes(*following, call, reason, detail);
+  if (match->detail.empty()) {
+    match->detail =
+        Describe(call) + " at a place where no traced step had come";
   }
-  if (number < 0 && detail->empty()) {
-    *detail = Describe(call) + " at a place where no traced step had come";
-  }
-  return number;
+  return true;
 }
 
 }  // namespace terra

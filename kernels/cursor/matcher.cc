@@ -36,26 +36,26 @@ bool AreOfOneResource(PyObject* a, PyObject* b) {
 
 namespace {
 
-const char* VerifyShape(PyObject* tensor, tensorflow::DataType dtype,
-                        const tensorflow::PartialTensorShape& expected,
-                        std::string* detail) {
+Reason VerifyShape(PyObject* tensor, tensorflow::DataType dtype,
+                   const tensorflow::PartialTensorShape& expected,
+                   std::string* detail) {
   TensorHandle* handle = HandleOf(tensor);
   tensorflow::PartialTensorShape shape;
   // Outputs of earlier steps may be pending: a known shape does not wait.
   if (!EnsureReadable(tensor, Reading::kShape)) {
     ClearOwnError();
     *detail = "a tensor that could not be read";
-    return "feed_changed";
+    return Reason::kFeedChanged;
   }
   if (handle->Shape(&shape).ok() && handle->DataType() == dtype &&
       expected.IsCompatibleWith(shape)) {
-    return nullptr;
+    return Reason::kNone;
   }
   *detail = absl::StrCat(tensorflow::DataTypeString(handle->DataType()),
                          shape.DebugString(), " where ",
                          tensorflow::DataTypeString(dtype),
                          expected.DebugString(), " was expected");
-  return "feed_changed";
+  return Reason::kFeedChanged;
 }
 
 template <typename Integer>
@@ -92,8 +92,8 @@ bool AreAllowed(const Tensor& tensor, std::pair<int64_t, int64_t> allowed) {
 
 }  // namespace
 
-const char* Matcher::VerifyVariable(const InputRef& ref, PyObject* tensor,
-                                    Claims* claims, std::string* detail) {
+Reason Matcher::VerifyVariable(const InputRef& ref, PyObject* tensor,
+                               Claims* claims, std::string* detail) {
   const VariableSlot& slot = plan().variables[ref.a];
   PyObject* expected =
       slot.captured ? slot.captured.get() : inputs_.FindBound(slot.variable);
@@ -105,16 +105,16 @@ const char* Matcher::VerifyVariable(const InputRef& ref, PyObject* tensor,
     // A function may return a handle that it has taken, as another tensor.
     if (expected != nullptr && (HandleOf(expected) == HandleOf(tensor) ||
                                 AreOfOneResource(expected, tensor))) {
-      return nullptr;
+      return Reason::kNone;
     }
     *detail = "another variable";
-    return "variable_changed";
+    return Reason::kVariableChanged;
   }
   const Tensor* value = nullptr;
   if (!HandleOf(tensor)->Tensor(&value).ok() ||
       value->dtype() != tensorflow::DT_RESOURCE) {
     *detail = "not a variable";
-    return "variable_changed";
+    return Reason::kVariableChanged;
   }
   const uint64_t key = ResourceKey(*value);
   bool is_of_another_place = claims->IsClaimedByOther(key, slot.variable);
@@ -126,11 +126,11 @@ const char* Matcher::VerifyVariable(const InputRef& ref, PyObject* tensor,
   }
   if (is_of_another_place) {
     *detail = "the variable of another place";
-    return "variable_changed";
+    return Reason::kVariableChanged;
   }
   if (ref.kind == InputKind::kResource) {
     claims->AddVariable(slot.variable, tensor, key);
-    return nullptr;
+    return Reason::kNone;
   }
   // The handle knows the variable's type and shape.
   PyRef same =
@@ -138,46 +138,46 @@ const char* Matcher::VerifyVariable(const InputRef& ref, PyObject* tensor,
   if (!same) {
     ClearOwnError();
     *detail = "a variable of unknown type";
-    return "variable_changed";
+    return Reason::kVariableChanged;
   }
   if (same.get() == Py_True) {
     claims->AddVariable(slot.variable, tensor, key);
-    return nullptr;
+    return Reason::kNone;
   }
   *detail = "a variable of another type or shape";
-  return "variable_changed";
+  return Reason::kVariableChanged;
 }
 
-const char* Matcher::VerifyFeed(const InputRef& ref, PyObject* tensor,
-                                Claims* claims, std::string* detail) {
+Reason Matcher::VerifyFeed(const InputRef& ref, PyObject* tensor,
+                           Claims* claims, std::string* detail) {
   TensorHandle* handle = HandleOf(tensor);
   if (outputs_.Find(handle) >= 0) {
     *detail = "a tensor of this step where an outside one was expected";
-    return "dataflow_changed";
+    return Reason::kDataflowChanged;
   }
   PyObject* expected = inputs_.FindFeed(ref.a);
   if (expected == nullptr) expected = claims->Feed(ref.a);
   if (expected != nullptr) {
-    if (HandleOf(expected) == handle) return nullptr;
+    if (HandleOf(expected) == handle) return Reason::kNone;
     *detail = "another tensor than at this tensor's first use";
-    return "dataflow_changed";
+    return Reason::kDataflowChanged;
   }
-  const char* problem = VerifyNewFeed(ref, tensor, detail);
-  if (problem == nullptr) claims->AddFeed(ref.a, tensor);
+  const Reason problem = VerifyNewFeed(ref, tensor, detail);
+  if (problem == Reason::kNone) claims->AddFeed(ref.a, tensor);
   return problem;
 }
 
-const char* Matcher::VerifyNewFeed(const InputRef& ref, PyObject* tensor,
-                                   std::string* detail) {
+Reason Matcher::VerifyNewFeed(const InputRef& ref, PyObject* tensor,
+                              std::string* detail) {
   TensorHandle* handle = HandleOf(tensor);
   const FeedSlot& slot = plan().feeds[ref.a];
-  const char* problem = VerifyShape(tensor, slot.dtype, slot.shape, detail);
-  if (problem != nullptr || !slot.allowed.has_value()) return problem;
+  const Reason problem = VerifyShape(tensor, slot.dtype, slot.shape, detail);
+  if (problem != Reason::kNone || !slot.allowed.has_value()) return problem;
   // Of an earlier step it may be pending: that one has not failed, either.
   if (!EnsureReadable(tensor, Reading::kValue)) ClearOwnError();
   const Tensor* value = nullptr;
   if (handle->Tensor(&value).ok() && AreAllowed(*value, *slot.allowed)) {
-    return nullptr;
+    return Reason::kNone;
   }
   refused_feed_ = ref.a;
   *detail =
@@ -185,48 +185,48 @@ const char* Matcher::VerifyNewFeed(const InputRef& ref, PyObject* tensor,
                                     : value->SummarizeValue(8),
                    " is not in [", std::max<int64_t>(slot.allowed->first, 0),
                    ", ", slot.allowed->second, ")");
-  return "index_out_of_range";
+  return Reason::kIndexOutOfRange;
 }
 
-const char* Matcher::VerifyInput(const InputRef& ref, PyObject* tensor,
-                                 Claims* claims, std::string* detail) {
+Reason Matcher::VerifyInput(const InputRef& ref, PyObject* tensor,
+                            Claims* claims, std::string* detail) {
   TensorHandle* handle = HandleOf(tensor);
   switch (ref.kind) {
     case InputKind::kOutput: {
       const int32_t index = outputs_.Find(handle);
       if (index >= 0 && outputs_[index].Is(ref.a, ref.b)) {
-        return nullptr;
+        return Reason::kNone;
       }
       *detail = absl::StrCat("expected output ", ref.b, " of op ", ref.a);
-      return "dataflow_changed";
+      return Reason::kDataflowChanged;
     }
     case InputKind::kVariable:
       return VerifyVariable(ref, tensor, claims, detail);
     case InputKind::kConstant: {
       ConstantSlot& constant = plan().constants[ref.a];
-      if (HandleOf(constant.tensor.get()) == handle) return nullptr;
+      if (HandleOf(constant.tensor.get()) == handle) return Reason::kNone;
       if (outputs_.Find(handle) >= 0) {
         *detail = "a tensor of this step where a constant was expected";
-        return "dataflow_changed";
+        return Reason::kDataflowChanged;
       }
       const Tensor* value = nullptr;
       if (!EnsureReadable(tensor, Reading::kValue)) ClearOwnError();
       if (handle->Tensor(&value).ok() && ConstantMatches(constant, *value)) {
-        return nullptr;
+        return Reason::kNone;
       }
       *detail = value == nullptr
                     ? "a constant that could not be read"
                     : absl::StrCat(constant.value.SummarizeValue(4), " became ",
                                    value->SummarizeValue(4));
-      return "constant_changed";
+      return Reason::kConstantChanged;
     }
     case InputKind::kCaptured:
       if (PyObject* captured = plan().captured[ref.a].get();
           captured != nullptr && HandleOf(captured) == handle) {
-        return nullptr;
+        return Reason::kNone;
       }
       *detail = "another tensor object";
-      return "capture_changed";
+      return Reason::kCaptureChanged;
     case InputKind::kFeed:
       return VerifyFeed(ref, tensor, claims, detail);
     case InputKind::kResource:
@@ -234,13 +234,13 @@ const char* Matcher::VerifyInput(const InputRef& ref, PyObject* tensor,
     case InputKind::kJoin:
       return VerifyJoin(ref, tensor, detail);
     case InputKind::kAny:
-      return nullptr;
+      return Reason::kNone;
   }
-  return "dataflow_changed";
+  return Reason::kDataflowChanged;
 }
 
-const char* Matcher::VerifyJoin(const InputRef& ref, PyObject* tensor,
-                                std::string* detail) {
+Reason Matcher::VerifyJoin(const InputRef& ref, PyObject* tensor,
+                           std::string* detail) {
   const JoinSpec& join = plan().joins[ref.a];
   TensorHandle* handle = HandleOf(tensor);
   const int32_t index = outputs_.Find(handle);
@@ -255,7 +255,7 @@ const char* Matcher::VerifyJoin(const InputRef& ref, PyObject* tensor,
   } else if (index < 0) {
     if (!join.allows_external) {
       *detail = "a tensor from outside of the step";
-      return "dataflow_changed";
+      return Reason::kDataflowChanged;
     }
     return VerifyShape(tensor, join.dtype, join.shape, detail);
   } else if (join.rule == JoinRule::kLatest) {
@@ -268,41 +268,40 @@ const char* Matcher::VerifyJoin(const InputRef& ref, PyObject* tensor,
       fits = fits || alternative == made;
     }
   }
-  if (fits) return nullptr;
+  if (fits) return Reason::kNone;
   *detail = "another op's output than any of those that were known there";
-  return "dataflow_changed";
+  return Reason::kDataflowChanged;
 }
 
-const char* Matcher::VerifySeeds(const Call& call, PlanNode* node,
-                                 std::string* detail) {
-  if (!node->seeded) return nullptr;
+Reason Matcher::VerifySeeds(const Call& call, PlanNode* node,
+                            std::string* detail) {
+  if (!node->seeded) return Reason::kNone;
   int64_t seed = 0;
   int64_t seed2 = 0;
   if (FindSeeds(call.attrs.get(), &seed, &seed2) &&
       IsInternalPair(seed, seed2)) {
-    return nullptr;
+    return Reason::kNone;
   }
   *detail = "an op-level seed";
-  return "attributes_changed";
+  return Reason::kAttributesChanged;
 }
 
-const char* Matcher::Verify(const Call& call, PlanNode* node,
-                            std::string* detail) {
+Reason Matcher::Verify(const Call& call, PlanNode* node, std::string* detail) {
   if (!SameOp(*node, call)) {
     *detail =
         absl::StrCat(Describe(call), " where ", node->name, " was expected");
-    return "new_path";
+    return Reason::kNewPath;
   }
   static const Counts kAnyCounts = {-2};
   if (node->counts != call.counts && node->counts != kAnyCounts) {
     *detail = "another number of inputs";
-    return "new_path";
+    return Reason::kNewPath;
   }
   if (plan().check_devices) {
     std::string device = DeviceScope();
     if (node->device != device) {
       *detail = std::move(device);
-      return "device_changed";
+      return Reason::kDeviceChanged;
     }
   }
   // What Python runs itself may have other attributes every time.
@@ -311,7 +310,7 @@ const char* Matcher::Verify(const Call& call, PlanNode* node,
   if (same < 0) ClearOwnError();
   if (same != 1) {
     *detail = "attributes";
-    return "attributes_changed";
+    return Reason::kAttributesChanged;
   }
   const size_t num_inputs = std::min(node->inputs.size(), call.inputs.size());
   Claims claims;
@@ -326,17 +325,17 @@ const char* Matcher::Verify(const Call& call, PlanNode* node,
       const bool is_function = node->info == nullptr;
       if (written == kInPlace || (is_function && written != 0)) {
         *detail = "a variable that was written in place before";
-        return "new_path";
+        return Reason::kNewPath;
       }
     }
-    const char* reason =
+    const Reason reason =
         VerifyInput(ref, call.inputs[i].get(), &claims, detail);
-    if (reason != nullptr) return reason;
+    if (reason != Reason::kNone) return reason;
   }
   if (node->shape_rule != nullptr && node->outputs.empty() &&
       !WriteFits(call, *node)) {
     *detail = "what is written has another shape, or none that is known yet";
-    return "write_changed";
+    return Reason::kWriteChanged;
   }
   return VerifySeeds(call, node, detail);
 }

@@ -12,10 +12,18 @@
 #include "kernels/outputs/outputs.h"
 #include "kernels/outputs/step_context.h"
 #include "kernels/plan/plan.h"
+#include "kernels/plan/reason.h"
 #include "kernels/plan/shapes.h"
 #include "kernels/python/py_ref.h"
 
 namespace terra {
+
+// What a call is.
+struct Match {
+  int node = -1;                  // or why it is none that may come here:
+  Reason reason = Reason::kNone;  // none where the mode has changed
+  std::string detail;
+};
 
 // Invariant: it changes nothing of the step, but that it may run Python, and so
 // the session may leave co-execution: whoever asks looks at the mode again. It
@@ -30,13 +38,12 @@ class Matcher {
         cursor_(cursor) {}
   Matcher(const Matcher&) = delete;
 
-  // The node that the call is, or -1 (then `reason` says why, or the mode has
-  // changed), or -2 with an exception set.
-  int FindNode(const Call& call, const char** reason, std::string* detail);
-  // Null when the tensor is what the plan expects; else why not. `claims`: of
+  // Finds the node that the call is. False with an exception set.
+  bool FindNode(const Call& call, Match* match);
+  // kNone when the tensor is what the plan expects; else why not. `claims`: of
   // the inputs that have been verified together with this one.
-  const char* VerifyInput(const InputRef& ref, PyObject* tensor, Claims* claims,
-                          std::string* detail);
+  Reason VerifyInput(const InputRef& ref, PyObject* tensor, Claims* claims,
+                     std::string* detail);
   // What this step knows of a call's inputs, without waiting.
   std::vector<KnownInput> KnownInputs(const Call& call) const;
 
@@ -49,23 +56,22 @@ class Matcher {
   Plan& plan() const { return *context_.plan(); }
   // The nodes at the place where Python is. Null with an exception set.
   const Place* PlaceHere();
-  int TryNodes(const std::vector<int>& candidates, const Call& call,
-               const char** reason, std::string* detail);
+  // Whether one of them is the call, or the mode has changed.
+  bool TryNodes(const std::vector<int>& candidates, const Call& call,
+                Match* match);
   // Puts those first that merging would take the call for: where Python runs an
   // op itself, Verify lets pass what any of several siblings could be.
   void PreferFitting(const Call& call, std::vector<int>* candidates);
-  // Null when the call is what the plan expects; else why not.
-  const char* Verify(const Call& call, PlanNode* node, std::string* detail);
-  const char* VerifyVariable(const InputRef& ref, PyObject* tensor,
-                             Claims* claims, std::string* detail);
-  const char* VerifyFeed(const InputRef& ref, PyObject* tensor, Claims* claims,
-                         std::string* detail);
-  const char* VerifyNewFeed(const InputRef& ref, PyObject* tensor,
-                            std::string* detail);
-  const char* VerifyJoin(const InputRef& ref, PyObject* tensor,
-                         std::string* detail);
-  const char* VerifySeeds(const Call& call, PlanNode* node,
-                          std::string* detail);
+  // The same of a call.
+  Reason Verify(const Call& call, PlanNode* node, std::string* detail);
+  Reason VerifyVariable(const InputRef& ref, PyObject* tensor, Claims* claims,
+                        std::string* detail);
+  Reason VerifyFeed(const InputRef& ref, PyObject* tensor, Claims* claims,
+                    std::string* detail);
+  Reason VerifyNewFeed(const InputRef& ref, PyObject* tensor,
+                       std::string* detail);
+  Reason VerifyJoin(const InputRef& ref, PyObject* tensor, std::string* detail);
+  Reason VerifySeeds(const Call& call, PlanNode* node, std::string* detail);
   bool WriteFits(const Call& call, const PlanNode& node);
 
   const StepContext& context_;

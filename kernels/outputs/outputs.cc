@@ -134,8 +134,8 @@ PyRef Outputs::AddPending(const OutputSpec& spec, int node, int output,
   return PyRef::Steal(EagerTensorFromHandle(tensorflow::wrap(handle)));
 }
 
-int Outputs::WaitReady(const Made& made) {
-  if (made.ready->load(std::memory_order_acquire)) return 1;
+Waited Outputs::WaitReady(const Made& made) {
+  if (made.ready->load(std::memory_order_acquire)) return Waited::kReady;
   return waits_->ForValue({ready_, made.ready}, made.node);
 }
 

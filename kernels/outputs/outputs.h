@@ -17,6 +17,7 @@
 #include "kernels/outputs/waits.h"
 #include "kernels/plan/plan.h"
 #include "kernels/python/py_ref.h"
+#include "kernels/python/waiting.h"
 #include "tensorflow/core/common_runtime/eager/tensor_handle.h"
 #include "tensorflow/core/framework/tensor_shape.h"
 
@@ -103,9 +104,8 @@ class Outputs {
   void Poison(int index, const std::string& message, int code);
   PyRef Tensor(int index) const;
 
-  // Waits (GIL released, signals served) until `made` has a value. Returns 1;
-  // 0 when the step ended without it; -1 with an exception set.
-  int WaitReady(const Made& made);
+  // Waits (GIL released, signals served) until `made` has a value.
+  Waited WaitReady(const Made& made);
   // Makes sure that it can be read, its value or only its shape. False with an
   // exception set.
   bool EnsureReadable(int index, bool shape_only);

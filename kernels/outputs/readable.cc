@@ -4,6 +4,7 @@
 #include "kernels/outputs/step_context.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
+#include "kernels/python/waiting.h"
 
 namespace terra {
 
@@ -45,9 +46,9 @@ bool Outputs::EnsureReadable(int index, bool shape_only) {
         controller, "on_unplanned", "iii", node, output, is_owner ? 1 : 0));
     return static_cast<bool>(resolved);
   }
-  const int ready = WaitReady(made);
-  CurrentThread().was_interrupted = ready < 0;
-  if (ready != 0) return ready > 0;
+  const Waited ready = WaitReady(made);
+  CurrentThread().was_interrupted = ready == Waited::kError;
+  if (ready != Waited::kEnded) return ready == Waited::kReady;
   PyRef resolved = PyRef::Steal(
       PyObject_CallMethod(controller, "on_dead", "ii", node, output));
   return static_cast<bool>(resolved);

@@ -6,6 +6,7 @@
 
 #include "kernels/outputs/step_context.h"
 #include "kernels/python/py_ref.h"
+#include "kernels/python/waiting.h"
 #include "tsl/profiler/lib/traceme.h"
 #include "tsl/profiler/lib/traceme_encode.h"
 
@@ -37,14 +38,14 @@ class Stall {
         }) {}
 
   // Tells the controller, which knows the user's line. Returns the wait's own
-  // result, or -1 with an exception set.
-  int End(int result) {
+  // result, or kError.
+  Waited End(Waited result) {
     const double waited_s = *stall_s_ - before_s_;
-    if (result < 0 || waited_s < kLeastWaitS) return result;
+    if (result == Waited::kError || waited_s < kLeastWaitS) return result;
     PyRef where = PyRef::Steal(
         PyObject_CallMethod(context_.controller(), "on_waited", "iid",
                             static_cast<int>(what_), node_, waited_s));
-    if (!where) return -1;
+    if (!where) return Waited::kError;
     trace_.AppendMetadata([&] {
       const char* text = PyUnicode_AsUTF8(where.get());
       return tsl::profiler::TraceMeEncode({{"line", text ? text : "?"}});

@@ -5,13 +5,12 @@
 
 #include "kernels/outputs/stall.h"
 #include "kernels/python/controller.h"
-#include "kernels/python/waiting.h"
 #include "kernels/runner/step.h"
 
 namespace terra {
 
 template <typename IsDone>
-int Waits::Until(IsDone is_done, int node) {
+Waited Waits::Until(IsDone is_done, int node) {
   return WaitInSlices(
       &stall_s_,
       [&](double slice_s) {
@@ -23,12 +22,13 @@ int Waits::Until(IsDone is_done, int node) {
       });
 }
 
-int Waits::ForValue(std::shared_ptr<const std::atomic<bool>> ready, int node) {
+Waited Waits::ForValue(std::shared_ptr<const std::atomic<bool>> ready,
+                       int node) {
   Stall stall(context_, &stall_s_, Awaited::kValue, node);
   return stall.End(Until([&] { return ready->load(); }, node));
 }
 
-int Waits::ForChannel(int channel, int node) {
+Waited Waits::ForChannel(int channel, int node) {
   // Who is interrupted waits for the same message again.
   std::shared_ptr<std::atomic<bool>>& awaited = awaited_[channel];
   if (awaited == nullptr) {
@@ -43,14 +43,14 @@ int Waits::ForChannel(int channel, int node) {
   }
   const auto arrived = awaited;
   Stall stall(context_, &stall_s_, Awaited::kGoAhead, node);
-  const int result = stall.End(Until([&] { return arrived->load(); }, node));
-  if (result >= 0) awaited_.erase(channel);
+  const Waited result = stall.End(Until([&] { return arrived->load(); }, node));
+  if (result != Waited::kError) awaited_.erase(channel);
   return result;
 }
 
-int Waits::ForEnd() {
+Waited Waits::ForEnd() {
   Stall stall(context_, &stall_s_, Awaited::kEnd, -1);
-  return stall.End(Until([] { return false; }, -1)) < 0 ? -1 : 1;
+  return stall.End(Until([] { return false; }, -1));
 }
 
 }  // namespace terra

@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "kernels/outputs/step_context.h"
+#include "kernels/python/waiting.h"
 
 namespace terra {
 
@@ -17,20 +18,19 @@ class Waits {
   explicit Waits(const StepContext& context) : context_(context) {}
   Waits(const Waits&) = delete;
 
-  // Waits until `ready`, which is of an output of `node`. Returns 1; 0 when the
-  // step ended without it; -1 with an exception set.
-  int ForValue(std::shared_ptr<const std::atomic<bool>> ready, int node);
+  // Waits until `ready`, which is of an output of `node`.
+  Waited ForValue(std::shared_ptr<const std::atomic<bool>> ready, int node);
   // The same for a check channel that carries no tensor, before `node`.
-  int ForChannel(int channel, int node);
-  // Waits for the end of the graph. 1, or -1 with an exception set.
-  int ForEnd();
+  Waited ForChannel(int channel, int node);
+  // Waits for the end of the graph: kEnded or kError.
+  Waited ForEnd();
 
   // How long Python has waited in all.
   double stall_s() const { return stall_s_; }
 
  private:
   template <typename IsDone>
-  int Until(IsDone is_done, int node);
+  Waited Until(IsDone is_done, int node);
 
   const StepContext& context_;
   double stall_s_ = 0;

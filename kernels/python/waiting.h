@@ -35,11 +35,15 @@ class WaitingMark {
   WaitingMark& operator=(const WaitingMark&) = delete;
 };
 
-// Calls `wait(slice_s)` until it is ready or the step has ended. Returns 1 or
-// 0 for these, -1 with an exception set when a signal handler raised. Adds the
-// time to `*stall_s`; calls `warn(waited_s)` once after the stall knob.
+// How a wait has ended: with what was awaited, without it since the step had
+// ended, or with an exception set.
+enum class Waited { kReady, kEnded, kError };
+
+// Calls `wait(slice_s)` until it is ready or the step has ended. Fails when a
+// signal handler raises. Adds the time to `*stall_s`; calls `warn(waited_s)`
+// once after the stall knob.
 template <typename Wait, typename Warn>
-int WaitInSlices(double* stall_s, Wait wait, Warn warn) {
+Waited WaitInSlices(double* stall_s, Wait wait, Warn warn) {
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   auto waited_s = [&] {
@@ -55,12 +59,13 @@ int WaitInSlices(double* stall_s, Wait wait, Warn warn) {
     }
     if (result != StepState::WaitResult::kTimeout) {
       *stall_s += waited_s();
-      return result == StepState::WaitResult::kReady ? 1 : 0;
+      return result == StepState::WaitResult::kReady ? Waited::kReady
+                                                     : Waited::kEnded;
     }
-    if (PyErr_CheckSignals() != 0) return -1;
+    if (PyErr_CheckSignals() != 0) return Waited::kError;
     if (!warned && waited_s() > Knobs().stall_warning_s.load()) {
       warned = true;
-      if (!warn(waited_s())) return -1;
+      if (!warn(waited_s())) return Waited::kError;
     }
   }
 }

@@ -4,6 +4,7 @@
 
 #include "kernels/call/call.h"
 #include "kernels/cursor/claims.h"
+#include "kernels/plan/reason.h"
 #include "kernels/python/python_scopes.h"
 #include "kernels/python/thread.h"
 #include "kernels/python/waiting.h"
@@ -66,9 +67,9 @@ PyObject* LibraryCalls::OnCall(const LibraryCall& call) {
     return run();
   }
   if (!cursor_.ResumePending()) return nullptr;
-  const int fits = context_.is_co_executing() ? Fits(*record) : 0;
-  if (fits < 0) return nullptr;
-  if (fits == 0 || !context_.is_co_executing()) {
+  const bool fits = context_.is_co_executing() && Fits(*record);
+  if (PyErr_Occurred()) return nullptr;
+  if (!fits || !context_.is_co_executing()) {
     ++plan().counts->not_replayed[{call.name,
                                    "something it depends on has changed"}];
     return RunAndLearn(call, key);
@@ -80,14 +81,14 @@ PyObject* LibraryCalls::OnCall(const LibraryCall& call) {
   return result.release();
 }
 
-int LibraryCalls::Fits(const CallRecord& record) {
+bool LibraryCalls::Fits(const CallRecord& record) {
   using Kind = Binding::Kind;
   std::string detail;
   Claims claims;
-  if (record.guard && !record.guard.IsUnchanged()) return 0;
+  if (record.guard && !record.guard.IsUnchanged()) return false;
   for (const Binding& binding : record.bindings) {
-    const char* problem = nullptr;
-    if (binding.HasName() && history_.Named(binding.a) == nullptr) return 0;
+    Reason problem = Reason::kNone;
+    if (binding.HasName() && history_.Named(binding.a) == nullptr) return false;
     if (binding.kind == Kind::kConstant || binding.kind == Kind::kFeed) {
       const auto kind =
           binding.kind == Kind::kFeed ? InputKind::kFeed : InputKind::kConstant;
@@ -102,9 +103,9 @@ int LibraryCalls::Fits(const CallRecord& record) {
           matcher_.VerifyInput({InputKind::kJoin, binding.slot, 0},
                                history_.Named(binding.a), &claims, &detail);
     }
-    if (problem != nullptr || !context_.is_co_executing()) return 0;
+    if (problem != Reason::kNone || !context_.is_co_executing()) return false;
   }
-  return PyErr_Occurred() ? -1 : 1;
+  return true;
 }
 
 PyObject* LibraryCalls::Replay(const CallRecord& record) {

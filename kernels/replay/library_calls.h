@@ -43,8 +43,8 @@ class LibraryCalls : private ReplayParts {
   };
   std::string WhyNotNow(const LibraryCall& call) const;
   const char* KeyOf(const LibraryCall& call, LibraryKey* key) const;
-  // 1: may be replayed, 0: not this time, -1 with an exception set.
-  int Fits(const CallRecord& record);
+  // Whether it may be replayed this time. May set an exception.
+  bool Fits(const CallRecord& record);
   PyObject* Replay(const CallRecord& record);
 
   // library_learning.cc; strings are empty, or say why it cannot be replayed.

@@ -7,18 +7,6 @@
 
 namespace terra {
 
-ReplayParts::ReplayParts(Session* session)
-    : session_(*session),
-      context_(session->context()),
-      outputs_(session->outputs()),
-      history_(session->history()),
-      call_log_(session->call_log()),
-      inputs_(session->inputs()),
-      cursor_(session->cursor()),
-      matcher_(session->matcher()),
-      tapes_(session->tapes()),
-      execution_(session->execution()) {}
-
 PyRef ReplayParts::GuardObjects(absl::Span<PyObject* const> objects) const {
   if (objects.empty()) return PyRef();
   PyRef list = PyRef::Steal(PyList_New(objects.size()));

@@ -28,7 +28,17 @@ namespace terra {
 // nothing is kept here from one call to the next; that is in the plan.
 class ReplayParts {
  protected:
-  explicit ReplayParts(Session* session);
+  explicit ReplayParts(Session* session)
+      : session_(*session),
+        context_(session->context()),
+        outputs_(session->outputs()),
+        history_(session->history()),
+        call_log_(session->call_log()),
+        inputs_(session->inputs()),
+        cursor_(session->cursor()),
+        matcher_(session->matcher()),
+        tapes_(session->tapes()),
+        execution_(session->execution()) {}
   ReplayParts(const ReplayParts&) = delete;
 
   Plan& plan() const { return *context_.plan(); }

@@ -5,6 +5,7 @@
 #include "kernels/outputs/readable.h"
 #include "kernels/plan/hash.h"
 #include "kernels/plan/plan.h"
+#include "kernels/plan/reason.h"
 #include "kernels/python/python_scopes.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
@@ -161,7 +162,8 @@ bool PureCalls::Fits(const PureRecord& record, const Operands& operands,
       }
       PyObject* tensor =
           ref.kind == Kind::kObject ? ref.get() : operands[ref.number].tensor();
-      if (matcher_.VerifyInput(expected, tensor, &claims, &detail) != nullptr ||
+      if (matcher_.VerifyInput(expected, tensor, &claims, &detail) !=
+              Reason::kNone ||
           !context_.is_co_executing()) {
         return false;
       }

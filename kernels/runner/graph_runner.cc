@@ -119,11 +119,6 @@ void GraphRunner::Resume() {
   halted_ = false;
 }
 
-bool GraphRunner::halted() {
-  std::lock_guard<std::mutex> lock(mu_);
-  return halted_;
-}
-
 void GraphRunner::Shutdown() {
   std::thread thread;
   std::shared_ptr<Step> running;

@@ -33,7 +33,6 @@ class GraphRunner {
 
   // Leaves the halted state.
   void Resume();
-  bool halted();
 
   // Cancels what is queued or running, waits for it, ends the thread.
   void Shutdown();

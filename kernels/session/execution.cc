@@ -1,7 +1,6 @@
 #include "kernels/session/execution.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -31,8 +30,8 @@ Execution::Execution(Session* session)
       matcher_(session->matcher()),
       tapes_(session->tapes()) {}
 
-bool Execution::Diverge(const char* reason, const std::string& detail) {
-  return DivergeForSure(&session_, reason, detail.c_str());
+bool Execution::Diverge(Reason reason, const std::string& detail) {
+  return DivergeForSure(&session_, NameOf(reason), detail.c_str());
 }
 
 PyObject* Execution::Delegate(const Call& call, int number, Tensors* flat) {
@@ -105,10 +104,11 @@ PyObject* Execution::Delegate(const Call& call, int number, Tensors* flat) {
   if (records) {
     for (size_t i = 0; i < node->outputs.size(); ++i) {
       if (outputs_.ShapeIsKnown(first_made + i)) continue;
-      const int ready = outputs_.WaitReady(outputs_[first_made + i]);
-      if (ready < 0) return nullptr;
-      if (ready == 0 && !Diverge("op_error", node->name)) return nullptr;
-      if (ready == 1) history_.MixShapeOf(outputs[i].get());
+      const Waited ready = outputs_.WaitReady(outputs_[first_made + i]);
+      if (ready == Waited::kError) return nullptr;
+      if (ready == Waited::kEnded && !Diverge(Reason::kOpError, node->name))
+        return nullptr;
+      if (ready == Waited::kReady) history_.MixShapeOf(outputs[i].get());
     }
     if (!tapes_.Tell(node->info->py_name.get(), call.inputs,
                      node->tape_attrs.get(), outputs)) {
@@ -121,13 +121,11 @@ PyObject* Execution::Delegate(const Call& call, int number, Tensors* flat) {
   Py_RETURN_NONE;
 }
 
-// 1 when every input has a value; 0 when the session diverged instead; -1
-// with an exception set.
-int Execution::AwaitInputs(const Call& call) {
+Waited Execution::AwaitInputs(const Call& call) {
   for (const PyRef& input : call.inputs) {
     const int32_t index = outputs_.Find(HandleOf(input.get()));
     if (index < 0) {
-      if (!EnsureReadable(input.get(), Reading::kValue)) return -1;
+      if (!EnsureReadable(input.get(), Reading::kValue)) return Waited::kError;
       continue;
     }
     Made& made = outputs_[index];
@@ -136,16 +134,18 @@ int Execution::AwaitInputs(const Call& call) {
         // The next graph fetches it.
         return CallController(context_.controller(), "on_unplanned", "(iii)",
                               made.node, made.output, 1)
-                   ? 0
-                   : -1;
+                   ? Waited::kEnded
+                   : Waited::kError;
       }
-      const int ready = outputs_.WaitReady(made);
-      if (ready < 0) return -1;
-      if (ready == 0) return Diverge("op_error", Describe(call)) ? 0 : -1;
+      const Waited ready = outputs_.WaitReady(made);
+      if (ready == Waited::kError) return ready;
+      if (ready == Waited::kEnded) {
+        return DivergeWaiting(Reason::kOpError, Describe(call));
+      }
     }
     made.seen = true;
   }
-  return 1;
+  return Waited::kReady;
 }
 
 bool Execution::RecordAfterwards(const Call& call, int index, PyObject* marker,
@@ -188,16 +188,17 @@ PyObject* Execution::RunImperative(const Call& call, int number) {
     tapes_.NoteUserGradient();
   }
   if (node->check_channel >= 0) {
-    const int ok = waits_.ForChannel(node->check_channel, number);
-    if (ok < 0) return nullptr;
-    if (ok == 0) {
-      if (!Diverge("op_error", "before " + Describe(call))) return nullptr;
+    const Waited ok = waits_.ForChannel(node->check_channel, number);
+    if (ok == Waited::kError) return nullptr;
+    if (ok == Waited::kEnded) {
+      if (!Diverge(Reason::kOpError, "before " + Describe(call)))
+        return nullptr;
       return OnCall(call);
     }
   }
-  const int awaited = AwaitInputs(call);
-  if (awaited < 0) return nullptr;
-  if (awaited == 0) return OnCall(call);
+  const Waited awaited = AwaitInputs(call);
+  if (awaited == Waited::kError) return nullptr;
+  if (awaited == Waited::kEnded) return OnCall(call);
   if (!context_.is_co_executing()) return OnCall(call);
   // Steps in flight may still change what this op reads.
   if (!SettleCall(call, &session_)) return nullptr;
@@ -229,7 +230,7 @@ PyObject* Execution::FinishReal(const Call& call, int number, int index,
                  spec.shape.IsCompatibleWith(shape);
   }
   if (context_.is_co_executing() && !as_planned &&
-      !Diverge("feed_changed", "the result of " + Describe(call))) {
+      !Diverge(Reason::kFeedChanged, "the result of " + Describe(call))) {
     return nullptr;
   }
   if (!context_.is_co_executing()) {
@@ -292,7 +293,7 @@ void Execution::LeaveAfterError(const Call& call) {
   const int index = cursor_.position();
   bool is_noted =
       AwaitSeizure() && (!context_.is_co_executing() ||
-                         Diverge("op_error", "in " + Describe(call)));
+                         Diverge(Reason::kOpError, "in " + Describe(call)));
   if (is_noted && context_.mode() == Mode::kTracing) {
     is_noted = RecordError(call, index, type);
   }
@@ -380,24 +381,23 @@ bool Execution::AwaitSeizure() {
 }
 
 PyObject* Execution::CoExecute(const Call& call) {
-  const char* reason = nullptr;
-  std::string detail;
-  const int number = matcher_.FindNode(call, &reason, &detail);
-  if (number == -2) return nullptr;
+  Match match;
+  if (!matcher_.FindNode(call, &match)) return nullptr;
   // Finding it may have waited, and this step may have been seized meanwhile.
   if (!context_.is_co_executing()) return OnCall(call);
+  const int number = match.node;
   if (number < 0) {
-    if (std::strcmp(reason, "write_changed") == 0 &&
+    if (match.reason == Reason::kWriteChanged &&
         !CallController(context_.controller(), "on_uncertain_write", "(i)",
                         matcher_.refused_node())) {
       return nullptr;
     }
-    if (std::strcmp(reason, "index_out_of_range") == 0 &&
+    if (match.reason == Reason::kIndexOutOfRange &&
         !CallController(context_.controller(), "on_index_out_of_range", "(i)",
                         matcher_.refused_feed())) {
       return nullptr;
     }
-    if (!Diverge(reason, detail)) return nullptr;
+    if (!Diverge(match.reason, match.detail)) return nullptr;
     return OnCall(call);
   }
   const PlanNode& node = plan().nodes[number];
@@ -419,9 +419,10 @@ bool Execution::LeaveTry(int number) {
   if (!context_.is_co_executing()) return true;
   const int exit_channel = plan().nodes[number].exit_channel;
   if (exit_channel < 0) return true;
-  const int ok = waits_.ForChannel(exit_channel, number);
-  if (ok < 0) return false;
-  return ok > 0 || Diverge("op_error", "before the end of a try");
+  const Waited ok = waits_.ForChannel(exit_channel, number);
+  if (ok == Waited::kError) return false;
+  return ok == Waited::kReady ||
+         Diverge(Reason::kOpError, "before the end of a try");
 }
 
 }  // namespace terra

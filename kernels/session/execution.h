@@ -14,7 +14,9 @@
 #include "kernels/outputs/step_context.h"
 #include "kernels/outputs/waits.h"
 #include "kernels/plan/plan.h"
+#include "kernels/plan/reason.h"
 #include "kernels/python/py_ref.h"
+#include "kernels/python/waiting.h"
 #include "kernels/tapes/step_tapes.h"
 
 namespace terra {
@@ -48,11 +50,18 @@ class Execution {
   Plan& plan() const { return *context_.plan(); }
   PyObject* Trace(const Call& call);
   PyObject* CoExecute(const Call& call);
-  // Calls the controller. False with an exception set.
-  bool Diverge(const char* reason, const std::string& detail);
+  // Calls the controller. False with an exception set. The second is what a
+  // wait without a result then is.
+  bool Diverge(Reason reason, const std::string& detail);
+
+  Waited DivergeWaiting(Reason reason, const std::string& detail) {
+    return Diverge(reason, detail) ? Waited::kEnded : Waited::kError;
+  }
 
   PyObject* RunImperative(const Call& call, int number);
-  int AwaitInputs(const Call& call);
+  // Whether all inputs have their values; kEnded when the session has diverged
+  // instead.
+  Waited AwaitInputs(const Call& call);
   PyObject* FinishReal(const Call& call, int number, int index, PyRef result);
   // Writes an op down that has run although its session left co-execution.
   bool RecordAfterwards(const Call& call, int index, PyObject* marker,
@@ -69,7 +78,8 @@ class Execution {
 
   // Ops whose results the cursor knows (host_ops.cc).
   PyObject* RunOnHost(const Call& call, int number);
-  int AwaitKnown(const Call& call, bool shapes_only);
+  // As AwaitInputs, or only for the shapes.
+  Waited AwaitKnown(const Call& call, bool shapes_only);
   PyRef AskForShapes(const Call& call, const PlanNode& node);
 
   // Runs the call for real with the tape stopped, then records it with a marker

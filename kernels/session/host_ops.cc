@@ -5,10 +5,12 @@
 #include "kernels/outputs/outputs.h"
 #include "kernels/outputs/readable.h"
 #include "kernels/plan/plan.h"
+#include "kernels/plan/reason.h"
 #include "kernels/plan/shapes.h"
 #include "kernels/python/controller.h"
 #include "kernels/python/py_ref.h"
 #include "kernels/python/tf_python.h"
+#include "kernels/python/waiting.h"
 #include "kernels/session/execution.h"
 
 namespace terra {
@@ -42,14 +44,12 @@ Tensor Ask(const std::string& op, const PartialTensorShape& shape,
 
 }  // namespace
 
-// 1 when the values of the inputs, or only their shapes, are known; 0 when the
-// session diverged instead; -1 with an exception set.
-int Execution::AwaitKnown(const Call& call, bool shapes_only) {
+Waited Execution::AwaitKnown(const Call& call, bool shapes_only) {
   for (const PyRef& input : call.inputs) {
     const int32_t index = outputs_.Find(HandleOf(input.get()));
     if (index < 0) {
       const Reading reading = shapes_only ? Reading::kShape : Reading::kValue;
-      if (!EnsureReadable(input.get(), reading)) return -1;
+      if (!EnsureReadable(input.get(), reading)) return Waited::kError;
       continue;
     }
     Made& made = outputs_[index];
@@ -58,15 +58,17 @@ int Execution::AwaitKnown(const Call& call, bool shapes_only) {
     if (made.fetch_channel < 0) {  // the next graph fetches it
       return CallController(context_.controller(), "on_unplanned", "(iii)",
                             made.node, made.output, 1)
-                 ? 0
-                 : -1;
+                 ? Waited::kEnded
+                 : Waited::kError;
     }
-    const int ready = outputs_.WaitReady(made);
-    if (ready < 0) return -1;
-    if (ready == 0) return Diverge("op_error", Describe(call)) ? 0 : -1;
+    const Waited ready = outputs_.WaitReady(made);
+    if (ready == Waited::kError) return ready;
+    if (ready == Waited::kEnded) {
+      return DivergeWaiting(Reason::kOpError, Describe(call));
+    }
     made.seen = true;
   }
-  return 1;
+  return Waited::kReady;
 }
 
 PyRef Execution::AskForShapes(const Call& call, const PlanNode& node) {
@@ -84,9 +86,10 @@ PyRef Execution::AskForShapes(const Call& call, const PlanNode& node) {
 PyObject* Execution::RunOnHost(const Call& call, int number) {
   const PlanNode& node = plan().nodes[number];
   const int index = cursor_.position();
-  const int known = AwaitKnown(call, node.asks_for_shapes);
-  if (known < 0) return nullptr;
-  if (known == 0 || !context_.is_co_executing()) return OnCall(call);
+  const Waited known = AwaitKnown(call, node.asks_for_shapes);
+  if (known == Waited::kError) return nullptr;
+  if (known == Waited::kEnded || !context_.is_co_executing())
+    return OnCall(call);
   inputs_.BindInputs(call, node);
   PyRef result = node.asks_for_shapes ? AskForShapes(call, node) : PyRef();
   if (!result && !PyErr_Occurred()) {
@@ -96,7 +99,7 @@ PyObject* Execution::RunOnHost(const Call& call, int number) {
   if (!result && context_.is_co_executing() &&
       PyErr_ExceptionMatches(PyExc_Exception)) {
     PyErr_Clear();  // it fails once more, and for good, outside of the graph
-    if (!Diverge("op_error", Describe(call))) return nullptr;
+    if (!Diverge(Reason::kOpError, Describe(call))) return nullptr;
     return OnCall(call);
   }
   if (!result) return nullptr;

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from terra_tf import errors
+from terra_tf import _native, errors
 from terra_tf.errors import ImperativeReason, Reason, format_message
 
 
@@ -104,6 +104,12 @@ REASON_VALUES = {
 
 def test_every_stable_reason_is_still_there():
     assert {reason.value for reason in Reason} >= REASON_VALUES
+
+
+def test_native_reasons_are_among_them():
+    reasons = _native.load().module.reasons
+    assert set(reasons) <= {reason.value for reason in Reason}
+    assert len(set(reasons)) == len(reasons)
 
 
 @pytest.mark.parametrize("reason", [*Reason, *ImperativeReason], ids=str)
