@@ -401,7 +401,7 @@ bool Session::LeaveTry(int exit_channel, int number) {
   if (exit_channel < 0 || mode_ != Mode::kCoExecution) return true;
   const int ok = WaitChannel(exit_channel, number);
   if (ok < 0) return false;
-  return ok > 0 || Diverge("op_error", "before the end of a try");
+  return ok > 0 || Diverge("op_error", "before the end of what a handler covers");
 }
 
 }  // namespace terra
