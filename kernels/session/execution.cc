@@ -422,7 +422,7 @@ bool Execution::LeaveTry(int number) {
   const Waited ok = waits_.ForChannel(exit_channel, number);
   if (ok == Waited::kError) return false;
   return ok == Waited::kReady ||
-         Diverge(Reason::kOpError, "before the end of a try");
+         Diverge(Reason::kOpError, "before the end of what a handler covers");
 }
 
 }  // namespace terra
