@@ -11,3 +11,5 @@ import os
 
 # TensorFlow reads this once, while it loads; its start-up notices would drown the tables.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# What is measured is the steady state, however long the way there is, and every step of it counts.
+os.environ.setdefault("TERRA_WEIGH_COSTS", "0")
