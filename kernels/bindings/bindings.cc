@@ -16,6 +16,7 @@
 #include "kernels/hooks/readers.h"
 #include "kernels/hooks/replayable.h"
 #include "kernels/hooks/tape_hooks.h"
+#include "kernels/plan/plan.h"
 #include "kernels/plan/reason.h"
 #include "kernels/python/py_ref.h"
 #include "kernels/python/state_guard.h"
@@ -238,6 +239,8 @@ void BindFunctions(py::module_& m) {
     CheckTensor(tensor);
     return reinterpret_cast<uintptr_t>(HandleOf(tensor.ptr()));
   });
+  m.def("resource_key",
+        [](const py::object& tensor) { return ResourceKey(ValueOf(tensor)); });
 }
 
 }  // namespace
