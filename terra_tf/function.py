@@ -40,6 +40,7 @@ from terra_tf.runtime.built_graph import BuiltGraph
 from terra_tf.runtime.entries import Entries
 from terra_tf.runtime.entry import Choice, Entry
 from terra_tf.runtime.explanation import Explanation, explain
+from terra_tf.runtime.gc_pause import end_pause
 from terra_tf.runtime.instances import Instances
 from terra_tf.runtime.keras_graphs import warn_if_keras_traces
 from terra_tf.runtime.session import StepSession
@@ -302,6 +303,7 @@ class Function:
         try:
             return run_step(session.native, self._python_function, args, kwargs)
         finally:
+            end_pause()
             entry.account.add(costs, with_graph=built is not None)
 
     # ------------------------------------------------------------- looking

@@ -32,7 +32,7 @@ from terra_tf.runtime import budget, object_state
 from terra_tf.runtime.account import Account
 from terra_tf.runtime.build_watch import BuildWatch
 from terra_tf.runtime.built_graph import BuiltGraph, build_graph
-from terra_tf.runtime.gc_pause import without_gc
+from terra_tf.runtime.gc_pause import end_pause, without_gc
 from terra_tf.runtime.stats import Counters
 from terra_tf.runtime.undisturbed import FailedCallError
 from terra_tf.trace.merging import merge
@@ -125,6 +125,7 @@ class Entry:
 
     def choose(self) -> Choice:
         """Says how the next step runs; counts it if that is not what it would like."""
+        end_pause()
         if self._is_merging:
             self._forget()
         if self._has_given_up:

@@ -13,6 +13,7 @@ variables have to be as eager has them somewhere in that call; from there on bot
 
 import contextlib
 import dataclasses
+import gc
 import pathlib
 import sys
 
@@ -136,6 +137,7 @@ class Twins:
             assert outcomes[0] == outcomes[1], f"step {number}"
         assert self.eager.state() == self.terra.state()
         assert self.eager.log == self.terra.log
+        assert gc.isenabled()
 
     def interrupt(self, number, error, kind=""):
         """Interrupts a call at a line; returns the injection."""
