@@ -158,8 +158,10 @@ def _ranks(specs: tuple[TensorSpec, ...]) -> list[int | None]:
 
 def _same_arity(node: Node, record: OpRecord) -> bool:
     """Says whether an op's inputs can be those of a node that takes a list of any length."""
-    counts = zip(node.record.counts, record.counts, strict=True)
-    return all((known < 0) == (new < 0) for known, new in counts)
+    counts = node.record.counts, record.counts
+    return len(counts[0]) == len(counts[1]) and all(
+        (known < 0) == (new < 0) for known, new in zip(*counts, strict=True)
+    )
 
 
 class _Index:

@@ -287,16 +287,19 @@ BUILDS = """
         for i in range(8):
             if i < 3:
                 signal.setitimer(signal.ITIMER_REAL, 2e-3 * (k + 1))
+            before, runs = weight.numpy(), True
             try:
                 step(small)
             except Limit:
                 num_raised += 1
+                runs = (weight.numpy() != before).any()  # it may be built before it runs
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             assert tf.executing_eagerly() and not tf.compat.v1.get_default_graph().building_function
             x = small
             for _ in range(5):
                 x = tf.tanh(x @ twin)
-            twin.assign_add(x)
+            if runs:
+                twin.assign_add(x)
             assert (twin.numpy() == weight.numpy()).all(), (k, i)
         assert step.stats().phase == "co-execution", step.explain()
     assert num_raised > 5, num_raised

@@ -358,7 +358,7 @@ def test_function_in_a_graph_that_came_from_two_places_of_its_own_first():
 
     (function,) = assert_matches_eager(make, 15)
     assert function.stats().fallbacks == {}
-    assert function.stats().co_executed_steps == 10
+    assert function.stats().co_executed_steps >= 10
 
 
 @pytest.mark.parametrize(
