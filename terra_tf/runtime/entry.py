@@ -46,6 +46,8 @@ _STEPS_THAT_PAY = 8  # co-executed with one graph: then the next is built withou
 # More values to fetch: the graph learns, and the set is finite.
 _POINTS = {Reason.UNPLANNED_MATERIALIZATION: 0.5, Reason.LIVE_TENSOR_NOT_FETCHED: 0.5}
 _MAX_GUARDED_OBJECTS = 2000
+# Of a relaxed entry, until it is built although no other shape has come: maybe none will.
+_TRACES_OF_ONE_SHAPE = 4
 _MAX_TRACES = 16  # since the last build: then one is built of what is known, covered or not
 
 
@@ -370,7 +372,8 @@ class Entry:
             return False
         if self._num_traces_since_build >= _MAX_TRACES:
             return True
-        if self.pattern is not None and len(self._signatures_traced) < 2:
+        has_one_shape = self.pattern is not None and len(self._signatures_traced) < 2
+        if has_one_shape and self._num_traces_since_build < _TRACES_OF_ONE_SHAPE:
             return False  # what depends on the shapes in Python looks as if it were constant
         if kind is MergeKind.COVERED:
             return True

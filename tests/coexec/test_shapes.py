@@ -117,6 +117,19 @@ def test_exact_entries_with_a_graph_stay_in_use():
     assert_co_executing(pair.function, after=before)
 
 
+def test_fifth_shape_that_stays_alone_is_built_soon():
+    """The octaves of a pyramid, one after the other."""
+    pair = Pair(programs.make_batches)
+    pair.run([4, 5, 6, 7, 8] * 4)
+    before = pair.function.stats()
+    pair.run([4, 5, 6, 7, 8] * 3)
+    assert_co_executing(pair.function, after=before)
+    pair.run([9, 10, 11, 12, 8])  # others after all
+    before = pair.function.stats()
+    pair.run([13, 9, 30, 8, 4])
+    assert_co_executing(pair.function, after=before)
+
+
 def has_unknown_dimensions(function):
     """Say whether the graph used last is a relaxed entry's."""
     return function.trace_graph.has_unknown_dimensions
