@@ -20,6 +20,7 @@ import traceback
 # Read by TensorFlow when it is first imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("TERRA_WEIGH_COSTS", "0")  # one process runs hundreds of programs
 
 import terra_tf as terra
 from tests.fuzz import batch, harness, profiles, shrink
