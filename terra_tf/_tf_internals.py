@@ -47,6 +47,7 @@ from tensorflow.python.util import _pywrap_determinism, nest
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 EagerTensor = ops.EagerTensor
+SymbolicTensor = ops.SymbolicTensor
 BaseResourceVariable = resource_variable_ops.BaseResourceVariable
 ResourceVariable = resource_variable_ops.ResourceVariable
 UnreadVariable = resource_variable_ops._UnreadVariable

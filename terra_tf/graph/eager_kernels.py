@@ -19,7 +19,7 @@ Two are done another way, which is faster and has the same bits:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -31,12 +31,15 @@ from terra_tf.graph.fusion_barriers import guard_inputs
 _OWN_BUFFER = attr_value_pb2.AttrValue(list=attr_value_pb2.AttrValue.ListValue(i=[-2, 0]))
 
 
-def apply_like_eager(op_type: str, arguments: dict[str, Any]) -> Any:
+def apply_like_eager(
+    op_type: str, arguments: dict[str, Any], apply: Callable[[str, dict[str, Any]], Any]
+) -> Any:
     """Adds an op to the current graph; returns the graph's `Operation`.
 
     Args:
       op_type: What eager runs.
       arguments: Its inputs and attributes by name.
+      apply: Adds the op as it is.
     """
     if op_type == "MaxPoolGrad" and _is_plain_pooling(arguments):
         kept = ("orig_input", "grad", "ksize", "strides", "padding")
@@ -48,7 +51,7 @@ def apply_like_eager(op_type: str, arguments: dict[str, Any]) -> Any:
         operation.outputs[0].set_shape(whole.shape)
         return operation
     guard_inputs(op_type, arguments)
-    operation = apply_op(op_type, **arguments)
+    operation = apply(op_type, arguments)
     if op_type == "AddN":
         operation._set_attr("_forward_input", _OWN_BUFFER)
     return operation

@@ -17,12 +17,9 @@ from terra_tf._tf_internals import (
     dtypes,
     handle_data_util,
     handle_shape_and_type,
-    inferred_attributes,
-    op_def_registry,
     ops,
 )
 from terra_tf.errors import ImperativeReason, UndelegableOpError
-from terra_tf.graph.eager_kernels import apply_like_eager
 from terra_tf.graph.epochs import kept_over_epochs
 from terra_tf.graph.fallibility import Fallibility
 from terra_tf.graph.folding import can_fold, constant_value, is_constant
@@ -30,6 +27,7 @@ from terra_tf.graph.foreknowledge import Foreknowledge
 from terra_tf.graph.function_calls import FunctionCalls
 from terra_tf.graph.generated_graph import GeneratedGraph, OpRange
 from terra_tf.graph.loops import CannotRollError, Carried, TripFeed, Varying
+from terra_tf.graph.op_maker import OpMaker, arguments_of
 from terra_tf.graph.random_ops import draw
 from terra_tf.graph.scope import EpochState, Scope
 from terra_tf.graph.shape_rules import shape_rule
@@ -74,7 +72,7 @@ class Emitter:
     ) -> None:
         self.epoch_starts = epoch_starts
         self._foreknowledge = foreknowledge
-        self._keeps_bits = keeps_bits
+        self._ops = OpMaker(keeps_bits)
         self._hold_handle = hold_handle
         self.fallibility = Fallibility(graph, out, looks_at_indices)
         self._functions = FunctionCalls(self)
@@ -358,7 +356,7 @@ class Emitter:
         if node.record.op_type in STATELESS_RANDOM:
             channel = self._channels(self.out.seed_channels, self.images(index))
             state = self.feed(dtypes.uint64.as_datatype_enum, (3,), channel)
-            operation = draw(node, self.arguments(node, values), state)
+            operation = draw(node, arguments_of(node.record, values), state)
             if not all(is_constant(source, self.out.folded) for source in node.inputs):
                 self.note_fallible(operation)  # a shape or range that may be wrong
             outputs = list(operation.outputs)
@@ -457,11 +455,7 @@ class Emitter:
         trivial = emit_trivially(node, values, self.out.folded)
         if trivial is not None:
             return [trivial]
-        arguments = self.arguments(node, values)
-        if self._keeps_bits:
-            operation = apply_like_eager(node.record.op_type, arguments)
-        else:
-            operation = apply_op(node.record.op_type, **arguments)
+        operation = self._ops.make(node.record, values)
         self._note_fallible(index, node, operation)
         return list(operation.outputs)
 
@@ -474,24 +468,6 @@ class Emitter:
         is_in_loop = self.scope.nearest("trip") is not None
         if self.fallibility.can_fail(index, node, list(operation.inputs), is_in_loop):
             self.note_fallible(operation)
-
-    def arguments(self, node: Node, values: list) -> dict[str, Any]:
-        """Returns an op's inputs and attributes by name."""
-        record, position = node.record, 0
-        definition = op_def_registry.get(record.op_type)
-        arguments: dict[str, Any] = {}
-        for arg, count in zip(definition.input_arg, record.counts):
-            if count < 0:
-                arguments[arg.name] = values[position]
-                position += 1
-            else:
-                arguments[arg.name] = values[position : position + count]
-                position += count
-        inferred = inferred_attributes(record.op_type)
-        for name, value in zip(record.attrs[::2], record.attrs[1::2]):
-            if name not in inferred:
-                arguments[name] = value
-        return arguments
 
 
 def _taken_by(nodes: Iterable[Node]) -> set[Output]:

@@ -15,6 +15,7 @@ from terra_tf.errors import ImperativeReason, UndelegableOpError
 from terra_tf.graph.emitter import Emitter
 from terra_tf.graph.epochs import slots_of, writes_variable
 from terra_tf.graph.folding import is_constant
+from terra_tf.graph.op_maker import arguments_of
 from terra_tf.graph.scope import HeldWrite
 from terra_tf.graph.symbols import is_handle, static_shape
 from terra_tf.trace.op_classes import DENSE_WRITES, IN_PLACE_WRITES, INDEXED_WRITES
@@ -83,7 +84,7 @@ class VariableEmitter:
         if op_type in ("ResourceGather", "ResourceGatherNd"):
             return self._gather(index, node, slot, values)
         assert op_type == "VariableShape", op_type  # which the variable changes with its value
-        out_type = self._emitter.arguments(node, values).get("out_type")
+        out_type = arguments_of(node.record, values).get("out_type")
         return [apply_op("Shape", input=self.read(slot), out_type=out_type).outputs[0]]
 
     def read(self, slot: int) -> Any:
@@ -140,7 +141,7 @@ class VariableEmitter:
         epoch.changed.add(slot)
 
     def _write_in_place(self, index: int, node: Node, slot: int, values: list) -> None:
-        arguments = self._emitter.arguments(node, values)
+        arguments = arguments_of(node.record, values)
         is_indexed = node.record.op_type in INDEXED_WRITES
         if is_indexed and not self._has_range(index, node, values):
             arguments["indices"] = self._check_indices(node, slot, arguments["indices"])
@@ -169,7 +170,7 @@ class VariableEmitter:
         return operation.outputs[0]
 
     def _gather(self, index: int, node: Node, slot: int, values: list) -> list:
-        epoch, arguments = self._emitter.scope.epoch, self._emitter.arguments(node, values)
+        epoch, arguments = self._emitter.scope.epoch, arguments_of(node.record, values)
         if slot in epoch.values:
             indices = arguments["indices"]
             if node.record.op_type == "ResourceGatherNd":

@@ -22,7 +22,6 @@ at the step's next op, read or end.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterable
 from types import FrameType
@@ -46,6 +45,7 @@ from terra_tf.runtime import (
     stance,
 )
 from terra_tf.runtime.entry import Entry
+from terra_tf.runtime.gc_pause import relax_gc
 from terra_tf.runtime.prefix import prefix_trace
 from terra_tf.runtime.settlement import Settlement
 from terra_tf.runtime.step_costs import StepCosts
@@ -53,8 +53,6 @@ from terra_tf.runtime.step_locations import tracker_after
 from terra_tf.runtime.step_questions import StepQuestions
 from terra_tf.trace.location import LocationTracker
 from terra_tf.trace.recorder import Recorder
-
-_logger = logging.getLogger("terra_tf")
 
 
 class StepSession(StepQuestions):
@@ -102,6 +100,7 @@ class StepSession(StepQuestions):
         interception.begin_step()
         if self.built is None:
             in_flight.settle()
+            relax_gc()
             self._recorder = self._new_recorder()
             self.costs.enter()
             self.costs.limit_recording()

@@ -53,6 +53,7 @@ class ControlFlowGraph:
         self.reachable = frozenset(order)
         self.predecessors = self._find_predecessors()
         self.dominators = self._find_dominators(order)
+        self._keep_what_is_asked_for()
 
     def block_at(self, offset: int) -> int:
         """Return the block that holds the instruction at a byte offset."""
@@ -60,15 +61,15 @@ class ControlFlowGraph:
 
     def first_offset(self, block: int) -> int:
         """Return the byte offset of the instruction that a block starts with."""
-        return self._instructions[self._first[block]].offset
+        return self._first_offsets[block]
 
     def first_opname(self, block: int) -> str:
         """Return the name of the instruction that a block starts with."""
-        return self._instructions[self._first[block]].opname
+        return self._first_opnames[block]
 
     def last_opname(self, block: int) -> str:
         """Return the name of the instruction that a block ends with."""
-        return self._instructions[self._last[block]].opname
+        return self._last_opnames[block]
 
     def is_single_instruction(self, block: int) -> bool:
         """Say whether a block has exactly one instruction."""
@@ -76,7 +77,7 @@ class ControlFlowGraph:
 
     def ends_in_branch(self, block: int) -> bool:
         """Say whether a block ends in a conditional jump."""
-        return len(self._jumps[self._last[block]]) > 1
+        return block in self._branching
 
     def dominates(self, dominator: int, block: int) -> bool:
         """Say whether every path from the entry to `block` passes `dominator`."""
@@ -105,6 +106,15 @@ class ControlFlowGraph:
                 seen.add(successor)
                 pending.append(successor)
         return False
+
+    def _keep_what_is_asked_for(self) -> None:
+        """Drop the instructions: thousands of objects that the garbage collector looks through."""
+        self._first_offsets = [self._instructions[index].offset for index in self._first]
+        self._first_opnames = [self._instructions[index].opname for index in self._first]
+        self._last_opnames = [self._instructions[index].opname for index in self._last]
+        blocks = enumerate(self._last)
+        self._branching = frozenset(b for b, index in blocks if len(self._jumps[index]) > 1)
+        del self._instructions, self._jumps
 
     def _find_jumps(self) -> list[list[int]]:
         """Per instruction, the indices of those that may run next, exceptions apart."""

@@ -84,10 +84,13 @@ def _user_levels(location: Location | None) -> Iterator[tuple[Location, CodeInfo
 @functools.lru_cache(maxsize=4096)
 def catches(info: CodeInfo, offset: int) -> bool:
     """Says whether code could keep an op's error that an instruction of it raises."""
-    graph, clauses = info.graph, _Clauses(info)
+    graph = info.graph
     return any(
-        clauses.suppresses(handler)
-        or (clauses.catch(graph.first_offset(handler)) and not _always_raises(graph, handler))
+        _clauses_of(info).suppresses(handler)
+        or (
+            _clauses_of(info).catch(graph.first_offset(handler))
+            and not _always_raises(graph, handler)
+        )
         for handler in _handlers_around(graph, offset)
     )
 
@@ -95,11 +98,11 @@ def catches(info: CodeInfo, offset: int) -> bool:
 @functools.lru_cache(maxsize=4096)
 def handlers_passed(info: CodeInfo, offset: int) -> tuple[int, ...]:
     """Returns the handlers around that could take an op's error, and raise in any case."""
-    graph, clauses = info.graph, _Clauses(info)
+    graph = info.graph
     return tuple(
         handler
         for handler in _handlers_around(graph, offset)
-        if clauses.catch(graph.first_offset(handler)) and _always_raises(graph, handler)
+        if _clauses_of(info).catch(graph.first_offset(handler)) and _always_raises(graph, handler)
     )
 
 
@@ -123,6 +126,11 @@ def _always_raises(graph: ControlFlowGraph, handler: int) -> bool:
         pending += following - seen
         seen |= following
     return True
+
+
+@functools.lru_cache(maxsize=8)  # what runs one after the other is often of the same code
+def _clauses_of(info: CodeInfo) -> _Clauses:
+    return _Clauses(info)
 
 
 class _Clauses:

@@ -81,8 +81,8 @@ class Location:
       innermost_user: the innermost of `path` in the user's code, or None.
     """
 
-    __slots__ = ("_callees", "_first_callees", "id", "innermost_loop", "innermost_marker",
-                 "innermost_user", "level", "parent", "path", "point")
+    __slots__ = ("_callees", "id", "innermost_loop", "innermost_marker", "innermost_user",
+                 "level", "parent", "path", "point")
 
     def __init__(self, parent: Optional["Location"], level: LocationLevel):
         self.id = next(_ids)
@@ -99,8 +99,9 @@ class Location:
             self.innermost_marker = parent and parent.innermost_marker
         if not point.is_user:
             self.innermost_user = parent and parent.innermost_user
-        self._callees: dict[tuple, Location] = {}
-        self._first_callees: dict[Point, Location] = {}
+        # None, the only one, or all by level: each container counts, there are thousands of
+        # locations, and the garbage collector looks into everything.
+        self._callees: Location | dict[LocationLevel, Location] | None = None
 
     def __repr__(self) -> str:
         return f"Location({self.id}: {describe(self)})"
@@ -122,20 +123,36 @@ class Location:
 
     def callee(self, point: Point, counters: tuple[int, ...], ordinal: int) -> "Location":
         """Return the location one level further in."""
-        key = (point, counters, ordinal)
-        callee = self._callees.get(key)
-        if callee is None:
-            with _interning:
-                callee = self._callees.get(key)
-                if callee is None:
-                    callee = self._callees[key] = Location(self, LocationLevel(*key))
-        return callee
+        return self._callee(LocationLevel(point, counters, ordinal))
 
     def first_callee(self, point: Point) -> "Location":
         """Return the location one level further in, in first iterations."""
-        callee = self._first_callees.get(point)
+        level = _first_levels.get(point)
+        if level is None:
+            level = _first_levels[point] = LocationLevel(point, point.first_counters, 0)
+        return self._callee(level)
+
+    def _callee(self, level: LocationLevel) -> "Location":
+        callee = self._known_callee(level)
         if callee is None:
-            callee = self._first_callees[point] = self.callee(point, point.first_counters, 0)
+            with _interning:
+                callee = self._known_callee(level) or self._add_callee(level)
+        return callee
+
+    def _known_callee(self, level: LocationLevel) -> Optional["Location"]:
+        known = self._callees
+        if isinstance(known, dict):
+            return known.get(level)
+        return known if known is not None and known.level == level else None
+
+    def _add_callee(self, level: LocationLevel) -> "Location":
+        known, callee = self._callees, Location(self, level)
+        if known is None:
+            self._callees = callee
+        elif isinstance(known, Location):
+            self._callees = {known.level: known, level: callee}
+        else:
+            known[level] = callee
         return callee
 
     def descend(self, stack: Sequence[Point], depth: int) -> "Location":
@@ -185,6 +202,7 @@ class Location:
         return LibraryCall(depth, call_site, next(telling, infos[0]).qualname)
 
 
+_first_levels: dict[Point, LocationLevel] = {}  # in first iterations, shared by all locations
 _ids = itertools.count()
 _interning = threading.RLock()  # a finalizer may run ops while a location is made
 _entries = [Location(None, LocationLevel(ENTRY, (), 0))]
@@ -204,9 +222,9 @@ def first_location(stack: Sequence[Point]) -> Location:
 
 def turns_user_loop(location: Location, following: Location) -> bool:
     """Say whether a loop of the user's code turned, began or ended between two locations."""
-    for level, next_level in zip(location.levels, following.levels, strict=False):
-        if level != next_level:
-            return level.point.is_user and level.counters != next_level.counters
+    for here, there in zip(location.path[1:], following.path[1:], strict=False):
+        if here is not there and here.level != there.level:
+            return here.point.is_user and here.level.counters != there.level.counters
     return False
 
 

@@ -6,6 +6,7 @@ nothing else of the runtime, so it can be tested with a dictionary in the sessio
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -295,7 +296,12 @@ def _specs_by_handle(
 
 def _spec(tensor: Any) -> TensorSpec:
     # Not `tensor.shape`, which keeps what it finds: Python's own reading would pass unseen.
-    return TensorSpec(tensor.dtype.as_datatype_enum, tuple(tensor._shape_tuple()))
+    return _interned_spec(tensor.dtype.as_datatype_enum, tensor._shape_tuple())
+
+
+@functools.lru_cache(maxsize=4096)
+def _interned_spec(dtype: int, shape: tuple[int, ...]) -> TensorSpec:
+    return TensorSpec(dtype, shape)
 
 
 def _placements(tensors: list) -> tuple[tuple[str, str], ...]:
