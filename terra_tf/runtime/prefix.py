@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -80,11 +79,9 @@ class _Prefix:
             node = graph.nodes[number]
             inputs = tuple(self._reference(number, i) for i in range(len(node.inputs)))
             self._place[number] = len(self._trace.ops)
-            record = dataclasses.replace(node.record, inputs=inputs)
+            record = node.record._replace(inputs=inputs)
             if position in raised:
-                record = dataclasses.replace(
-                    record, outputs=(), folded=(), placements=(), has_raised=True
-                )
+                record = record._replace(outputs=(), folded=(), placements=(), has_raised=True)
             self._trace.ops.append(record)
         self._trace.alive = {
             (self._place[n], o) for n, o in graph.fetches if n in self._place

@@ -17,6 +17,7 @@ order, so markers take no ordinals:
     step: levels outside (the gradient call site) > marker > levels inside
 """
 
+import functools
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from types import CodeType, FrameType
@@ -103,8 +104,12 @@ class LocationChain:
 
 def _is_op_wrapper(point: Point) -> bool:
     """Say whether a point is in a generated function of TensorFlow's: each runs one op."""
-    file = "" if point.info is None else point.info.code.co_filename
-    return _OP_WRAPPERS.search(file) is not None
+    return point.info is not None and _is_op_wrapper_file(point.info.code.co_filename)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_op_wrapper_file(filename: str) -> bool:
+    return _OP_WRAPPERS.search(filename) is not None
 
 
 class LocationTracker:

@@ -113,6 +113,7 @@ def _definition(op_type: str) -> Any:
     return op_def_registry.get(op_type)
 
 
+@functools.lru_cache(maxsize=4096)
 def imperative_reason(
     op_type: str, input_dtypes: tuple[int, ...], output_dtypes: tuple[int, ...]
 ) -> ImperativeReason | None:

@@ -234,7 +234,7 @@ class _Placer:
         self._used.add(number)
         placement.nodes.append(number)
         placement.records.append(
-            dataclasses.replace(record, location=location, marker=marker)
+            record._replace(location=location, marker=marker)
         )
 
     def _find(self, record: OpRecord) -> int | None:

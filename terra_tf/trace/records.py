@@ -82,8 +82,7 @@ class Materialization(NamedTuple):
     location: Location | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class OpRecord:
+class OpRecord(NamedTuple):
     """One op of a trace.
 
     Attributes:

@@ -16,7 +16,6 @@ The cursor does the same: it asks for the location that comes after the node whe
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Hashable
 from typing import Any
 
@@ -42,7 +41,7 @@ class Relocator:
         forward = translated(record.forward, self._names)
         if location is record.location and forward == record.forward:
             return record
-        return dataclasses.replace(record, location=location, forward=forward)
+        return record._replace(location=location, forward=forward)
 
     def arrive(self, record: OpRecord, location: Any, marker: Hashable) -> None:
         """Says which node an op is, by the node's location and marker."""

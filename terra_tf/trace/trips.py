@@ -20,7 +20,6 @@ what the layer before has made) stays where it is counted.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -202,7 +201,7 @@ class Trips:
             trip = (*here[:-1], 1 + known.last)
         else:
             return record
-        return dataclasses.replace(record, location=_in_trip(location, scope, trip))
+        return record._replace(location=_in_trip(location, scope, trip))
 
     def _is_taken(self, here: tuple[int, ...], known: _KnownTrips) -> bool:
         """Says whether a trip is another variable's, and a new one may be made."""
