@@ -220,6 +220,13 @@ KNOBS: Mapping[str, Knob] = {
             minimum=0,
         ),
         _knob(
+            "rebuild_share",
+            0.5,
+            "which share of eager's time a function may lose to more traces and graphs, once it has"
+            " a graph, beside half of what it has won; 20 eager steps more, or 0.2 s, are free.",
+            minimum=0,
+        ),
+        _knob(
             "stall_warning_s",
             10.0,
             "after how many seconds a waiting runner is reported; 0 for never.",

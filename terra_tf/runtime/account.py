@@ -4,6 +4,7 @@
     account.merge_cost_s(num_ops)       to merge a trace
     account.build_cost_s(graph)         to build a graph
     account.risk_s                      if a step leaves the graph
+    account.covers(cost_s)              may something be begun that costs so much?
     account.is_quiet                    may the graph simply serve?
 
 Everything is counted for each op, since one call may be longer than another. What steps with a
@@ -20,7 +21,7 @@ from typing import Any
 
 from terra_tf.config import config
 from terra_tf.runtime import budget
-from terra_tf.runtime.budget import Rate
+from terra_tf.runtime.budget import Rate, Share
 from terra_tf.runtime.step_costs import OF_TRACED, StepCosts
 
 _STRETCH_STEPS, _STRETCH_S = 16, 0.25  # whichever is first
@@ -50,6 +51,7 @@ class Account:
 
     def __init__(self, counters: Any) -> None:
         self._counters = counters
+        self._share: Share = counters.share
         self.eager_s = 0.0
         self.num_ops = 0.0
         self._most_ops = 0
@@ -77,6 +79,20 @@ class Account:
         self._num_surprises = 0  # samples until eager's time is taken for known again
 
     # ------------------------------------------------------------ deciding
+
+    @property
+    def allowance_s(self) -> float:
+        """What may still be lost: of the program's budget, and of the function's share."""
+        return min(budget.program.allowance_s, self._share.allowance_s)
+
+    def covers(self, cost_s: float) -> bool:
+        """Says whether something may be begun that costs so much, and may bring nothing."""
+        return not config.weigh_costs or self.allowance_s >= cost_s
+
+    @property
+    def share(self) -> Share:
+        """The function's share, which all its entries pay from."""
+        return self._share
 
     @property
     def _eager(self) -> Rate:
@@ -154,9 +170,8 @@ class Account:
 
     def add_eager(self, costs: StepCosts) -> None:
         """A call was run as eager runs it."""
-        budget.program.add_eager(costs.eager_s)
+        self._add_eager_time(costs.eager_s)
         budget.program.lose(costs.end() - costs.eager_s)
-        self.eager_s += costs.eager_s
         self._since_sample_s = 0.0
         self._look()
         if self._has_one_length and self.num_ops:
@@ -201,20 +216,27 @@ class Account:
         self._add_other(costs, eager_s, "recording")
 
     def _add_diverged(self, costs: StepCosts) -> None:
-        """A step has left its graph."""
+        """A step has left its graph. It has waited for the graphs of the steps before."""
+        self._end_stretch(is_whole=False)
+        self._share.begin_limit()
         rate = self._eager.low or 0.0
         before_s = self._attempt_s
         self._add_other(costs, (costs.num_ops or self.num_ops) * rate, "leaving graphs")
         self._risk_s = max(self._attempt_s - before_s, self._risk_s / 2)
 
     def _add_other(self, costs: StepCosts, eager_s: float, what: str) -> None:
-        budget.program.add_eager(eager_s)
-        self.eager_s += eager_s
+        self._add_eager_time(eager_s)
         self.invest(max(0.0, costs.took_s - eager_s - costs.charged_s), what)
+
+    def _add_eager_time(self, eager_s: float) -> None:
+        budget.program.add_eager(eager_s)
+        self._share.add_eager(eager_s)
+        self.eager_s += eager_s
 
     def invest(self, cost_s: float, what: str) -> None:
         """Something was paid for that eager does not need."""
         budget.program.lose(cost_s)
+        self._share.lose(cost_s)
         self._counters.invested_s[what] += cost_s
         self._attempt_s += cost_s
         self._balance_s -= cost_s
@@ -270,6 +292,7 @@ class Account:
         if not self._has_run_graph:
             self._has_run_graph = True
             took_s = self._without_first_run(took_s, num_ops)
+            self._share.begin_limit()
         if num_ops != self.num_ops:
             self._note_length(num_ops)
         self._steps += 1
@@ -291,7 +314,12 @@ class Account:
         """Between two steps, some thread has waited for a graph of this entry."""
         self._outside_waits.append(waited_s)
 
-    def _end_stretch(self) -> None:
+    def _end_stretch(self, is_whole: bool = True) -> None:
+        """Adds up the steps of the latest stretch; one that is not whole says little of the graph.
+
+        Args:
+          is_whole: Whether it says what the graph takes.
+        """
         ops, took_s, steps = self._ops, self._took_s, self._steps
         self._begin_stretch()
         if steps == 0:
@@ -301,11 +329,13 @@ class Account:
         rate = self._eager.low
         eager_s = took_s if rate is None else max(ops, steps) * rate
         budget.program.add_graph(eager_s, took_s)
+        self._share.add_graph(eager_s, took_s, steps)
         self.eager_s += eager_s
         self._counters.saved_s += eager_s - took_s
         self._attempt_s -= eager_s - took_s
         self._balance_s += eager_s - took_s
-        self._graph.add(took_s, max(ops, steps))
+        if is_whole:
+            self._graph.add(took_s, max(ops, steps))
         self._since_sample_s += took_s
         self._plan_sample(max(ops, steps) / steps)
         self._look()

@@ -3,16 +3,21 @@
 A program may lose `budget_s` + `budget_share` of what eager would have taken, and no more
 (docs/design/0012). All its functions pay from one `Budget`:
 
-    budget.program.covers(cost_s)     may something be begun that may be lost?
+    budget.program.allowance_s        what may be begun that may be lost
     budget.program.lose(cost_s)       it was
     budget.program.add_eager(s)       a stretch of the program, as long as eager's
     budget.program.add_graph(eager_s, took_s)    a stretch that was co-executed
+
+A function that has a graph has had its chance. What it then asks for, for other paths and shapes,
+is paid from its own `Share`, which grows with what it brings: a function whose paths keep changing
+stops long before the program's budget is used up.
 
 Guarded by the co-execution lock.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +28,9 @@ from terra_tf.config import config
 _TRUST = 0.5
 # Something may cost more than was expected of it.
 _RESERVE = 0.1
+# What a function may lose in any case when it has a graph, in seconds, and in its own eager steps:
+# a program that has come so far will go on for as long.
+_FREE_S, _FREE_STEPS = 0.2, 20
 
 
 class Rate:
@@ -73,6 +81,58 @@ class Rate:
         return max(self._measured, default=self._default or 0.0)
 
 
+class Share:
+    """What one function may lose, once it has a graph: of eager's time, and of what it has won.
+
+    Attributes:
+      eager_s: What eager would have taken for all its calls so far.
+      num_steps: How many calls these were.
+      lost_s: What was paid above that, since there was a graph.
+      won_s: What graphs took less than eager would have.
+    """
+
+    def __init__(self) -> None:
+        self.eager_s = 0.0
+        self.num_steps = 0
+        self.lost_s = 0.0
+        self.won_s = 0.0
+        self._is_limited = False
+
+    def begin_limit(self) -> None:
+        """There is a graph, and it has run; from now on it counts what is paid."""
+        self._is_limited = True
+
+    @property
+    def allowance_s(self) -> float:
+        """What may still be lost; without end before there is a graph."""
+        if not self._is_limited:
+            return math.inf
+        granted_s = self.free_s + config.rebuild_share * self.eager_s
+        return granted_s + _TRUST * self.won_s - self.lost_s
+
+    @property
+    def free_s(self) -> float:
+        """What may be lost in any case."""
+        return max(_FREE_S, _FREE_STEPS * self.eager_s / max(1, self.num_steps))
+
+    def add_eager(self, eager_s: float) -> None:
+        """Adds a call that ran eagerly, or was traced."""
+        self.eager_s += eager_s
+        self.num_steps += 1
+
+    def lose(self, cost_s: float) -> None:
+        """Adds what was paid beyond eager's time."""
+        if self._is_limited:
+            self.lost_s += cost_s
+
+    def add_graph(self, eager_s: float, took_s: float, num_steps: int) -> None:
+        """Adds a stretch that was co-executed."""
+        self.eager_s += eager_s
+        self.num_steps += num_steps
+        self.won_s += max(0.0, eager_s - took_s)
+        self.lost_s += max(0.0, took_s - eager_s)
+
+
 class Budget:
     """The account of one program: everything from the first call in this process on.
 
@@ -105,10 +165,6 @@ class Budget:
         """What may still be lost."""
         granted_s = config.budget_s + config.budget_share * self.eager_s
         return (1.0 - _RESERVE) * granted_s + _TRUST * self.won_s - self.lost_s
-
-    def covers(self, cost_s: float) -> bool:
-        """Says whether something may be begun that costs so much, and may bring nothing."""
-        return not config.weigh_costs or self.allowance_s >= cost_s
 
     def add_eager(self, eager_s: float) -> None:
         """Adds a stretch in which the program did what eager would have done."""

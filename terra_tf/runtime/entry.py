@@ -158,7 +158,7 @@ class Entry:
         return "tracing and building", account.trace_cost_s(self.trace_graph)
 
     def _is_covered(self) -> bool:
-        return budget.program.covers(self.next_cost()[1])
+        return self.account.covers(self.next_cost()[1])
 
     def _choose_with_graph(self) -> Choice:
         account = self.account
@@ -184,8 +184,8 @@ class Entry:
         self.stats.fallbacks[str(Reason.OVER_BUDGET)] += 1
         if self.stats.phase != "imperative":
             what, cost_s = self.next_cost()
-            left_s = budget.program.allowance_s
-            why = f"{what} may cost {cost_s:.2f} s, and the budget has {left_s:.2f} s"
+            left_s = self.account.allowance_s
+            why = f"{what} may cost {cost_s:.2f} s, and the budget has {left_s:.2f} s for it"
             self.stats.set_phase("imperative", why)
         return Choice.IMPERATIVE
 
@@ -330,7 +330,7 @@ class Entry:
         if self.trace_graph is None:
             handle_id = _native.load().module.handle_id
             self.trace_graph = TraceGraph(handle_id, self.pattern is not None)
-        if not budget.program.covers(self.account.merge_cost_s(len(trace.ops))):
+        if not self.account.covers(self.account.merge_cost_s(len(trace.ops))):
             self.stats.note(str(Reason.OVER_BUDGET), "a trace was not merged", "")
             return
         result = self._merge(trace)
@@ -404,7 +404,7 @@ class Entry:
           TooCostlyError: It went no further.
           FailedCallError: It cannot be built.
         """
-        watch = BuildWatch(self.stats.name, len(graph.nodes), budget.program.allowance_s)
+        watch = BuildWatch(self.stats.name, len(graph.nodes), self.account.allowance_s)
         is_done = False
         try:
             with without_gc():

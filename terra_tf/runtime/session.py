@@ -103,7 +103,7 @@ class StepSession(StepQuestions):
             relax_gc()
             self._recorder = self._new_recorder()
             self.costs.enter()
-            self.costs.limit_recording()
+            self.costs.limit_recording(self.entry.account.allowance_s)
         else:
             in_flight.settle(config.max_inflight_steps - 1)
             self.native.launch()
@@ -385,7 +385,7 @@ class StepSession(StepQuestions):
         recorder = self._recorder_with(tracker_after(self._stop_frame, trace.ops))
         recorder.adopt(trace)
         self._recorder = recorder
-        self.costs.limit_recording()
+        self.costs.limit_recording(self.entry.account.allowance_s)
         self.native.go_on_tracing()
 
     def replay_committed(self) -> BaseException | None:

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from terra_tf.runtime import logs
+from terra_tf.runtime.budget import Share
 from terra_tf.runtime.built_graph import BuiltGraph
 from terra_tf.runtime.waits import Waits
 
@@ -99,6 +100,7 @@ class Counters:
         self.graph_stall_s = 0.0
         self.invested_s: collections.Counter[str] = collections.Counter()  # by what it went to
         self.saved_s = 0.0
+        self.share = Share()
         self.fallbacks: collections.Counter[str] = collections.Counter()
         self.events: collections.deque[Event] = collections.deque(maxlen=self.MAX_EVENTS)
         self._call_counts: Any = None  # native, from the first plan

@@ -45,10 +45,9 @@ class StepCosts:
         """The function begins to run."""
         self._entered_s = budget.program.now()
 
-    def limit_recording(self) -> None:
-        """Recording begins: it may cost what is left of the budget."""
-        left_s = max(0.0, budget.program.allowance_s)
-        self._limit_s = left_s if config.weigh_costs else math.inf
+    def limit_recording(self, allowance_s: float) -> None:
+        """Recording begins: it may cost what is left, in seconds."""
+        self._limit_s = max(0.0, allowance_s) if config.weigh_costs else math.inf
         self._recorded_since_s = budget.program.now()
         self._recorder_before_s = self.recorder_s
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from terra_tf.config import config
 from terra_tf.runtime import budget
+from terra_tf.runtime.budget import Share
 
 if TYPE_CHECKING:
     from terra_tf.runtime.entry import Entry
@@ -43,9 +44,12 @@ def _sentences(counters: Counters, entry: Entry | None) -> Iterator[str]:
         steps, wait_s = given_up
         yield f"tried again in {steps} steps, and after {wait_s:.1f} s more of eager execution"
     what, cost_s = entry.next_cost()
-    if not budget.program.covers(cost_s):
-        yield _budget()
-        yield f"{what} may cost {cost_s:.2f} s: {_what_helps(cost_s)}"
+    if not entry.account.covers(cost_s):
+        share = entry.account.share
+        is_own = share.allowance_s < budget.program.allowance_s
+        yield _share(share) if is_own else _budget()
+        helps = _what_helps_share(share, cost_s) if is_own else _what_helps(cost_s)
+        yield f"{what} may cost {cost_s:.2f} s: {helps}"
 
 
 def _budget() -> str:
@@ -55,6 +59,23 @@ def _budget() -> str:
         f"the program's budget: {config.budget_s:.1f} s, {share}, half of {program.won_s:.1f} s"
         f" won; {program.lost_s:.1f} s lost: {program.allowance_s:.2f} s left"
     )
+
+
+def _share(share: Share) -> str:
+    part = f"{100 * config.rebuild_share:.0f} % of {share.eager_s:.1f} s eager"
+    return (
+        f"the function's share, since it has a graph: {share.free_s:.1f} s, {part}, half of"
+        f" {share.won_s:.1f} s won; {share.lost_s:.1f} s lost: {share.allowance_s:.2f} s left"
+    )
+
+
+def _what_helps_share(share: Share, cost_s: float) -> str:
+    lacking_s = cost_s - share.allowance_s
+    more = lacking_s / max(share.eager_s, 1e-3)
+    knob = f"with config.rebuild_share = {config.rebuild_share + more + 0.05:.1f}"
+    if config.rebuild_share == 0.0:
+        return knob
+    return f"after {lacking_s / config.rebuild_share:.1f} s more of eager execution, or {knob}"
 
 
 def _what_helps(cost_s: float) -> str:

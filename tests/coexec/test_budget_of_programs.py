@@ -115,7 +115,7 @@ def test_eager_samples_change_no_result(clock, lengths):
     got = [program.outcome(lengths[:8])]
     assert program.step.stats().phase == "co-execution"
     clock.tick_s = 0.3  # a stretch is over after each step
-    with config.override(budget_s=1e6):
+    with config.override(budget_s=1e6, rebuild_share=1e6):
         got.append(program.outcome(lengths[8:]))
     eager = Program(lambda f: f)
     np.testing.assert_equal(got, [eager.outcome(lengths[:8]), eager.outcome(lengths[8:])])

@@ -133,7 +133,7 @@ class Machine:
             if built is not None:
                 self.clock.work(call.graph_s)
                 self.entry.count_divergence(Reason.NEW_PATH, "", "")
-            costs.limit_recording()
+            costs.limit_recording(account.allowance_s)
             if self._record(costs):
                 costs.leave()
                 costs.num_ops = call.num_ops

@@ -11,7 +11,8 @@ from terra_tf.config import config
 from terra_tf.errors import Reason
 from terra_tf.runtime import budget
 from terra_tf.runtime.build_watch import BuildWatch
-from terra_tf.runtime.entry import Choice
+from terra_tf.runtime.entry import Choice, Entry
+from terra_tf.runtime.stats import Counters
 from terra_tf.runtime.verdict import describe
 from terra_tf.trace.trace_graph import MergeKind
 from tests.unit.costly_programs import Call, Clock, Machine
@@ -199,6 +200,50 @@ def test_program_that_settles_late_co_executes(machine):
     machine.run([STEP] * 4000)
     assert machine.share(Choice.CO_EXECUTION, 1000) > 0.9
     assert machine.worst_s <= 2.0
+
+
+# ------------------------------------------------- the share of a function
+
+SMALL = Call(0.005, 60, record_s=0.006, merge_s=0.003, build_s=0.05, graph_s=0.001)
+SMALL_NEW = dataclasses.replace(SMALL, brings=MergeKind.NEW_PATH, diverges=True)
+
+
+def test_function_whose_paths_keep_changing_stops_long_before_the_budget_does(machine):
+    machine.run([SMALL] * 4 + [SMALL_NEW] * 60)
+    assert 0.1 < machine.lost_s < 0.2 + 0.5 * machine.eager_s + 0.1  # and its first graph
+    assert not machine.entry.account.covers(machine.entry.next_cost()[1])
+    text = "\n".join(describe(machine.entry.stats, machine.entry))
+    assert "the function's share, since it has a graph: 0.2 s, 50 % of" in text
+    assert "s more of eager execution, or with config.rebuild_share = " in text
+
+
+def test_knob_that_explanation_of_a_share_names_helps(machine):
+    machine.run([SMALL] * 4 + [SMALL_NEW] * 60)
+    built = machine.entry.stats.graph_builds
+    text = "\n".join(describe(machine.entry.stats, machine.entry))
+    with config.override(rebuild_share=2 * float(text.rpartition("config.rebuild_share = ")[2])):
+        machine.run([SMALL] * 10)
+    assert machine.entry.stats.graph_builds == built + 1
+
+
+def test_function_that_gains_may_learn_another_path(machine):
+    machine.run([STEP] * 5 + [NEW] + [STEP] * 20)
+    assert machine.entry.stats.graph_builds == 2
+    assert machine.share(Choice.CO_EXECUTION, 10) == 1.0
+
+
+def test_first_graph_is_the_programs(machine):
+    """However long its steps are: nothing is known of what it brings."""
+    with config.override(rebuild_share=0.0):
+        machine.run([RECORDED["bert_qa"]] * 3000)
+    assert machine.entry.stats.graph_builds == 1
+
+
+def test_entries_of_a_function_share(machine):
+    machine.run([SMALL] * 4 + [SMALL_NEW] * 60)
+    other = Entry(machine.entry.stats)
+    assert not other.account.covers(machine.entry.account.trace_cost_s(None) + 0.5)
+    assert Entry(Counters("g")).account.covers(0.5)
 
 
 # ------------------------------------------------------ graphs that lose

@@ -32,6 +32,7 @@ def test_defaults_are_those_of_the_table(config):
         "weigh_costs": True,
         "budget_s": 2.0,
         "budget_share": 0.1,
+        "rebuild_share": 0.5,
         "stall_warning_s": 10.0,
         "wait_slice_s": 0.05,
         "max_trace_ops": 200_000,
