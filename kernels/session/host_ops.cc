@@ -12,6 +12,7 @@
 #include "kernels/python/tf_python.h"
 #include "kernels/python/waiting.h"
 #include "kernels/session/execution.h"
+#include "kernels/tapes/tape_log.h"
 
 namespace terra {
 namespace {
@@ -79,6 +80,11 @@ PyRef Execution::AskForShapes(const Call& call, const PlanNode& node) {
     const Tensor value = Ask(node.name, inputs[i].shape, node.outputs[i].dtype);
     outputs.push_back(PyRef::Steal(EagerTensorFromHandle(
         tensorflow::wrap(NewLocal(value, node.outputs[i].placement)))));
+  }
+  if (call.route == Route::kFast && TapeIsActive() &&
+      !tapes_.Tell(node.info->py_name.get(), call.inputs, node.tape_attrs.get(),
+                   outputs)) {
+    return PyRef();
   }
   return WrapOutputs(call, absl::MakeSpan(outputs));
 }
