@@ -18,7 +18,7 @@ from tensorflow.core.function import trace_type
 from tensorflow.core.function.polymorphism import function_type
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.distribute import distribute_lib
-from tensorflow.python.eager import backprop, context, core, execute, record
+from tensorflow.python.eager import backprop, context, core, execute, forwardprop, record
 from tensorflow.python.eager.polymorphic_function import atomic_function, concrete_function
 from tensorflow.python.eager.polymorphic_function.autograph_util import py_func_from_autograph
 from tensorflow.python.eager.polymorphic_function.eager_function_run import functions_run_eagerly
@@ -49,6 +49,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 EagerTensor = ops.EagerTensor
 BaseResourceVariable = resource_variable_ops.BaseResourceVariable
 ResourceVariable = resource_variable_ops.ResourceVariable
+SymbolicTensor = ops.SymbolicTensor
 UnreadVariable = resource_variable_ops._UnreadVariable
 CompositeTensor = composite_tensor.CompositeTensor
 NotFoundError = errors_impl.NotFoundError
@@ -66,6 +67,7 @@ __all__ = [
     "NotFoundError",
     "NotOkStatusException",
     "ResourceVariable",
+    "SymbolicTensor",
     "TensorLike",
     "Trackable",
     "UnreadVariable",
@@ -78,6 +80,7 @@ __all__ = [
     "context",
     "dtypes",
     "execute",
+    "forwardprop",
     "func_graph",
     "function_def_to_graph",
     "function_pb2",
@@ -88,6 +91,7 @@ __all__ = [
     "is_op_determinism_enabled",
     "nest",
     "node_def_pb2",
+    "num_active_accumulators",
     "op_def_registry",
     "ops",
     "pfor_ops",
@@ -137,6 +141,16 @@ def apply_op(op_type: str, **inputs_and_attrs: Any) -> Any:
         if attr.HasField("default_value") and attr.name not in inferred_attributes(op_type):
             inputs_and_attrs.setdefault(attr.name, None)
     return op_def_library._apply_op_helper(op_type, **inputs_and_attrs)[2]
+
+
+def num_active_accumulators(tensor: Any) -> int:
+    """Returns how many forward accumulators are active on this thread.
+
+    Args:
+      tensor: Any eager tensor of floats.
+    """
+    indices, _ = pywrap_tfe.TFE_Py_PackJVPs([tensor])  # of each accumulator, if there is one
+    return len(indices)
 
 
 def status_to_exception(error: Exception) -> Exception:

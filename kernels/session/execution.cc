@@ -204,13 +204,15 @@ PyObject* Execution::RunImperative(const Call& call, int number) {
   // Steps in flight may still change what this op reads.
   if (!SettleCall(call, &session_)) return nullptr;
   if (!context_.is_co_executing()) return OnCall(call);
-  PyRef result = PyRef::Steal(ExecuteAndRecord(call, marker));
+  PyRef result = PyRef::Steal(ExecuteUntold(call));
   if (!result) {
     if (!node->may_raise || !PassAfterError(number)) LeaveAfterError(call);
     return nullptr;
   }
   if (!AwaitSeizure()) return nullptr;
-  return FinishReal(call, number, index, std::move(result));
+  result = PyRef::Steal(FinishReal(call, number, index, std::move(result)));
+  if (!result || !TellOfReal(call, marker, result.get())) return nullptr;
+  return result.release();
 }
 
 // The op has run for real: notes its results, and tells the graph.
@@ -331,7 +333,7 @@ PyObject* Execution::Trace(const Call& call) {
   PyObject* marker =
       outputs_.KeepMarker(PyRef::Borrow(PyTuple_GET_ITEM(begun.get(), 1)));
   outputs_.LookAtLifetimes(node);
-  PyRef result = PyRef::Steal(ExecuteAndRecord(call, marker));
+  PyRef result = PyRef::Steal(ExecuteUntold(call));
   if (!result) {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
@@ -343,12 +345,14 @@ PyObject* Execution::Trace(const Call& call) {
   }
   PyRef outputs = OutputList(result.get());
   outputs_.AddAllReal(node, marker, outputs.get());
-  NestedScope recording;
-  if (!CallController(context_.controller(), "on_result", "(iO)", node,
-                      outputs.get())) {
-    return context_.AbandonTrace();
+  {
+    NestedScope recording;
+    if (!CallController(context_.controller(), "on_result", "(iO)", node,
+                        outputs.get())) {
+      return context_.AbandonTrace();
+    }
   }
-  return result.release();
+  return TellOfReal(call, marker, result.get()) ? result.release() : nullptr;
 }
 
 PyObject* Execution::OnCall(const Call& call) {

@@ -12,7 +12,6 @@
 #include "kernels/python/tf_python.h"
 #include "kernels/python/waiting.h"
 #include "kernels/session/execution.h"
-#include "kernels/tapes/tape_log.h"
 
 namespace terra {
 namespace {
@@ -81,11 +80,6 @@ PyRef Execution::AskForShapes(const Call& call, const PlanNode& node) {
     outputs.push_back(PyRef::Steal(EagerTensorFromHandle(
         tensorflow::wrap(NewLocal(value, node.outputs[i].placement)))));
   }
-  if (call.route == Route::kFast && TapeIsActive() &&
-      !tapes_.Tell(node.info->py_name.get(), call.inputs, node.tape_attrs.get(),
-                   outputs)) {
-    return PyRef();
-  }
   return WrapOutputs(call, absl::MakeSpan(outputs));
 }
 
@@ -99,7 +93,7 @@ PyObject* Execution::RunOnHost(const Call& call, int number) {
   inputs_.BindInputs(call, node);
   PyRef result = node.asks_for_shapes ? AskForShapes(call, node) : PyRef();
   if (!result && !PyErr_Occurred()) {
-    result = PyRef::Steal(ExecuteAndRecord(call, node.marker.get()));
+    result = PyRef::Steal(ExecuteUntold(call));
   }
   if (!AwaitSeizure()) return nullptr;
   if (!result && context_.is_co_executing() &&
@@ -109,7 +103,11 @@ PyObject* Execution::RunOnHost(const Call& call, int number) {
     return OnCall(call);
   }
   if (!result) return nullptr;
-  return FinishReal(call, number, index, std::move(result));
+  result = PyRef::Steal(FinishReal(call, number, index, std::move(result)));
+  if (!result || !TellOfReal(call, node.marker.get(), result.get())) {
+    return nullptr;
+  }
+  return result.release();
 }
 
 }  // namespace terra

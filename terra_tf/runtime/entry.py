@@ -429,11 +429,6 @@ class Entry:
         if self._points >= max(1, config.max_divergences >> self._num_given_up):
             self._give_up(Reason.TOO_MANY_DIVERGENCES)
 
-    def give_up_on_forward_accumulator(self) -> None:
-        """A forward-mode accumulator needs every op to run at once."""
-        self.stats.count_fallback(Reason.FORWARD_ACCUMULATOR)
-        self._give_up(Reason.FORWARD_ACCUMULATOR)
-
     def _give_up(self, reason: Reason) -> None:
         self._why_imperative = reason
         self._has_given_up = True

@@ -23,9 +23,12 @@ from terra_tf._tf_internals import (
     BaseResourceVariable,
     EagerTensor,
     ResourceVariable,
+    SymbolicTensor,
     UnreadVariable,
     backprop,
     context,
+    forwardprop,
+    num_active_accumulators,
     pfor_ops,
     pywrap_tfe,
     tensor_cache_class,
@@ -42,6 +45,7 @@ from terra_tf.runtime.keras_hooks import KerasHooks
 from terra_tf.runtime.replacements import Replacements
 from terra_tf.runtime.swapped_code import SwappedCode
 from terra_tf.trace.attributes import canonical_attributes, result_attributes
+from terra_tf.trace.markers import without_marker
 
 _MAX_INT32 = 2**31 - 1
 
@@ -115,7 +119,9 @@ def bind_context(eager_context: Any) -> None:
     in_flight.settle()
     eager_context.ensure_initialized()
     tensors = [tf.constant([float(number)]) for number in range(5)]
-    _native.load().module.bind_context(eager_context, eager_context._handle, tensors)
+    native = _native.load().module
+    native.bind_context(eager_context, eager_context._handle, tensors)
+    native.set_accumulators(num_active_accumulators(tensors[0]))  # some may be older than hooks
     _bound_context = eager_context
 
 
@@ -127,7 +133,7 @@ def _put_in_place(native: Any) -> None:
     _install_readers(native)
     _install_seed_hooks(native)
     _install_tape_hooks(native)
-    _install_accumulator_hook(native)
+    _install_jvp_hook(native)
     _install_cache_bypass(native)
     _swap_method(gradient_calls.hook(native))
     for method in jacobian_calls.METHODS:
@@ -191,7 +197,7 @@ def begin_step() -> None:
     apply_knobs()
     native = _native.load().module
     if not native.in_gradient():
-        gradient_markers.thread_markers().stack.clear()
+        gradient_markers.begin_step()
         jacobian_calls.forget_call()
 
 
@@ -214,6 +220,7 @@ def _runtime_objects() -> dict[str, Any]:
         "dtype_type": tf.DType,
         "numpy_scalar_type": np.generic,
         "unread_variable_type": UnreadVariable,
+        "symbolic_tensor_type": SymbolicTensor,
         "next_id": pywrap_tfe.TFE_Py_UID,
         "canonical_attributes": canonical_attributes,
         "result_attributes": result_attributes,
@@ -234,8 +241,8 @@ def _install_hooks(native: Any) -> None:
     gradient_markers.prepare(native)
     _register(pywrap_tfe.TFE_Py_RegisterGradientFunction, gradient_markers.wrapper,
               backprop._gradient_function)  # fmt: skip
-    _register(pywrap_tfe.TFE_Py_RegisterVSpace, gradient_markers.vector_space(native),
-              backprop._default_vspace)  # fmt: skip
+    for swapped in gradient_markers.hooks(native):
+        _swap_method(swapped)
 
 
 def _register(register: Callable[[Any], object], replacement: Any, original: Any) -> None:
@@ -300,6 +307,8 @@ _TAPE_FUNCTIONS = (
     "TapeSetRecordOperationForwardprop",
     "TapeSetShouldRecordBackprop",
     "TapeSetPossibleGradientTypes",
+    "ForwardAccumulatorSetAdd",
+    "ForwardAccumulatorSetRemove",
     "VariableWatcherNew",
     "VariableWatcherRemove",
     "TapeGradient",
@@ -313,16 +322,17 @@ def _install_tape_hooks(native: Any) -> None:
         _replace(pywrap_tfe, "TFE_Py_" + name, hook)
 
 
-def _install_accumulator_hook(native: Any) -> None:
-    enter = pywrap_tfe.TFE_Py_ForwardAccumulatorSetAdd
+def _install_jvp_hook(native: Any) -> None:
+    """What a forward accumulator runs at an op does not depend on the op's name on tapes.
 
-    def enter_accumulator(accumulator: Any) -> Any:
-        controller = native.current_controller()
-        if controller is not None:
-            controller.on_forward_accumulator()
-        return enter(accumulator)
+    TensorFlow keeps one function for each type, attributes and shapes; the name is an attribute.
+    """
+    dispatch = forwardprop._jvp_dispatch
 
-    _replace(pywrap_tfe, "TFE_Py_ForwardAccumulatorSetAdd", enter_accumulator)
+    def dispatch_unnamed(op_name: str, attributes: tuple, *args: Any, **kwargs: Any) -> Any:
+        return dispatch(op_name, without_marker(attributes), *args, **kwargs)
+
+    _register(pywrap_tfe.TFE_Py_RegisterJVPFunction, dispatch_unnamed, dispatch)
 
 
 def _install_cache_bypass(native: Any) -> None:
