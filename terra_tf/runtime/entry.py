@@ -96,6 +96,7 @@ class Entry:
         self._last_built: BuiltGraph | None = None
         # By their ids, objects whose calls may be replayed.
         self._guarded: dict[int, weakref.ref] = {}
+        self.vectorized: dict[bytes, dict] = {}  # functions that were mapped (`vectorized_maps`)
         self._num_traces = 0
         self._num_traces_since_build = 0
         self._steps_with_graph = 0

@@ -39,6 +39,8 @@ from terra_tf.runtime import (
     gradient_markers,
     in_flight,
     jacobian_calls,
+    pfor_calls,
+    vectorized_maps,
 )
 from terra_tf.runtime.api_hooks import ApiHooks, functions_of_tensorflow
 from terra_tf.runtime.keras_hooks import KerasHooks
@@ -138,7 +140,9 @@ def _put_in_place(native: Any) -> None:
     _swap_method(gradient_calls.hook(native))
     for method in jacobian_calls.METHODS:
         _swap_method(jacobian_calls.hook(method))
-    _replace(pfor_ops, "def_function", jacobian_calls.DefFunction(pfor_ops.def_function))
+    _swap_method(vectorized_maps.hook())
+    _replace(pfor_ops, "def_function", pfor_calls.DefFunction(pfor_ops.def_function))
+    _replace(pfor_ops, "PFor", vectorized_maps.converter(pfor_ops.PFor))
     _swap_code(native)
 
 
@@ -198,7 +202,7 @@ def begin_step() -> None:
     native = _native.load().module
     if not native.in_gradient():
         gradient_markers.begin_step()
-        jacobian_calls.forget_call()
+        pfor_calls.forget_call()
 
 
 def _save_originals() -> None:
