@@ -24,6 +24,7 @@ from tensorflow.python.eager.polymorphic_function.autograph_util import py_func_
 from tensorflow.python.eager.polymorphic_function.eager_function_run import functions_run_eagerly
 from tensorflow.python.framework import (
     composite_tensor,
+    composite_tensor_gradient,
     dtypes,
     errors_impl,
     func_graph,
@@ -36,6 +37,8 @@ from tensorflow.python.framework import (
 )
 from tensorflow.python.ops import (
     array_ops,
+    custom_gradient,
+    gen_array_ops,
     gen_resource_variable_ops,
     handle_data_util,
     resource_variable_ops,
@@ -43,7 +46,7 @@ from tensorflow.python.ops import (
 from tensorflow.python.ops.parallel_for import control_flow_ops as pfor_ops
 from tensorflow.python.trackable.base import Trackable
 from tensorflow.python.types.core import Tensor as TensorLike
-from tensorflow.python.util import _pywrap_determinism, nest
+from tensorflow.python.util import _pywrap_determinism, nest, tf_inspect
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 EagerTensor = ops.EagerTensor
@@ -56,6 +59,7 @@ NotFoundError = errors_impl.NotFoundError
 NotOkStatusException = core._NotOkStatusException
 FallbackException = core._FallbackException
 tensor_cache_class = context._EagerTensorCache
+identity = gen_array_ops.identity
 uid = pywrap_tfe.TFE_Py_UID
 is_op_determinism_enabled = _pywrap_determinism.is_enabled
 
@@ -76,8 +80,10 @@ __all__ = [
     "atomic_function",
     "attr_value_pb2",
     "backprop",
+    "composite_tensor_gradient",
     "concrete_function_of",
     "context",
+    "custom_gradient",
     "dtypes",
     "execute",
     "forwardprop",
@@ -87,6 +93,7 @@ __all__ = [
     "functions_run_eagerly",
     "handle_data_util",
     "handle_shape_and_type",
+    "identity",
     "inferred_attributes",
     "is_op_determinism_enabled",
     "nest",
@@ -103,6 +110,7 @@ __all__ = [
     "tensor_shape",
     "tensor_shape_pb2",
     "tensor_util",
+    "tf_inspect",
     "uid",
     "xplane_pb2",
 ]

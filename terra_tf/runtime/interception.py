@@ -27,6 +27,7 @@ from terra_tf._tf_internals import (
     UnreadVariable,
     backprop,
     context,
+    custom_gradient,
     forwardprop,
     num_active_accumulators,
     pfor_ops,
@@ -35,6 +36,7 @@ from terra_tf._tf_internals import (
 )
 from terra_tf.config import config
 from terra_tf.runtime import (
+    custom_gradients,
     gradient_calls,
     gradient_markers,
     in_flight,
@@ -138,6 +140,8 @@ def _put_in_place(native: Any) -> None:
     _install_jvp_hook(native)
     _install_cache_bypass(native)
     _swap_method(gradient_calls.hook(native))
+    decorator = custom_gradients.hook(native, custom_gradient._eager_mode_decorator)
+    _replace(custom_gradient, "_eager_mode_decorator", decorator)
     for method in jacobian_calls.METHODS:
         _swap_method(jacobian_calls.hook(method))
     _swap_method(vectorized_maps.hook())
