@@ -18,12 +18,13 @@ from tensorflow.core.function import trace_type
 from tensorflow.core.function.polymorphism import function_type
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.distribute import distribute_lib
-from tensorflow.python.eager import backprop, context, core, execute, record
+from tensorflow.python.eager import backprop, context, core, execute, forwardprop, record
 from tensorflow.python.eager.polymorphic_function import atomic_function, concrete_function
 from tensorflow.python.eager.polymorphic_function.autograph_util import py_func_from_autograph
 from tensorflow.python.eager.polymorphic_function.eager_function_run import functions_run_eagerly
 from tensorflow.python.framework import (
     composite_tensor,
+    composite_tensor_gradient,
     dtypes,
     errors_impl,
     func_graph,
@@ -36,6 +37,8 @@ from tensorflow.python.framework import (
 )
 from tensorflow.python.ops import (
     array_ops,
+    custom_gradient,
+    gen_array_ops,
     gen_resource_variable_ops,
     handle_data_util,
     resource_variable_ops,
@@ -43,19 +46,21 @@ from tensorflow.python.ops import (
 from tensorflow.python.ops.parallel_for import control_flow_ops as pfor_ops
 from tensorflow.python.trackable.base import Trackable
 from tensorflow.python.types.core import Tensor as TensorLike
-from tensorflow.python.util import _pywrap_determinism, nest
+from tensorflow.python.util import _pywrap_determinism, nest, tf_inspect
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 EagerTensor = ops.EagerTensor
 SymbolicTensor = ops.SymbolicTensor
 BaseResourceVariable = resource_variable_ops.BaseResourceVariable
 ResourceVariable = resource_variable_ops.ResourceVariable
+SymbolicTensor = ops.SymbolicTensor
 UnreadVariable = resource_variable_ops._UnreadVariable
 CompositeTensor = composite_tensor.CompositeTensor
 NotFoundError = errors_impl.NotFoundError
 NotOkStatusException = core._NotOkStatusException
 FallbackException = core._FallbackException
 tensor_cache_class = context._EagerTensorCache
+identity = gen_array_ops.identity
 uid = pywrap_tfe.TFE_Py_UID
 is_op_determinism_enabled = _pywrap_determinism.is_enabled
 
@@ -67,6 +72,7 @@ __all__ = [
     "NotFoundError",
     "NotOkStatusException",
     "ResourceVariable",
+    "SymbolicTensor",
     "TensorLike",
     "Trackable",
     "UnreadVariable",
@@ -75,20 +81,25 @@ __all__ = [
     "atomic_function",
     "attr_value_pb2",
     "backprop",
+    "composite_tensor_gradient",
     "concrete_function_of",
     "context",
+    "custom_gradient",
     "dtypes",
     "execute",
+    "forwardprop",
     "func_graph",
     "function_def_to_graph",
     "function_pb2",
     "functions_run_eagerly",
     "handle_data_util",
     "handle_shape_and_type",
+    "identity",
     "inferred_attributes",
     "is_op_determinism_enabled",
     "nest",
     "node_def_pb2",
+    "num_active_accumulators",
     "op_def_registry",
     "ops",
     "pfor_ops",
@@ -100,6 +111,7 @@ __all__ = [
     "tensor_shape",
     "tensor_shape_pb2",
     "tensor_util",
+    "tf_inspect",
     "uid",
     "xplane_pb2",
 ]
@@ -138,6 +150,16 @@ def apply_op(op_type: str, **inputs_and_attrs: Any) -> Any:
         if attr.HasField("default_value") and attr.name not in inferred_attributes(op_type):
             inputs_and_attrs.setdefault(attr.name, None)
     return op_def_library._apply_op_helper(op_type, **inputs_and_attrs)[2]
+
+
+def num_active_accumulators(tensor: Any) -> int:
+    """Returns how many forward accumulators are active on this thread.
+
+    Args:
+      tensor: Any eager tensor of floats.
+    """
+    indices, _ = pywrap_tfe.TFE_Py_PackJVPs([tensor])  # of each accumulator, if there is one
+    return len(indices)
 
 
 def status_to_exception(error: Exception) -> Exception:

@@ -224,10 +224,6 @@ class Reason(_Explained):
         "Another thread needed a tensor or a variable of the open step, and finished it.",
     )
     CONCURRENT = "concurrent", "Another thread was co-executing; one does so at a time."
-    FORWARD_ACCUMULATOR = (
-        "forward_accumulator",
-        "A forward-mode accumulator was active, which needs every op to run at once.",
-    )
     OP_CALLBACKS = "op_callbacks", "An op callback (as of tfdbg) was active and must see every op."
     GRAPH_MODE = "graph_mode", "The function was called while TensorFlow was building a graph."
     GENERATOR = (

@@ -26,6 +26,7 @@
 #include "kernels/runner/graph_runner.h"
 #include "kernels/runner/step.h"
 #include "kernels/session/session.h"
+#include "kernels/session/tape_events.h"
 #include "tensorflow/core/common_runtime/dma_helper.h"
 #include "tensorflow/core/framework/allocator.h"
 #include "tensorflow/core/framework/tensor_util.h"
@@ -61,6 +62,7 @@ void Initialize(const py::dict& originals) {
   r.dtype_type = keep(originals["dtype_type"]);
   r.numpy_scalar_type = keep(originals["numpy_scalar_type"]);
   r.unread_variable_type = keep(originals["unread_variable_type"]);
+  r.symbolic_tensor_type = keep(originals["symbolic_tensor_type"]);
   r.next_id = keep(originals["next_id"]);
   r.canonical_attributes = keep(originals["canonical_attributes"]);
   r.result_attributes = keep(originals["result_attributes"]);
@@ -122,6 +124,8 @@ void BindFunctions(py::module_& m) {
           if (!hook) throw py::error_already_set();
           return ObjectOf(hook);
         });
+  m.def("set_accumulators", &SetAccumulators);
+  m.def("is_telling_tapes", [] { return CurrentThread().num_told > 0; });
   m.def("replayable", [](const std::string& name, const py::object& original) {
     PyRef hook = MakeReplayable(name, original.ptr());
     if (!hook) throw py::error_already_set();

@@ -26,13 +26,7 @@ PyRef ReadVariable(PyObject* py_context, PyObject* variable) {
   PyRef trainable = PyRef::Steal(PyObject_GetAttr(variable, trainable_name));
   if (!trainable) return PyRef();
   if (trainable.get() != Py_False) {
-    if (!NoteVariableAccessed(variable)) return PyRef();
-    TFE_Py_TapeVariableAccessed(variable);
-    if (Runtime().variable_watcher != nullptr) {
-      PyRef done = PyRef::Steal(
-          PyObject_CallOneArg(Runtime().variable_watcher, variable));
-      if (!done) return PyRef();
-    }
+    if (!AccessVariable(variable)) return PyRef();
   }
   PyRef handle = PyRef::Steal(PyObject_GetAttr(variable, handle_name));
   if (!handle) return PyRef();

@@ -85,11 +85,20 @@ PyObject* VariableAccessed(PyObject* original, PyObject* args,
 // Records an op whose gradient is a Python function.
 PyObject* RecordOperation(PyObject* original, PyObject* args,
                           PyObject* kwargs) {
+  TellingScope telling;
   Session* session = SessionOfTapes();
   if (session == nullptr || !TapeIsActive()) {
     return Look(original, args, kwargs);
   }
   return Gradients(session).OnRecordOperation(original, args, kwargs);
+}
+
+// A forward accumulator computes at each op: tapes hear of it at once.
+template <int change>
+PyObject* Accumulator(PyObject* original, PyObject* args, PyObject* kwargs) {
+  if (change > 0 && !Session::FlushAllTapes()) return nullptr;
+  CountAccumulators(change);
+  return PyObject_Call(original, args, kwargs);
 }
 
 template <int change>
@@ -126,7 +135,7 @@ PyMethodDef Method(const char* name, Hook hook) {
 }  // namespace
 
 PyRef WrapTapeFunction(const std::string& name, PyObject* original) {
-  static std::array<PyMethodDef, 16> methods = {
+  static std::array<PyMethodDef, 18> methods = {
       Method("TapeSetNew", NewTape),
       Method("TapeSetAdd", TapeOnly<TapeEvent::kEnter>),
       Method("TapeSetRemove", TapeOnly<TapeEvent::kLeave>),
@@ -140,6 +149,8 @@ PyRef WrapTapeFunction(const std::string& name, PyObject* original) {
       Method("TapeSetRecordOperationForwardprop", Look),
       Method("TapeSetShouldRecordBackprop", Look),
       Method("TapeSetPossibleGradientTypes", Look),
+      Method("ForwardAccumulatorSetAdd", Accumulator<1>),
+      Method("ForwardAccumulatorSetRemove", Accumulator<-1>),
       Method("VariableWatcherNew", Watcher<1>),
       Method("VariableWatcherRemove", Watcher<-1>),
       Method("TapeGradient", Gradient),

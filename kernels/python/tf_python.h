@@ -52,6 +52,7 @@ struct EagerRuntime {
   PyObject* indexed_slices_type = nullptr;  // IndexedSlices
   PyObject* variable_type = nullptr;        // ResourceVariable
   PyObject* unread_variable_type = nullptr;  // _UnreadVariable
+  PyObject* symbolic_tensor_type = nullptr;  // SymbolicTensor
   PyObject* dtype_type = nullptr;            // DType
   PyObject* numpy_scalar_type = nullptr;     // numpy.generic
   PyObject* keras_state = nullptr;           // Keras' module of global state
@@ -62,6 +63,12 @@ struct EagerRuntime {
 };
 
 EagerRuntime& Runtime();
+
+// Whether an object is a tensor of a graph that is being built.
+inline bool IsSymbolic(PyObject* object) {
+  return PyObject_TypeCheck(
+      object, reinterpret_cast<PyTypeObject*>(Runtime().symbolic_tensor_type));
+}
 
 // The name of the calling thread's device scope; "" where there is none.
 std::string DeviceScope();

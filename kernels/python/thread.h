@@ -13,6 +13,8 @@ struct ThreadState {
   Session* session = nullptr;      // OFF when null
   int nested = 0;                  // NESTED when positive: an op runs Python
   int num_watchers = 0;            // that collect the variables being read
+  int num_accumulators = 0;        // of forward mode that are active
+  int num_told = 0;                // ops that tapes are being told of
   int num_gradients = 0;           // being computed by their Python
   bool was_interrupted = false;    // the last wait, by a signal's handler
   PyObject* kept_error = nullptr;  // from outside, and not raised yet
@@ -26,6 +28,15 @@ class NestedScope {
   NestedScope() { ++CurrentThread().nested; }
   ~NestedScope() { --CurrentThread().nested; }
   NestedScope(const NestedScope&) = delete;
+};
+
+// While alive, tapes are being told of an op: what runs now is not of a
+// gradient, but of forward accumulators.
+class TellingScope {
+ public:
+  TellingScope() { ++CurrentThread().num_told; }
+  ~TellingScope() { --CurrentThread().num_told; }
+  TellingScope(const TellingScope&) = delete;
 };
 
 // Lets go of the exception that is set, which says that something could not be

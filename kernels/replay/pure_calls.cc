@@ -46,11 +46,12 @@ const tensorflow::EagerContextThreadLocalData* EagerThread() {
 
 // Null, or why a thread is where no pure call is replayed.
 const char* WhyNotOnThread(const ThreadState& thread, const PureCall& call) {
-  if (thread.num_gradients > 0 && call.marker == nullptr) {
+  if (call.marker == nullptr && num_marked_calls > 0) {
     return "a part of a gradient function";
   }
-  if (thread.num_watchers > 0)
-    return "somebody watches which variables it uses";
+  if (thread.num_accumulators > 0) {
+    return "a forward accumulator computes at each of its ops";
+  }
   // As C++ has it: Python's attributes of the same cost a third of a replay.
   const auto* local = EagerThread();
   if (local == nullptr) return "a thread that TensorFlow does not know";
@@ -69,6 +70,7 @@ const char* PureCalls::KeyOf(const PureCall& call, bool is_at_fork,
   hash.Mix(reinterpret_cast<uintptr_t>(call.function));
   hash.Mix(static_cast<uint64_t>(cursor_.at()));
   hash.Mix(static_cast<uint64_t>(TapeIsActive()));
+  hash.Mix(static_cast<uint64_t>(CurrentThread().num_watchers > 0));
   if (is_at_fork) hash.Mix(HashOfStack(cursor_.stop_frame()));
   if (call.marker != nullptr) {
     const Py_hash_t marker_hash = PyObject_Hash(call.marker);

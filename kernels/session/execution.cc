@@ -37,11 +37,12 @@ bool Execution::Diverge(Reason reason, const std::string& detail) {
 PyObject* Execution::Delegate(const Call& call, int number, Tensors* flat) {
   PlanNode* node = &plan().nodes[number];
   if (node->on_host) return RunOnHost(call, number);
-  const bool records = call.route == Route::kFast && !node->outputs.empty() &&
-                       node->kind == NodeKind::kDelegated && TapeIsActive();
+  const bool is_folded = node->kind == NodeKind::kFolded;
+  // Of every op, also of one that no gradient goes through or that has no
+  // results: in which order a tape calls gradient functions depends on them.
+  const bool records = call.route == Route::kFast && TapeIsActive();
   std::vector<tensorflow::PartialTensorShape> shapes;
-  if (node->kind == NodeKind::kDelegated && node->shape_rule != nullptr &&
-      !node->outputs.empty()) {
+  if (!is_folded && node->shape_rule != nullptr && !node->outputs.empty()) {
     InferShapes(*node->shape_rule, matcher_.KnownInputs(call), &shapes);
   }
   static const auto* unknown = new tensorflow::PartialTensorShape;
@@ -51,8 +52,8 @@ PyObject* Execution::Delegate(const Call& call, int number, Tensors* flat) {
   for (size_t i = 0; i < node->outputs.size(); ++i) {
     const OutputSpec& spec = node->outputs[i];
     // The tape asks for the shape at once, holding the GIL.
-    if (records && !spec.shape_known && !shape_of(i).IsFullyDefined() &&
-        spec.fetch_channel < 0) {
+    if (records && !is_folded && !spec.shape_known &&
+        !shape_of(i).IsFullyDefined() && spec.fetch_channel < 0) {
       // The next graph fetches it.
       if (!CallController(context_.controller(), "on_unplanned", "(iii)",
                           number, static_cast<int>(i), 1)) {
@@ -66,7 +67,7 @@ PyObject* Execution::Delegate(const Call& call, int number, Tensors* flat) {
   Tensors own;
   Tensors& all = flat == nullptr ? own : *flat;
   const size_t num_before = all.size();
-  if (node->kind == NodeKind::kFolded) {
+  if (is_folded) {
     for (size_t i = 0; i < node->inputs.size(); ++i) {
       const InputRef& ref = node->inputs[i];
       if (ref.kind == InputKind::kJoin)
@@ -102,7 +103,7 @@ PyObject* Execution::Delegate(const Call& call, int number, Tensors* flat) {
     if (!node->outputs[i].shape_known) history_.hash().MixShape(shape_of(i));
   }
   if (records) {
-    for (size_t i = 0; i < node->outputs.size(); ++i) {
+    for (size_t i = 0; !is_folded && i < node->outputs.size(); ++i) {
       if (outputs_.ShapeIsKnown(first_made + i)) continue;
       const Waited ready = outputs_.WaitReady(outputs_[first_made + i]);
       if (ready == Waited::kError) return nullptr;
@@ -203,13 +204,15 @@ PyObject* Execution::RunImperative(const Call& call, int number) {
   // Steps in flight may still change what this op reads.
   if (!SettleCall(call, &session_)) return nullptr;
   if (!context_.is_co_executing()) return OnCall(call);
-  PyRef result = PyRef::Steal(ExecuteAndRecord(call, marker));
+  PyRef result = PyRef::Steal(ExecuteUntold(call));
   if (!result) {
     if (!node->may_raise || !PassAfterError(number)) LeaveAfterError(call);
     return nullptr;
   }
   if (!AwaitSeizure()) return nullptr;
-  return FinishReal(call, number, index, std::move(result));
+  result = PyRef::Steal(FinishReal(call, number, index, std::move(result)));
+  if (!result || !TellOfReal(call, marker, result.get())) return nullptr;
+  return result.release();
 }
 
 // The op has run for real: notes its results, and tells the graph.
@@ -330,7 +333,7 @@ PyObject* Execution::Trace(const Call& call) {
   PyObject* marker =
       outputs_.KeepMarker(PyRef::Borrow(PyTuple_GET_ITEM(begun.get(), 1)));
   outputs_.LookAtLifetimes(node);
-  PyRef result = PyRef::Steal(ExecuteAndRecord(call, marker));
+  PyRef result = PyRef::Steal(ExecuteUntold(call));
   if (!result) {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
@@ -342,12 +345,14 @@ PyObject* Execution::Trace(const Call& call) {
   }
   PyRef outputs = OutputList(result.get());
   outputs_.AddAllReal(node, marker, outputs.get());
-  NestedScope recording;
-  if (!CallController(context_.controller(), "on_result", "(iO)", node,
-                      outputs.get())) {
-    return context_.AbandonTrace();
+  {
+    NestedScope recording;
+    if (!CallController(context_.controller(), "on_result", "(iO)", node,
+                        outputs.get())) {
+      return context_.AbandonTrace();
+    }
   }
-  return result.release();
+  return TellOfReal(call, marker, result.get()) ? result.release() : nullptr;
 }
 
 PyObject* Execution::OnCall(const Call& call) {

@@ -82,9 +82,11 @@ class Execution {
   Waited AwaitKnown(const Call& call, bool shapes_only);
   PyRef AskForShapes(const Call& call, const PlanNode& node);
 
-  // Runs the call for real with the tape stopped, then records it with a marker
-  // that names it (recording.cc).
-  PyObject* ExecuteAndRecord(const Call& call, PyObject* marker);
+  // Runs the call for real; tapes do not hear of it yet (recording.cc).
+  PyObject* ExecuteUntold(const Call& call);
+  // Tells them, with a marker that names the op. What forward accumulators then
+  // run are ops of the step: this op has to be a part of it by now.
+  bool TellOfReal(const Call& call, PyObject* marker, PyObject* result);
 
   Session& session_;
   StepContext& context_;

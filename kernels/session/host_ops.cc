@@ -93,7 +93,7 @@ PyObject* Execution::RunOnHost(const Call& call, int number) {
   inputs_.BindInputs(call, node);
   PyRef result = node.asks_for_shapes ? AskForShapes(call, node) : PyRef();
   if (!result && !PyErr_Occurred()) {
-    result = PyRef::Steal(ExecuteAndRecord(call, node.marker.get()));
+    result = PyRef::Steal(ExecuteUntold(call));
   }
   if (!AwaitSeizure()) return nullptr;
   if (!result && context_.is_co_executing() &&
@@ -103,7 +103,11 @@ PyObject* Execution::RunOnHost(const Call& call, int number) {
     return OnCall(call);
   }
   if (!result) return nullptr;
-  return FinishReal(call, number, index, std::move(result));
+  result = PyRef::Steal(FinishReal(call, number, index, std::move(result)));
+  if (!result || !TellOfReal(call, node.marker.get(), result.get())) {
+    return nullptr;
+  }
+  return result.release();
 }
 
 }  // namespace terra

@@ -1,4 +1,4 @@
-// Running a call for real, with its record on tapes.
+// Running a call for real, and telling tapes of it.
 #include "kernels/call/call.h"
 #include "kernels/call/op_info.h"
 #include "kernels/python/py_ref.h"
@@ -56,25 +56,30 @@ Tensors ItemsOf(PyObject* list) {
   return items;
 }
 
+// Whether tapes are told of it here. Others tell them themselves.
+bool IsForTapes(const Call& call) {
+  return call.route != Route::kFull && !RunsPython(call);
+}
+
 }  // namespace
 
-PyObject* Execution::ExecuteAndRecord(const Call& call, PyObject* marker) {
+PyObject* Execution::ExecuteUntold(const Call& call) {
   NestedScope nested;
   if (!TapeIsActive()) return Execute(call);
-  if (call.route == Route::kFull || RunsPython(call)) {
-    return tapes_.Flush() ? Execute(call) : nullptr;
-  }
+  if (!IsForTapes(call)) return tapes_.Flush() ? Execute(call) : nullptr;
   TFE_Py_TapeSetStopOnThread();
-  PyRef result = PyRef::Steal(Execute(call));
+  PyObject* result = Execute(call);
   TFE_Py_TapeSetRestartOnThread();
-  if (!result) return nullptr;
-  PyRef outputs = OutputList(result.get());
+  return result;
+}
+
+bool Execution::TellOfReal(const Call& call, PyObject* marker,
+                           PyObject* result) {
+  if (!TapeIsActive() || !IsForTapes(call)) return true;
+  PyRef outputs = OutputList(result);
   PyRef attrs = TapeAttrs(call, marker);
-  if (!tapes_.Tell(call.info->py_name.get(), call.inputs, attrs.get(),
-                   ItemsOf(outputs.get()))) {
-    return nullptr;
-  }
-  return result.release();
+  return tapes_.Tell(call.info->py_name.get(), call.inputs, attrs.get(),
+                     ItemsOf(outputs.get()));
 }
 
 }  // namespace terra

@@ -1,5 +1,7 @@
 #include "kernels/session/tape_events.h"
 
+#include <algorithm>
+
 #include "kernels/plan/pure_record.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
@@ -25,8 +27,12 @@ PyRef HandleOfVariable(PyObject* variable) {
 
 bool NoteVariableAccessed(PyObject* variable) {
   Session* session = SessionOfTapes();
-  if (session == nullptr || !TapeIsActive()) return true;
-  session->call_log().LogEvent(PureKind::kAccess, variable);
+  if (session == nullptr) return true;
+  const bool is_taped = TapeIsActive();
+  if (is_taped || CurrentThread().num_watchers > 0) {
+    session->call_log().LogEvent(PureKind::kAccess, variable);
+  }
+  if (!is_taped) return true;
   PyRef handle = HandleOfVariable(variable);
   session->tapes().NoteEvent(TapeEvent::kVariableAccessed, nullptr,
                              handle.get());
@@ -36,8 +42,17 @@ bool NoteVariableAccessed(PyObject* variable) {
 bool AccessVariable(PyObject* variable) {
   if (!NoteVariableAccessed(variable)) return false;
   TFE_Py_TapeVariableAccessed(variable);
-  return true;
+  PyObject* watcher = Runtime().variable_watcher;
+  return watcher == nullptr || static_cast<bool>(PyRef::Steal(
+                                   PyObject_CallOneArg(watcher, variable)));
 }
+
+void CountAccumulators(int change) {
+  int& number = CurrentThread().num_accumulators;
+  number = std::max(number + change, 0);
+}
+
+void SetAccumulators(int number) { CurrentThread().num_accumulators = number; }
 
 void StopTapes(bool stop) {
   Session* session = SessionOfTapes();

@@ -20,6 +20,10 @@ bool NoteVariableAccessed(PyObject* variable);
 
 // Notes it, and tells the tapes.
 bool AccessVariable(PyObject* variable);
+// So many more forward accumulators are active on this thread.
+void CountAccumulators(int change);
+// So many are.
+void SetAccumulators(int number);
 // Notes that this thread's tapes stop recording, or go on, and lets them.
 void StopTapes(bool stop);
 

@@ -3,6 +3,7 @@
 #include "kernels/plan/hash.h"
 #include "kernels/plan/pure_record.h"
 #include "kernels/python/tf_python.h"
+#include "kernels/python/thread.h"
 #include "kernels/python/waiting.h"
 
 namespace terra {
@@ -16,7 +17,8 @@ void StepTapes::Enter() {
 
 bool StepTapes::Defers() {
   if (!context_.is_co_executing() || call_log_->is_learning() ||
-      runs_user_gradients_ || has_outer_ || !Knobs().replays_calls.load()) {
+      CurrentThread().num_accumulators > 0 || runs_user_gradients_ ||
+      has_outer_ || !Knobs().replays_calls.load()) {
     return false;
   }
   const ActiveTapes& active = ActiveTapes::OfThread();
@@ -65,7 +67,7 @@ void StepTapes::NoteEvent(TapeEvent event, PyObject* tape, PyObject* tensor) {
   if (tensor == nullptr) return;
   if (EagerTensor_CheckExact(tensor)) {
     history_->MixIdentity(tensor);
-  } else {
+  } else if (!IsSymbolic(tensor)) {
     call_log_->Obstruct("a tape was told of something that is no tensor");
     runs_user_gradients_ = true;
   }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/python/tf_python.h"
+#include "kernels/python/thread.h"
 
 namespace terra {
 namespace {
@@ -184,6 +185,7 @@ void TapeLog::Clear() {
 bool TapeLog::Record(PyObject* name, absl::Span<const PyRef> inputs,
                      PyObject* attrs, absl::Span<const PyRef> outputs) {
   ++num_recorded_;
+  TellingScope telling;
   PyRef given = TupleOf(inputs);
   PyRef results = ListOf(outputs);
   return static_cast<bool>(PyRef::Steal(

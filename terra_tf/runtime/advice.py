@@ -39,7 +39,6 @@ _OF_REASONS = {
     Reason.TOO_MANY_DIVERGENCES: (
         "Steps hardly ever repeat themselves. Decorate a smaller function that does."
     ),
-    Reason.FORWARD_ACCUMULATOR: "Keep steps with a ForwardAccumulator in a function of their own.",
     Reason.GENERATOR: "Decorate what the generator calls, not the generator.",
     Reason.TRACE_TOO_LONG: "Decorate a smaller function: one step, not the whole training loop.",
     Reason.OP_CALLBACKS: "End the debugger's op callback: while it is on, every op runs eagerly.",

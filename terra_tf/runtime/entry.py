@@ -96,6 +96,7 @@ class Entry:
         self._last_built: BuiltGraph | None = None
         # By their ids, objects whose calls may be replayed.
         self._guarded: dict[int, weakref.ref] = {}
+        self.vectorized: dict[bytes, dict] = {}  # functions that were mapped (`vectorized_maps`)
         self._num_traces = 0
         self._num_traces_since_build = 0
         self._steps_with_graph = 0
@@ -428,11 +429,6 @@ class Entry:
     def _give_up_if_hopeless(self) -> None:
         if self._points >= max(1, config.max_divergences >> self._num_given_up):
             self._give_up(Reason.TOO_MANY_DIVERGENCES)
-
-    def give_up_on_forward_accumulator(self) -> None:
-        """A forward-mode accumulator needs every op to run at once."""
-        self.stats.count_fallback(Reason.FORWARD_ACCUMULATOR)
-        self._give_up(Reason.FORWARD_ACCUMULATOR)
 
     def _give_up(self, reason: Reason) -> None:
         self._why_imperative = reason

@@ -8,12 +8,14 @@ op's gradient function runs:
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from terra_tf._tf_internals import backprop
+from terra_tf._tf_internals import backprop, context
 from terra_tf.runtime import user_gradients
+from terra_tf.runtime.swapped_code import SwappedCode
 from terra_tf.trace.markers import GradientMarkers, gradient_function_wrapper, marked_caller
 
 
@@ -28,6 +30,13 @@ _thread = _ThreadMarkers()
 def thread_markers() -> GradientMarkers:
     """Returns the calling thread's stack of running gradient functions."""
     return _thread.markers
+
+
+def begin_step() -> None:
+    """No gradient function of this thread is running, and none has."""
+    markers = _thread.markers
+    markers.stack.clear()
+    markers.last = None
 
 
 _call_marked = marked_caller(thread_markers)
@@ -51,41 +60,45 @@ GRADIENT_WRAPPER_CODE = _call_marked.__code__
 
 
 def prepare(native: Any) -> None:
-    """Lets native code replay what the wrappers run."""
-    for name, function in (
-        ("a gradient function", backprop._gradient_function),
-        ("a sum of gradients", backprop._default_vspace.aggregate_fn),
-    ):
-        _run_natively[function] = native.pure_function(name, function, False, False)
+    """Lets native code replay what the wrapper runs."""
+    function = backprop._gradient_function
+    _run_natively[function] = native.pure_function("a gradient function", function, False, False)
 
 
-def vector_space(native: Any) -> Any:
-    """What the tape calls from C between gradient functions: sums and zeros.
+def hooks(native: Any) -> Iterator[SwappedCode]:
+    """Yields what marks the sums and zeros that the tape makes, from C, between gradient functions.
 
-    Without a marker each would look like one more turn of the loop around the gradient call.
+    Without a marker each would look like one more turn of the loop around the gradient call. The
+    functions' code is swapped, and not the vector space that has them: TensorFlow frees the old
+    one, which each forward accumulator that was made before goes on using.
     """
     space = backprop._default_vspace
+    yield SwappedCode(space.aggregate_fn, functools.partial(_marked_sum, native), __file__)
+    for zeros in (space.zeros_fn, space.zeros_like_fn):
+        yield SwappedCode(zeros, functools.partial(_marked_zeros, native), __file__)
 
-    def aggregate(gradients: Any) -> Any:
+
+def _marked_sum(native: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+    _run_natively[original] = native.pure_function("a sum of gradients", original, False, False)
+
+    def add_up(args: tuple, kwargs: dict[str, Any]) -> Any:
         controller = native.current_controller()
+        gradients = args[0] if len(args) == 1 and not kwargs else ()
         marker = None
         if controller is not None and len(gradients) > 1:
             marker = controller.tape_names.name_sum(gradients)
         if marker is None:
-            return space.aggregate_fn(gradients)
-        return _call_marked(marker, _run_sum, space.aggregate_fn, marker, gradients)
+            return original(*args, **kwargs)
+        return _call_marked(marker, _run_sum, original, marker, gradients)
 
-    def marked_zeros(zeros: Callable[..., Any]) -> Callable[..., Any]:
-        def make_zeros(*args: Any) -> Any:
-            controller = native.current_controller()
-            if controller is None:
-                return zeros(*args)
-            return _call_marked(controller.tape_names.name_zeros(), zeros, *args)
+    return add_up
 
-        return make_zeros
 
-    return space._replace(
-        aggregate_fn=aggregate,
-        zeros_fn=marked_zeros(space.zeros_fn),
-        zeros_like_fn=marked_zeros(space.zeros_like_fn),
-    )
+def _marked_zeros(native: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+    def make_zeros(args: tuple, kwargs: dict[str, Any]) -> Any:
+        controller = native.current_controller()
+        if controller is None or not context.executing_eagerly() or native.is_telling_tapes():
+            return original(*args, **kwargs)  # of a graph, or within an op: its stack says where
+        return _call_marked(controller.tape_names.name_zeros(), original, *args, **kwargs)
+
+    return make_zeros

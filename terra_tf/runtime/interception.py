@@ -23,25 +23,33 @@ from terra_tf._tf_internals import (
     BaseResourceVariable,
     EagerTensor,
     ResourceVariable,
+    SymbolicTensor,
     UnreadVariable,
     backprop,
     context,
+    custom_gradient,
+    forwardprop,
+    num_active_accumulators,
     pfor_ops,
     pywrap_tfe,
     tensor_cache_class,
 )
 from terra_tf.config import config
 from terra_tf.runtime import (
+    custom_gradients,
     gradient_calls,
     gradient_markers,
     in_flight,
     jacobian_calls,
+    pfor_calls,
+    vectorized_maps,
 )
 from terra_tf.runtime.api_hooks import ApiHooks, functions_of_tensorflow
 from terra_tf.runtime.keras_hooks import KerasHooks
 from terra_tf.runtime.replacements import Replacements
 from terra_tf.runtime.swapped_code import SwappedCode
 from terra_tf.trace.attributes import canonical_attributes, result_attributes
+from terra_tf.trace.markers import without_marker
 
 _MAX_INT32 = 2**31 - 1
 
@@ -115,7 +123,9 @@ def bind_context(eager_context: Any) -> None:
     in_flight.settle()
     eager_context.ensure_initialized()
     tensors = [tf.constant([float(number)]) for number in range(5)]
-    _native.load().module.bind_context(eager_context, eager_context._handle, tensors)
+    native = _native.load().module
+    native.bind_context(eager_context, eager_context._handle, tensors)
+    native.set_accumulators(num_active_accumulators(tensors[0]))  # some may be older than hooks
     _bound_context = eager_context
 
 
@@ -127,12 +137,16 @@ def _put_in_place(native: Any) -> None:
     _install_readers(native)
     _install_seed_hooks(native)
     _install_tape_hooks(native)
-    _install_accumulator_hook(native)
+    _install_jvp_hook(native)
     _install_cache_bypass(native)
     _swap_method(gradient_calls.hook(native))
+    decorator = custom_gradients.hook(native, custom_gradient._eager_mode_decorator)
+    _replace(custom_gradient, "_eager_mode_decorator", decorator)
     for method in jacobian_calls.METHODS:
         _swap_method(jacobian_calls.hook(method))
-    _replace(pfor_ops, "def_function", jacobian_calls.DefFunction(pfor_ops.def_function))
+    _swap_method(vectorized_maps.hook())
+    _replace(pfor_ops, "def_function", pfor_calls.DefFunction(pfor_ops.def_function))
+    _replace(pfor_ops, "PFor", vectorized_maps.converter(pfor_ops.PFor))
     _swap_code(native)
 
 
@@ -191,8 +205,8 @@ def begin_step() -> None:
     apply_knobs()
     native = _native.load().module
     if not native.in_gradient():
-        gradient_markers.thread_markers().stack.clear()
-        jacobian_calls.forget_call()
+        gradient_markers.begin_step()
+        pfor_calls.forget_call()
 
 
 def _save_originals() -> None:
@@ -214,6 +228,7 @@ def _runtime_objects() -> dict[str, Any]:
         "dtype_type": tf.DType,
         "numpy_scalar_type": np.generic,
         "unread_variable_type": UnreadVariable,
+        "symbolic_tensor_type": SymbolicTensor,
         "next_id": pywrap_tfe.TFE_Py_UID,
         "canonical_attributes": canonical_attributes,
         "result_attributes": result_attributes,
@@ -234,8 +249,8 @@ def _install_hooks(native: Any) -> None:
     gradient_markers.prepare(native)
     _register(pywrap_tfe.TFE_Py_RegisterGradientFunction, gradient_markers.wrapper,
               backprop._gradient_function)  # fmt: skip
-    _register(pywrap_tfe.TFE_Py_RegisterVSpace, gradient_markers.vector_space(native),
-              backprop._default_vspace)  # fmt: skip
+    for swapped in gradient_markers.hooks(native):
+        _swap_method(swapped)
 
 
 def _register(register: Callable[[Any], object], replacement: Any, original: Any) -> None:
@@ -300,6 +315,8 @@ _TAPE_FUNCTIONS = (
     "TapeSetRecordOperationForwardprop",
     "TapeSetShouldRecordBackprop",
     "TapeSetPossibleGradientTypes",
+    "ForwardAccumulatorSetAdd",
+    "ForwardAccumulatorSetRemove",
     "VariableWatcherNew",
     "VariableWatcherRemove",
     "TapeGradient",
@@ -313,16 +330,17 @@ def _install_tape_hooks(native: Any) -> None:
         _replace(pywrap_tfe, "TFE_Py_" + name, hook)
 
 
-def _install_accumulator_hook(native: Any) -> None:
-    enter = pywrap_tfe.TFE_Py_ForwardAccumulatorSetAdd
+def _install_jvp_hook(native: Any) -> None:
+    """What a forward accumulator runs at an op does not depend on the op's name on tapes.
 
-    def enter_accumulator(accumulator: Any) -> Any:
-        controller = native.current_controller()
-        if controller is not None:
-            controller.on_forward_accumulator()
-        return enter(accumulator)
+    TensorFlow keeps one function for each type, attributes and shapes; the name is an attribute.
+    """
+    dispatch = forwardprop._jvp_dispatch
 
-    _replace(pywrap_tfe, "TFE_Py_ForwardAccumulatorSetAdd", enter_accumulator)
+    def dispatch_unnamed(op_name: str, attributes: tuple, *args: Any, **kwargs: Any) -> Any:
+        return dispatch(op_name, without_marker(attributes), *args, **kwargs)
+
+    _register(pywrap_tfe.TFE_Py_RegisterJVPFunction, dispatch_unnamed, dispatch)
 
 
 def _install_cache_bypass(native: Any) -> None:

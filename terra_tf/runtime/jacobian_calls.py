@@ -13,25 +13,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from terra_tf import _native
-from terra_tf._tf_internals import (
-    EagerTensor,
-    backprop,
-    concrete_function_of,
-    context,
-    func_graph,
-    functions_run_eagerly,
-    nest,
-    py_func_from_autograph,
-    uid,
-)
-from terra_tf.config import config
+from terra_tf._tf_internals import EagerTensor, backprop, nest
 from terra_tf.runtime.gradient_calls import is_plain_source
+from terra_tf.runtime.pfor_calls import CapturingGraph, controller_of_step, expect, whole_body
 from terra_tf.runtime.straight_line_code import NotStraightError, straight_function
 from terra_tf.runtime.swapped_code import SwappedCode
 
@@ -44,20 +33,7 @@ class _Call(NamedTuple):
     given: tuple  # what its result depends on, but for the step so far
 
 
-class _Calls(threading.local):
-    def __init__(self) -> None:
-        self.current: _Call | None = None
-
-
-_calls = _Calls()
-
-
 METHODS = (backprop.GradientTape.jacobian, backprop.GradientTape.batch_jacobian)
-
-
-def forget_call() -> None:
-    """A jacobian that was interrupted may have left its call behind."""
-    _calls.current = None
 
 
 def hook(method: types.FunctionType) -> SwappedCode:
@@ -65,35 +41,15 @@ def hook(method: types.FunctionType) -> SwappedCode:
     return SwappedCode(method, _jacobian)
 
 
-class DefFunction:
-    """TensorFlow's module of that name, as `pfor` sees it."""
-
-    def __init__(self, module: types.ModuleType) -> None:
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-    def function(self, vectorized: Callable[[], Any]) -> Callable[[], Any]:
-        """Returns what runs the function that `pfor` has written."""
-        call, _calls.current = _calls.current, None
-        controller = _controller()
-        if call is None or controller is None:
-            return self._module.function(vectorized)
-        return functools.partial(_run, controller, call, vectorized)
-
-
 def _jacobian(original: types.FunctionType) -> Any:
     signature = inspect.signature(original)
 
     def jacobian(args: tuple, kwargs: dict[str, Any]) -> Any:
-        if _controller() is None:
+        if controller_of_step() is None:
             return original(*args, **kwargs)
-        outer, _calls.current = _calls.current, _described(original, signature, args, kwargs)
-        try:
+        call = _described(original, signature, args, kwargs)
+        with expect(None if call is None else functools.partial(_run, call)):
             return original(*args, **kwargs)
-        finally:
-            _calls.current = outer
 
     return jacobian
 
@@ -121,18 +77,7 @@ def _described(
     return _Call(function, tape, (target, *handles, *options))
 
 
-def _controller() -> Any:
-    """Returns the controller of the step whose ops this thread runs, or None."""
-    if not config.replay_calls or not context.executing_eagerly() or functions_run_eagerly():
-        return None
-    native = _native.load().module
-    controller = native.current_controller()
-    if controller is None or controller.native.mode == native.Mode.IMPERATIVE:
-        return None
-    return controller
-
-
-def _run(controller: Any, call: _Call, vectorized: Callable[[], Any]) -> Any:
+def _run(call: _Call, controller: Any, vectorized: Callable[[], Any]) -> Any:
     make = functools.partial(_make, vectorized)
     if call.tape._recording:
         body, captured, _ = make()
@@ -148,15 +93,13 @@ def _run(controller: Any, call: _Call, vectorized: Callable[[], Any]) -> Any:
 
 def _make(vectorized: Callable[[], Any]) -> tuple[Callable[..., Any], tuple, str | None]:
     """Returns a body, the tensors it takes, and why it cannot be used again (or None)."""
-    graph = _CapturingGraph(vectorized.__name__)
-    func_graph.func_graph_from_py_func(
-        graph.name, py_func_from_autograph(vectorized), (), {}, func_graph=graph
-    )
+    graph = CapturingGraph(vectorized.__name__)
+    graph.trace(vectorized)
     try:
         function, captured = straight_function(graph)
         return _StraightBody(function, graph.structured_outputs), tuple(captured), None
     except NotStraightError as error:
-        body, captured = _whole_body(graph)
+        body, captured = whole_body(graph)
         return body, tuple(captured), str(error) if error.has_effect else None
 
 
@@ -165,22 +108,6 @@ def _use_up(tape: Any) -> None:
     if not tape._persistent and tape._tape is not None:
         tape._watched_variables = tape._tape.watched_variables()
         tape._tape = None
-
-
-class _CapturingGraph(func_graph.FuncGraph):
-    """A graph in which tensors from outside are inputs, the smallest, too.
-
-    TensorFlow makes constants of them, so that the graph is for one step's values.
-    """
-
-    def capture(self, tensor: Any, name: str | None = None, shape: Any = None) -> Any:
-        if not isinstance(tensor, EagerTensor):
-            return super().capture(tensor, name, shape)
-        captures = self._function_captures
-        return captures._create_placeholder_helper(self, tensor, name or str(uid()))
-
-
-# ----------------------------------------------------------------------------- what is made
 
 
 class _StraightBody:
@@ -199,10 +126,3 @@ class _StraightBody:
     def _pure(self) -> Any:
         name = "a vectorized gradient"
         return _native.load().module.pure_function(name, self._function, False, False)
-
-
-def _whole_body(graph: Any) -> tuple[Callable[..., Any], list]:
-    """Returns what runs the graph as one function, and the tensors it takes."""
-    function = concrete_function_of(graph)
-    inputs = list(function.captured_inputs)
-    return lambda captured, is_kept: function._call_flat([], list(captured)), inputs

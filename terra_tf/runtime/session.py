@@ -488,10 +488,3 @@ class StepSession(StepQuestions):
         """CO_EXECUTION: what is fed is not what ops were known to take; they may fail."""
         self._has_bad_index = True
         self.entry.note_index_out_of_range(self.built, slot)
-
-    def on_forward_accumulator(self) -> None:
-        """A forward-mode accumulator is being entered on this thread."""
-        if self.native.mode == self._mode.CO_EXECUTION:
-            self.on_divergence(Reason.FORWARD_ACCUMULATOR)
-        self.native.mode = self._mode.IMPERATIVE
-        self.entry.give_up_on_forward_accumulator()

@@ -57,7 +57,7 @@ def straight_function(graph: Any) -> tuple[Callable[..., list], list]:
     Raises:
       NotStraightError: It calls functions, or has an effect.
     """
-    _check_has_no_effect(graph)
+    check_has_no_effect(graph)
     writer = _Writer(graph)
     namespace = dict(writer.values, run=_run, constant=tf.constant)
     exec(_compiled(writer.source), namespace)
@@ -176,8 +176,8 @@ def _known_value(operation: Any) -> Any:
     return tensor_util.constant_value(output)
 
 
-def _check_has_no_effect(graph: Any) -> None:
-    """An op with an effect runs although no output depends on it."""
+def check_has_no_effect(graph: Any) -> None:
+    """Raises NotStraightError for an op with an effect, also if no output depends on it."""
     for operation in graph.get_operations():
         definition = op_def_registry.get(operation.type)
         if definition is None:

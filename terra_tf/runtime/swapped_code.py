@@ -22,15 +22,20 @@ class SwappedCode:
     Args:
       function: Whose code is swapped.
       make_target: Gets a copy of the function that works as before; returns the target.
+      file: Where the code says it is; by default where the function's own is.
     """
 
     def __init__(
-        self, function: types.FunctionType, make_target: Callable[[types.FunctionType], Any]
+        self,
+        function: types.FunctionType,
+        make_target: Callable[[types.FunctionType], Any],
+        file: str | None = None,
     ) -> None:
         self._function = function
         self._code = function.__code__
         self._signature = None if hasattr(function, "__wrapped__") else inspect.signature(function)
-        self._calling_code = _code_that_calls(make_target(_copy_of(function)), self._code)
+        target = make_target(_copy_of(function))
+        self._calling_code = _code_that_calls(target, self._code, file or self._code.co_filename)
 
     def is_of(self, function: types.FunctionType) -> bool:
         """Says whether it was made for this function as it is now."""
@@ -70,7 +75,7 @@ def _copy_of(function: types.FunctionType) -> types.FunctionType:
     return copy
 
 
-def _code_that_calls(target: Any, original: types.CodeType) -> types.CodeType:
+def _code_that_calls(target: Any, original: types.CodeType, file: str) -> types.CodeType:
     """Returns code `(*args, **kwargs)` that calls target(args, kwargs), and looks like another."""
     names = original.co_freevars
     cells = "; ".join(f"{name} = None" for name in names) or "pass"
@@ -80,7 +85,7 @@ def _code_that_calls(target: Any, original: types.CodeType) -> types.CodeType:
         f"        target = {_PLACEHOLDER!r}\n        return target(args, kwargs)\n    return call\n"
     )
     namespace: dict[str, Any] = {}
-    exec(compile(source, original.co_filename, "exec"), namespace)
+    exec(compile(source, file, "exec"), namespace)
     code: types.CodeType = namespace["make"]().__code__
     constants = tuple(target if value == _PLACEHOLDER else value for value in code.co_consts)
     return code.replace(co_consts=constants, co_firstlineno=original.co_firstlineno)

@@ -52,18 +52,25 @@ def marker_of(attrs: tuple | None) -> Any:
     return None
 
 
+def without_marker(attrs: tuple) -> tuple:
+    """Returns a tape entry's attributes as the op was given them."""
+    return attrs if marker_of(attrs) is None else attrs[:-2]
+
+
 def marked_caller(markers_of_thread: Callable) -> Callable:
     """Returns `call(marker, function, *args)`; the function's ops know their marker.
 
     Its code object is the one that locations look for.
     """
 
-    def call_marked(marker: Any, function: Callable[..., Any], *args: Any) -> Any:
+    def call_marked(
+        marker: Any, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         markers = markers_of_thread()
         depth = len(markers.stack)
         try:
             markers.stack.append(marker)
-            return function(*args)
+            return function(*args, **kwargs)
         finally:
             markers.last = marker
             del markers.stack[depth:]
@@ -86,7 +93,8 @@ def gradient_function_wrapper(
         marker = marker_of(attr_tuple)
         if marker is None:
             return run(original, None, op_name, attr_tuple, *args)
-        return call_marked(marker, run, original, marker, op_name, attr_tuple[:-2], *args)
+        attrs = without_marker(attr_tuple)
+        return call_marked(marker, run, original, marker, op_name, attrs, *args)
 
     return call_gradient_function
 

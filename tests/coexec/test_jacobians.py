@@ -12,6 +12,7 @@ import tensorflow as tf
 from hazards import LATE, Counter, assert_like_eager, draw_inputs, make_weight, num_gradients
 
 import terra_tf as terra
+from terra_tf._tf_internals import pfor_ops
 from terra_tf.runtime import jacobian_calls
 
 pytestmark = pytest.mark.timeout(180)
@@ -462,7 +463,8 @@ def test_errors_are_eagers(wrong):
 
 def test_other_users_of_pfor_are_left_alone():
     def body(x, weights, n):
-        return tf.vectorized_map(lambda row: tf.reduce_sum(row * row), x @ weights[0])
+        y = x @ weights[0]
+        return pfor_ops.pfor(lambda i: tf.reduce_sum(tf.gather(y, i) ** 2), 4)
 
     stats = assert_like_eager(stepping(body), NUM_STEPS)
     assert stats.imperative_ops

@@ -90,7 +90,6 @@ REASON_VALUES = {
     "keyboard_interrupt",
     "seized_by_other_thread",
     "concurrent",
-    "forward_accumulator",
     "op_callbacks",
     "graph_mode",
     "generator",
