@@ -195,7 +195,7 @@ class Acceleration:
             return self._stock(kind)
         self.steps[kind] = step = Function(getattr(model, f"{kind}_step"), {})
         made: type[BatchFunction] = PredictFunction if kind == "predict" else IteratorFunction
-        return made(model, step, functools.partial(self._stock, kind))
+        return made(model, kind, step, functools.partial(self._stock, kind))
 
     def _is_users(self, model: Any, kind: str) -> bool:
         names = (f"make_{kind}_function", "_make_function")
