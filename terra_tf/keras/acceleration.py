@@ -21,6 +21,7 @@ from terra_tf.keras.batch_functions import (
     has_default_strategy,
 )
 from terra_tf.keras.model_explanation import ModelExplanation
+from terra_tf.keras.users_layers import layers_with_python
 from terra_tf.runtime.stats import Stats
 
 KINDS = ("train", "test", "predict")
@@ -81,7 +82,8 @@ def explain(model: Any) -> ModelExplanation:
     """
     acceleration = _acceleration_of(model)
     steps = {kind: step.explain() for kind, step in acceleration.steps.items()}
-    return ModelExplanation(getattr(model, "name", ""), steps, dict(acceleration.eager))
+    layers = layers_with_python(model)
+    return ModelExplanation(getattr(model, "name", ""), steps, dict(acceleration.eager), layers)
 
 
 def _acceleration_of(model: Any) -> Acceleration:
