@@ -140,7 +140,7 @@ sanitize-python: $(VENV)/.installed
 	LD_PRELOAD="$(SANITIZED_LIBRARIES)" PYTHONMALLOC=malloc \
 	  ASAN_OPTIONS=detect_leaks=0:handle_segv=2:log_path=$(CURDIR)/$(SANITIZED)/report \
 	  $(PY) -m pytest $(SANITIZED_TESTS) -q -m "not slow and not timed" --timeout=600 \
-	  -o pythonpath="$(SANITIZED) . tests/coexec" $(PYTEST_ARGS) || \
+	  -o pythonpath="$(SANITIZED) . tests/coexec tests/keras" $(PYTEST_ARGS) || \
 	  { tail -n +1 $(SANITIZED)/report*; exit 1; }
 
 # ---- Bazel: the same C++, by Debian's bazel-bootstrap and bazel-rules-java, without a network

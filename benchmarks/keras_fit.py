@@ -1,9 +1,10 @@
-"""What a batch of Keras' `fit` costs: stock, eagerly, under `terra.keras.accelerate`.
+"""What a batch costs in Keras: stock, eagerly, under `terra.keras.accelerate`.
 
-    python -m benchmarks.keras_fit [--only=dense,cnn] [--turns=20] [--batches=20]
+    python -m benchmarks.keras_fit [--only=dense,lstm] [--calls=fit,train_on_batch]
 
 Contestants take turns of one short epoch each, in one process; the first turns, in which graphs are
-built, do not count. Their losses are compared with eager's before. Exits with 1 if Terra's differ.
+built, do not count. What they return is compared with eager's before. Exits with 1 if Terra's
+differs.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ from absl import app, flags
 import terra_tf as terra
 from benchmarks.timing import interleave, per_step
 
-_MODELS = ("dense", "dense_softmax", "cnn")
+_MODELS = ("dense", "dense_softmax", "cnn", "lstm")
+CALLS = ("fit", "evaluate", "predict", "train_on_batch", "test_on_batch", "predict_on_batch")
 _ONLY = flags.DEFINE_list("only", list(_MODELS), f"Which models: some of {', '.join(_MODELS)}.")
+_CALLS = flags.DEFINE_list("calls", ["fit"], f"Which calls: some of {', '.join(CALLS)}.")
 _TURNS = flags.DEFINE_integer("turns", 20, "Timed epochs of each contestant.", lower_bound=1)
 _BATCHES = flags.DEFINE_integer("batches", 20, "Batches of an epoch.", lower_bound=1)
 
 flags.register_validator("only", lambda names: set(names) <= set(_MODELS), "no such model")
+flags.register_validator("calls", lambda names: set(names) <= set(CALLS), "no such call")
 
 _BATCH_SIZE = 32
 _NUM_WARMUP_TURNS = 3
+_NUM_WORDS, _NUM_TOKENS = 100, 20
 CONTESTANTS = ("stock", "eager", "terra")
 
 
@@ -40,6 +45,13 @@ def _layers(name: str) -> list[Any]:
             layers.MaxPooling2D(),
             layers.Conv2D(16, 3, activation="relu"),
             layers.Flatten(),
+            layers.Dense(10),
+        ]
+    if name == "lstm":  # of texts that are padded
+        return [
+            keras.Input((_NUM_TOKENS,), dtype="int32"),
+            layers.Embedding(_NUM_WORDS, 16, mask_zero=True),
+            layers.LSTM(16),
             layers.Dense(10),
         ]
     activation = "softmax" if name == "dense_softmax" else None
@@ -60,23 +72,43 @@ def make_model(name: str, contestant: str) -> Any:
     return terra.keras.accelerate(model) if contestant == "terra" else model
 
 
-def measure(name: str, num_turns: int, num_batches: int) -> dict[str, Any]:
-    """Return milliseconds per batch and whether losses are eager's, by contestant."""
+def make_data(name: str, num_batches: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return inputs and labels."""
     rng = np.random.default_rng(0)
-    models = {contestant: make_model(name, contestant) for contestant in CONTESTANTS}
-    shape = models["eager"].input_shape[1:]
-    x = rng.standard_normal((num_batches * _BATCH_SIZE, *shape)).astype(np.float32)
-    y = rng.integers(0, 10, num_batches * _BATCH_SIZE)
+    num = num_batches * _BATCH_SIZE
+    y = rng.integers(0, 10, num)
+    if name == "lstm":
+        tokens = rng.integers(1, _NUM_WORDS, (num, _NUM_TOKENS))
+        lengths = rng.integers(1, _NUM_TOKENS + 1, num)
+        return np.where(np.arange(_NUM_TOKENS) < lengths[:, None], tokens, 0).astype(np.int32), y
+    shape = (16, 16, 1) if name == "cnn" else (20,)
+    return rng.standard_normal((num, *shape)).astype(np.float32), y
 
-    def epoch_of(model: Any, **options: Any) -> Callable[[int], Any]:
-        arguments = {"batch_size": _BATCH_SIZE, "verbose": 0, "shuffle": False, **options}
-        return lambda turn: model.fit(x, y, **arguments).history["loss"]
 
-    losses = {contestant: epoch_of(model, epochs=2)(0) for contestant, model in models.items()}
-    samplers = {c: per_step(epoch_of(model), num_batches) for c, model in models.items()}
+def turn_of(call: str, model: Any, x: np.ndarray, y: np.ndarray) -> Callable[[int], Any]:
+    """Return a function that makes one epoch of calls, and returns plain values."""
+    options: dict[str, Any] = {"batch_size": _BATCH_SIZE, "verbose": 0}
+    parts = [slice(i, i + _BATCH_SIZE) for i in range(0, len(x), _BATCH_SIZE)]
+    turns: dict[str, Callable[[], Any]] = {
+        "fit": lambda: model.fit(x, y, shuffle=False, **options).history["loss"],
+        "evaluate": lambda: model.evaluate(x, y, **options),
+        "predict": lambda: model.predict(x, **options).tobytes(),
+        "train_on_batch": lambda: [model.train_on_batch(x[part], y[part]) for part in parts],
+        "test_on_batch": lambda: [model.test_on_batch(x[part], y[part]) for part in parts],
+        "predict_on_batch": lambda: [model.predict_on_batch(x[part]).tobytes() for part in parts],
+    }
+    return lambda turn: turns[call]()
+
+
+def measure(name: str, call: str, num_turns: int, num_batches: int) -> dict[str, Any]:
+    """Return milliseconds per batch and whether results are eager's, by contestant."""
+    x, y = make_data(name, num_batches)
+    turns = {c: turn_of(call, make_model(name, c), x, y) for c in CONTESTANTS}
+    results = {contestant: [turn(0), turn(1)] for contestant, turn in turns.items()}
+    samplers = {contestant: per_step(turn, num_batches) for contestant, turn in turns.items()}
     timings = interleave(samplers, num_turns=num_turns, num_warmup_turns=_NUM_WARMUP_TURNS)
     return {
-        contestant: (1e3 * timings[contestant].median_s, losses[contestant] == losses["eager"])
+        contestant: (1e3 * timings[contestant].median_s, results[contestant] == results["eager"])
         for contestant in CONTESTANTS
     }
 
@@ -85,9 +117,9 @@ def main(argv: list[str]) -> None:
     """Measure and print."""
     del argv
     is_right = True
-    for name in _ONLY.value:
-        results = measure(name, _TURNS.value, _BATCHES.value)
-        print(f"{name}, batches of {_BATCH_SIZE}: ms per batch, with an epoch's own cost")
+    for name, call in ((name, call) for name in _ONLY.value for call in _CALLS.value):
+        results = measure(name, call, _TURNS.value, _BATCHES.value)
+        print(f"{name}, {call}, batches of {_BATCH_SIZE}: ms per batch, with an epoch's own cost")
         for contestant, (milliseconds, is_equal) in results.items():
             ratio = milliseconds / results["stock"][0]
             equal = "identical" if is_equal else "differs from eager"

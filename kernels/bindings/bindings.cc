@@ -57,6 +57,7 @@ void Initialize(const py::dict& originals) {
   r.record_gradient = keep(originals["record_gradient"]);
   r.variable_watcher = keep(originals["variable_watcher"]);
   r.resource_variable_type = keep(originals["resource_variable_type"]);
+  r.shape_type = keep(originals["shape_type"]);
   r.indexed_slices_type = keep(originals["indexed_slices_type"]);
   r.variable_type = keep(originals["variable_type"]);
   r.dtype_type = keep(originals["dtype_type"]);
@@ -138,9 +139,11 @@ void BindFunctions(py::module_& m) {
     if (!hook) throw py::error_already_set();
     return ObjectOf(hook);
   });
-  m.def("set_keras_state", [](const py::object& module) {
-    Runtime().keras_state = RefOf(module).release();
-  });
+  m.def("set_keras_state",
+        [](const py::object& module, const py::object& variable_type) {
+          Runtime().keras_state = RefOf(module).release();
+          Runtime().keras_variable_type = RefOf(variable_type).release();
+        });
   // What is added says whether a change of it would be seen.
   py::class_<StateGuard>(m, "StateGuard")
       .def(py::init<>())

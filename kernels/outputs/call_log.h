@@ -45,7 +45,7 @@ struct PureLearning {
   int epoch;
   int64_t num_obstacles;
   int64_t first_id;  // tensors with lower ids were there before the call
-  uint64_t keras_context;
+  PyRef context_values;  // a copy of what Keras' layers inherited, or null
   bool is_taped;
   const char* obstacle = nullptr;  // why it cannot be replayed
 };

@@ -103,6 +103,7 @@ struct ResultPattern {
     kOperand,  // number: this argument (of a PureCall)
     kList,
     kTuple,
+    kDict,    // object: a tuple of its keys
     kSlices,  // IndexedSlices of three items
     // What an assignment returns; object: its attributes without the handle,
     // which is that of argument `number`, of a CallRecord: variable slot.
@@ -113,7 +114,11 @@ struct ResultPattern {
   bool is_zeros = false;  // a tensor with TensorFlow's mark for zeros
   PyRef assign;           // of a slice of a variable, as of `AssignOfSlice`
   PyRef object;
-  std::vector<ResultPattern> items;  // of a tensor: its logits, or none
+  std::vector<ResultPattern> items;
+  // Of a tensor: what Keras has set of its attributes, each with its number in
+  // TensorAttributes::carried.
+  std::vector<ResultPattern> attributes;
+  int attribute = -1;
 };
 
 struct CallRecord {

@@ -29,6 +29,7 @@ enum class Event : uint64_t {
   kList,
   kTuple,
   kSlices,
+  kDict,
 };
 
 // A hash that is being made.

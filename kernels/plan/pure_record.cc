@@ -25,17 +25,28 @@ bool IsSame(const PureStep& a, const PureStep& b) {
   return true;
 }
 
+bool AreSame(const std::vector<ResultPattern>& a,
+             const std::vector<ResultPattern>& b);
+
 bool IsSame(const ResultPattern& a, const ResultPattern& b) {
   using Kind = ResultPattern::Kind;
   if (a.kind != b.kind || a.number != b.number || a.is_zeros != b.is_zeros ||
-      a.items.size() != b.items.size() ||
-      (a.kind == Kind::kObject && a.object.get() != b.object.get())) {
+      a.attribute != b.attribute ||
+      (a.kind == Kind::kObject && a.object.get() != b.object.get()) ||
+      (a.kind == Kind::kDict &&
+       PyObject_RichCompareBool(a.object.get(), b.object.get(), Py_EQ) != 1)) {
     return false;
   }
-  for (size_t i = 0; i < a.items.size(); ++i) {
-    if (!IsSame(a.items[i], b.items[i])) return false;
+  return AreSame(a.items, b.items) && AreSame(a.attributes, b.attributes);
+}
+
+bool AreSame(const std::vector<ResultPattern>& a,
+             const std::vector<ResultPattern>& b) {
+  bool are_same = a.size() == b.size();
+  for (size_t i = 0; are_same && i < a.size(); ++i) {
+    are_same = IsSame(a[i], b[i]);
   }
-  return true;
+  return are_same;
 }
 
 }  // namespace
@@ -47,6 +58,7 @@ const char* DifferenceOf(const PureRecord& a, const PureRecord& b) {
     is_same = IsSame(a.steps[i], b.steps[i]);
   }
   if (!is_same) return "it ran other ops, or on other tensors";
+  if (!AreSame(a.changes, b.changes)) return "it set other attributes";
   return IsSame(a.result, b.result) ? nullptr : "it returned something else";
 }
 

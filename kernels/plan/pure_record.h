@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
@@ -28,6 +29,7 @@ namespace terra {
 struct Operand {
   PyObject* object;  // borrowed from the arguments
   PyRef handle;      // of a variable; null: `object` is the tensor
+  PyRef held;        // `object`, where arguments may let go of it
   PyObject* tensor() const { return handle ? handle.get() : object; }
 };
 
@@ -74,6 +76,9 @@ struct PureStep {
   std::vector<TensorRef> inputs;  // of the op, or the gradient's tensors
 };
 
+// Of what Keras' layers inherit: names, and values that live for ever.
+using ContextChanges = std::vector<std::pair<PyRef, PyObject*>>;
+
 struct PureRecord {
   std::string refusal;  // why it cannot be replayed; empty: it can
   int tries_left = 0;   // refused: learning may be tried again so often
@@ -81,7 +86,9 @@ struct PureRecord {
   int64_t* num_replayed = nullptr;  // counts in Plan::replayed
   std::vector<PureStep> steps;
   ResultPattern result;
-  GuardRef guard;  // none: the call depends on no object
+  std::vector<ResultPattern> changes;  // of operands: attributes that it sets
+  ContextChanges context_changes;      // of Keras', that it leaves behind
+  GuardRef guard;                      // none: the call depends on no object
   Anchors anchors;
 };
 

@@ -49,6 +49,7 @@ struct EagerRuntime {
   PyObject* variable_watcher = nullptr;    // ...VariableWatcherVariableAccessed
   PyObject* resource_variable_type = nullptr;  // BaseResourceVariable
   ptrdiff_t tensor_id_offset = 0;           // where an EagerTensor keeps its id
+  PyObject* shape_type = nullptr;           // TensorShape
   PyObject* indexed_slices_type = nullptr;  // IndexedSlices
   PyObject* variable_type = nullptr;        // ResourceVariable
   PyObject* unread_variable_type = nullptr;  // _UnreadVariable
@@ -56,6 +57,7 @@ struct EagerRuntime {
   PyObject* dtype_type = nullptr;            // DType
   PyObject* numpy_scalar_type = nullptr;     // numpy.generic
   PyObject* keras_state = nullptr;           // Keras' module of global state
+  PyObject* keras_variable_type = nullptr;   // its Variable for TensorFlow
   PyObject* next_id = nullptr;               // Python: of tensors
   PyObject* canonical_attributes =
       nullptr;                            // Python: see Plan::AttributesMatch

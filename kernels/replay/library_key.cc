@@ -7,7 +7,7 @@
 #include "kernels/plan/library_objects.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
-#include "kernels/replay/pure_call.h"
+#include "kernels/replay/keras_context.h"
 #include "tensorflow/core/util/determinism.h"
 
 namespace terra {
@@ -24,7 +24,7 @@ const char* LibraryKey::Add(const LibraryCall& call, int tape,
   hash_.Mix(reinterpret_cast<uintptr_t>(call.function));
   if (tape >= 0) hash_.Mix(Event::kTape, static_cast<uint64_t>(tape));
   takes_objects_ = call.takes_objects;
-  if (takes_objects_) hash_.Mix(PureKey::HashOfKerasContext());
+  if (takes_objects_) hash_.Mix(KerasContext().hash());
   for (PyObject* value : call.given) {
     const char* problem = Mix(value, 0);
     if (problem != nullptr) return problem;

@@ -3,7 +3,7 @@
 #include "kernels/plan/library_objects.h"
 #include "kernels/python/python_scopes.h"
 #include "kernels/python/tf_python.h"
-#include "kernels/replay/pure_call.h"
+#include "kernels/replay/tensor_attributes.h"
 
 namespace terra {
 
@@ -29,6 +29,62 @@ void ReplayParts::KeepGuard(PyRef guard, GuardRef* kept, std::string* refusal) {
   *kept = GuardRef();
 }
 
+bool ReplayParts::SetAttributes(const ResultPattern& pattern, PyObject* tensor,
+                                const Tensors& made,
+                                const Operands& operands) const {
+  for (const ResultPattern& attribute : pattern.attributes) {
+    PyRef value = MakeResult(attribute, made, operands);
+    if (!value || !SetCarried(tensor, attribute.attribute, value.get())) {
+      return false;
+    }
+  }
+  return true;
+}
+
+PyRef ReplayParts::MakeTensor(const ResultPattern& pattern, const Tensors& made,
+                              const Operands& operands) const {
+  PyRef tensor = pattern.kind == ResultPattern::Kind::kMade
+                     ? made[pattern.number]
+                     : SameValueNewObject(pattern.object.get());
+  if (tensor && pattern.is_zeros && !MarkAsZeros(tensor.get())) return PyRef();
+  if (tensor && pattern.assign &&
+      !MarkAsSlice(tensor.get(), pattern.assign.get(), operands[0].object)) {
+    return PyRef();
+  }
+  const bool is_made =
+      tensor && SetAttributes(pattern, tensor.get(), made, operands);
+  return is_made ? tensor : PyRef();
+}
+
+// A list, a tuple, a dictionary or IndexedSlices.
+PyRef ReplayParts::MakeContainer(const ResultPattern& pattern,
+                                 const Tensors& made,
+                                 const Operands& operands) const {
+  using Kind = ResultPattern::Kind;
+  const bool is_list = pattern.kind == Kind::kList;
+  const bool is_dict = pattern.kind == Kind::kDict;
+  const size_t n = pattern.items.size();
+  PyRef items = PyRef::Steal(is_dict   ? PyDict_New()
+                             : is_list ? PyList_New(n)
+                                       : PyTuple_New(n));
+  for (size_t i = 0; items && i < n; ++i) {
+    PyRef item = MakeResult(pattern.items[i], made, operands);
+    if (!item) return PyRef();
+    if (is_list) {
+      PyList_SET_ITEM(items.get(), i, item.release());
+    } else if (!is_dict) {
+      PyTuple_SET_ITEM(items.get(), i, item.release());
+    } else if (PyDict_SetItem(items.get(),
+                              PyTuple_GET_ITEM(pattern.object.get(), i),
+                              item.get()) < 0) {
+      return PyRef();
+    }
+  }
+  if (pattern.kind != Kind::kSlices) return items;
+  return PyRef::Steal(
+      PyObject_CallObject(Runtime().indexed_slices_type, items.get()));
+}
+
 PyRef ReplayParts::MakeResult(const ResultPattern& pattern, const Tensors& made,
                               const Operands& operands) const {
   using Kind = ResultPattern::Kind;
@@ -36,24 +92,8 @@ PyRef ReplayParts::MakeResult(const ResultPattern& pattern, const Tensors& made,
     case Kind::kObject:
       return pattern.object;
     case Kind::kMade:
-    case Kind::kFolded: {
-      PyRef tensor = pattern.kind == Kind::kMade
-                         ? made[pattern.number]
-                         : SameValueNewObject(pattern.object.get());
-      if (tensor && pattern.is_zeros && !MarkAsZeros(tensor.get())) {
-        return PyRef();
-      }
-      if (tensor && pattern.assign &&
-          !MarkAsSlice(tensor.get(), pattern.assign.get(),
-                       operands[0].object)) {
-        return PyRef();
-      }
-      if (tensor && !pattern.items.empty()) {  // Keras' logits
-        PyRef logits = MakeResult(pattern.items.front(), made, operands);
-        if (!logits || !SetLogits(tensor.get(), logits.get())) return PyRef();
-      }
-      return tensor;
-    }
+    case Kind::kFolded:
+      return MakeTensor(pattern, made, operands);
     case Kind::kUnread:
       return MakeUnreadVariable(pattern.object.get(),
                                 operands.empty()
@@ -65,24 +105,11 @@ PyRef ReplayParts::MakeResult(const ResultPattern& pattern, const Tensors& made,
       return PyRef::Borrow(history_.Named(pattern.number));
     case Kind::kList:
     case Kind::kTuple:
+    case Kind::kDict:
     case Kind::kSlices:
       break;
   }
-  const bool is_list = pattern.kind == Kind::kList;
-  const size_t n = pattern.items.size();
-  PyRef items = PyRef::Steal(is_list ? PyList_New(n) : PyTuple_New(n));
-  for (size_t i = 0; i < n; ++i) {
-    PyObject* item = MakeResult(pattern.items[i], made, operands).release();
-    if (item == nullptr) return PyRef();
-    if (is_list) {
-      PyList_SET_ITEM(items.get(), i, item);
-    } else {
-      PyTuple_SET_ITEM(items.get(), i, item);
-    }
-  }
-  if (pattern.kind != Kind::kSlices) return items;
-  return PyRef::Steal(
-      PyObject_CallObject(Runtime().indexed_slices_type, items.get()));
+  return MakeContainer(pattern, made, operands);
 }
 
 }  // namespace terra

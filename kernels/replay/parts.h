@@ -48,6 +48,14 @@ class ReplayParts {
   static void KeepGuard(PyRef guard, GuardRef* kept, std::string* refusal);
   PyRef MakeResult(const ResultPattern& pattern, const Tensors& made,
                    const Operands& operands) const;
+  // Those that a pattern has of a tensor; false with an error set.
+  bool SetAttributes(const ResultPattern& pattern, PyObject* tensor,
+                     const Tensors& made, const Operands& operands) const;
+
+  PyRef MakeTensor(const ResultPattern& pattern, const Tensors& made,
+                   const Operands& operands) const;
+  PyRef MakeContainer(const ResultPattern& pattern, const Tensors& made,
+                      const Operands& operands) const;
 
   Session& session_;
   StepContext& context_;

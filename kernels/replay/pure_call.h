@@ -19,6 +19,8 @@
 #include "kernels/plan/plan.h"
 #include "kernels/plan/pure_record.h"
 #include "kernels/python/py_ref.h"
+#include "kernels/replay/keras_context.h"
+#include "kernels/replay/tensor_attributes.h"
 
 namespace terra {
 
@@ -34,41 +36,25 @@ struct PureCall {
   PyObject* marker;    // of a gradient function: names its forward op; or null
 };
 
-// What somebody has set of a tensor's attributes.
-enum class Attributes {
-  kNone,
-  kZeros,   // TensorFlow's mark that all its items are zero, nothing else
-  kSlice,   // `assign`, which a slice of a variable has, nothing else
-  kLogits,  // what Keras' softmax was given, a tensor; nothing else
-  kOther,   // Keras sets masks
-};
-Attributes AttributesOf(PyObject* tensor);
-// Keras' logits of a tensor. Null if it has none.
-PyRef LogitsOf(PyObject* tensor);
-bool SetLogits(PyObject* tensor, PyObject* logits);
-// TensorFlow's mark; false with an error set if it cannot be.
-bool MarkAsZeros(PyObject* tensor);
-// What a slice of a variable has, without the variable. Null if it holds
-// results of the step.
-PyRef AssignOfSlice(const Outputs& outputs, PyObject* tensor,
-                    PyObject* variable);
-bool MarkAsSlice(PyObject* tensor, PyObject* assign, PyObject* variable);
-
 // Turns what was logged of a call into a record (pure_learner.cc).
 class PureLearner {
  public:
   PureLearner(const Plan& plan, const Outputs& outputs, const CallLog& call_log,
               const Cursor& cursor, const PureLearning& learning,
-              const Operands& operands, bool takes_objects)
+              const KerasContext& context, const Operands& operands,
+              bool takes_objects)
       : plan_(plan),
         outputs_(outputs),
         call_log_(call_log),
         cursor_(cursor),
         learning_(learning),
+        context_(context),
         operands_(operands),
         takes_objects_(takes_objects) {}
   // Empty, or why the call cannot be replayed.
+  // `before`: attributes of the operands before the call.
   std::string Learn(const std::vector<LoggedStep>& steps, PyObject* result,
+                    const std::vector<TensorAttributes>& before,
                     PureRecord* record);
 
  private:
@@ -83,6 +69,14 @@ class PureLearner {
   std::string LearnJoin(const InputRef& expected, TensorRef* ref);
   std::string LearnResult(PyObject* value, ResultPattern* pattern);
   std::string LearnTensor(PyObject* tensor, ResultPattern* pattern);
+  std::string LearnItems(PyObject* items, ResultPattern* pattern);
+  std::string LearnDict(PyObject* value, ResultPattern* pattern);
+  std::string LearnAttributes(const TensorAttributes& attributes,
+                              const TensorAttributes& before,
+                              ResultPattern* pattern);
+  // What it has set of the attributes of tensors that it was given.
+  std::string LearnChanges(const std::vector<TensorAttributes>& before);
+  std::string LearnContext();
   std::string LearnKept();
 
   const Plan& plan_;
@@ -90,12 +84,14 @@ class PureLearner {
   const CallLog& call_log_;
   const Cursor& cursor_;
   const PureLearning& learning_;
+  const KerasContext& context_;  // as it was before the call
   const Operands& operands_;
   const bool takes_objects_;
   PureRecord* record_ = nullptr;
   std::map<Output, int> made_;  // in the call -> number
   std::set<int> results_;       // numbers of those that it returns
   std::map<int, int> joins_;    // decided in the call -> operand
+  int depth_ = 0;               // of attributes of attributes
   // What ops of the call have taken that is no argument.
   std::map<PyObject*, TensorRef> objects_;
 };
@@ -113,23 +109,27 @@ class PureKey {
         is_at_fork_(is_at_fork) {}
   // Null, or why the call has no key.
   const char* Add(const PureCall& call);
-  // What Keras' layers inherit from the layer that calls them.
-  static uint64_t HashOfKerasContext();
   Hash& hash() { return hash_; }
   uint64_t value() const { return hash_.value(); }
   // What it knows by address or by id, besides the function.
   Anchors anchors() const;
   const Operands& operands() const { return operands_; }
   const std::vector<PyObject*>& objects() const { return objects_; }
+  // Whether an argument has a mask of Keras'.
+  bool has_mask() const { return has_mask_; }
 
  private:
   const char* Mix(PyObject* value, int depth);
   const char* MixItems(PyObject* items, int depth);
   const char* MixNumber(PyObject* value);
   const char* MixNumPy(PyObject* value);
+  const char* MixShape(PyObject* shape);
   void MixReal(double number);
-  const char* MixTensor(PyObject* tensor);
+  const char* MixTensor(PyObject* tensor, PyRef held, int depth);
+  const char* MixPlace(PyObject* tensor, tensorflow::TensorHandle* handle);
   const char* MixVariable(PyObject* variable);
+  const char* MixKerasVariable(PyObject* variable);
+  const char* MixDict(PyObject* value, int depth);
   void MixTwin(const tensorflow::TensorHandle* handle);
   // Whether it is the same object as an operand before.
   bool MixKnown(PyObject* object);
@@ -141,6 +141,7 @@ class PureKey {
   Hash hash_{0x9e11};
   Operands operands_;
   std::vector<PyObject*> objects_;
+  bool has_mask_ = false;
 };
 
 }  // namespace terra

@@ -62,6 +62,23 @@ const char* WhyNotOnThread(const ThreadState& thread, const PureCall& call) {
   return "an op callback sees every op";
 }
 
+// Whether a layer says by a warning, each time, that it drops a mask.
+bool WarnsOfMask(const PureCall& call, const PureKey& key) {
+  PyObject* given = call.kwargs == nullptr
+                        ? nullptr
+                        : PyDict_GetItemString(call.kwargs, "mask");
+  const bool has_mask =
+      key.has_mask() || (given != nullptr && given != Py_None);
+  if (!has_mask || !call.takes_objects || PyTuple_GET_SIZE(call.args) == 0) {
+    return false;
+  }
+  static PyObject* name = PyUnicode_InternFromString("supports_masking");
+  PyRef supports =
+      PyRef::Steal(PyObject_GetAttr(PyTuple_GET_ITEM(call.args, 0), name));
+  if (!supports) ClearOwnError();  // a loss or a metric
+  return supports.get() == Py_False;
+}
+
 }  // namespace
 
 const char* PureCalls::KeyOf(const PureCall& call, bool is_at_fork,
@@ -98,6 +115,10 @@ PyObject* PureCalls::OnCall(const PureCall& call) {
                                              : WhyNotOnThread(thread, call);
   if (problem == nullptr) problem = KeyOf(call, is_at_fork, &key);
   if (!context_.is_co_executing()) return run();
+  if (problem == nullptr && WarnsOfMask(call, key)) {
+    problem = "the layer warns that it drops a mask";
+    call_log_.ObstructPure(problem);
+  }
   if (problem != nullptr) {
     // Of a gradient function it is said why it is not replayed, not of its
     // parts.
@@ -237,6 +258,16 @@ PyObject* PureCalls::Replay(const PureRecord& record,
     }
   }
   ++*record.num_replayed;
+  for (const ResultPattern& change : record.changes) {
+    if (!SetAttributes(change, operands[change.number].object, made,
+                       operands)) {
+      return nullptr;
+    }
+  }
+  if (!record.context_changes.empty() &&
+      !KerasContext().Set(record.context_changes)) {
+    return nullptr;
+  }
   return MakeResult(record.result, made, operands).release();
 }
 

@@ -10,6 +10,7 @@
 #include "kernels/python/py_ref.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
+#include "kernels/replay/keras_context.h"
 #include "kernels/replay/pure_call.h"
 #include "tensorflow/core/util/determinism.h"
 
@@ -18,134 +19,13 @@ namespace {
 
 constexpr int kMaxDepth = 8;  // of lists in lists
 
-// Gradient functions of convolutions and losses look for it.
-PyObject* ZerosMark() {
-  static PyObject* mark = PyUnicode_InternFromString("_is_zeros_tensor");
-  return mark;
-}
-
-// Keras' mask of a tensor. Read by Keras only, as None where there is none.
-PyObject* MaskName() {
-  static PyObject* name = PyUnicode_InternFromString("_keras_mask");
-  return name;
-}
-
-// What Keras' softmax and sigmoid have made their result of; losses look for
-// it.
-PyObject* LogitsName() {
-  static PyObject* name = PyUnicode_InternFromString("_keras_logits");
-  return name;
-}
-
-// A method that TensorFlow gives to slices of variables.
-PyObject* AssignName() {
-  static PyObject* name = PyUnicode_InternFromString("assign");
-  return name;
-}
-
-// Whether it is the method that TensorFlow makes for a slice.
-bool IsAssignOfSlice(PyObject* value) {
-  if (!PyFunction_Check(value)) return false;
-  PyObject* module =
-      PyDict_GetItemString(PyFunction_GetGlobals(value), "__name__");
-  return module != nullptr && PyUnicode_Check(module) &&
-         PyUnicode_CompareWithASCIIString(
-             module, "tensorflow.python.ops.array_ops") == 0;
-}
-
-// The same function with other cells. Null with an exception set.
-PyRef WithClosure(PyObject* function, PyObject* cells) {
-  static PyObject* name = PyUnicode_InternFromString("__qualname__");
-  PyRef qualified = PyRef::Steal(PyObject_GetAttr(function, name));
-  PyRef made = PyRef::Steal(PyFunction_NewWithQualName(
-      PyFunction_GetCode(function), PyFunction_GetGlobals(function),
-      qualified.get()));
-  PyObject* defaults = PyFunction_GetDefaults(function);
-  if (!made || PyFunction_SetClosure(made.get(), cells) < 0 ||
-      PyFunction_SetDefaults(made.get(), defaults ? defaults : Py_None) < 0) {
-    return PyRef();
-  }
-  return made;
-}
-
-// Visits what an object holds: whether it is more than its type.
-int FindAttribute(PyObject* held, void* found) {
-  if (PyType_Check(held)) return 0;
-  *static_cast<bool*>(found) = true;
-  return 1;
+// `keras.Variable` itself: what the user derives may convert in its own way.
+bool IsKerasVariable(const PyObject* value) {
+  return reinterpret_cast<const PyObject*>(Py_TYPE(value)) ==
+         Runtime().keras_variable_type;
 }
 
 }  // namespace
-
-Attributes AttributesOf(PyObject* tensor) {
-  // Asking for the dictionary makes one, for each tensor.
-  bool has_some = false;
-  Py_TYPE(tensor)->tp_traverse(tensor, FindAttribute, &has_some);
-  if (!has_some) return Attributes::kNone;
-  PyObject** attributes = _PyObject_GetDictPtr(tensor);
-  if (attributes == nullptr || *attributes == nullptr) return Attributes::kNone;
-  // `tf_keras` says of every tensor that it has no mask.
-  const bool has_no_mask = PyDict_GetItem(*attributes, MaskName()) == Py_None;
-  const Py_ssize_t n = PyDict_Size(*attributes) - (has_no_mask ? 1 : 0);
-  if (n == 0) return Attributes::kNone;
-  if (n > 1) return Attributes::kOther;
-  if (PyObject* logits = PyDict_GetItem(*attributes, LogitsName())) {
-    return EagerTensor_CheckExact(logits) ? Attributes::kLogits
-                                          : Attributes::kOther;
-  }
-  if (PyDict_GetItem(*attributes, ZerosMark()) == Py_True) {
-    return Attributes::kZeros;
-  }
-  PyObject* assign = PyDict_GetItem(*attributes, AssignName());
-  return assign != nullptr && IsAssignOfSlice(assign) ? Attributes::kSlice
-                                                      : Attributes::kOther;
-}
-
-PyRef LogitsOf(PyObject* tensor) {
-  PyRef logits = PyRef::Steal(PyObject_GetAttr(tensor, LogitsName()));
-  if (!logits) PyErr_Clear();
-  return logits;
-}
-
-bool SetLogits(PyObject* tensor, PyObject* logits) {
-  return PyObject_SetAttr(tensor, LogitsName(), logits) == 0;
-}
-
-bool MarkAsZeros(PyObject* tensor) {
-  return PyObject_SetAttr(tensor, ZerosMark(), Py_True) == 0;
-}
-
-PyRef AssignOfSlice(const Outputs& outputs, PyObject* tensor,
-                    PyObject* variable) {
-  PyRef assign = PyRef::Steal(PyObject_GetAttr(tensor, AssignName()));
-  PyObject* closure = assign ? PyFunction_GetClosure(assign.get()) : nullptr;
-  if (closure == nullptr) return PyRef();
-  const Py_ssize_t n = PyTuple_GET_SIZE(closure);
-  PyRef cells = PyRef::Steal(PyTuple_New(n));
-  for (Py_ssize_t i = 0; i < n; ++i) {
-    PyObject* held = PyCell_GET(PyTuple_GET_ITEM(closure, i));
-    if (held == nullptr ||
-        (EagerTensor_CheckExact(held) && outputs.Find(HandleOf(held)) >= 0)) {
-      return PyRef();
-    }
-    PyTuple_SET_ITEM(cells.get(), i,
-                     PyCell_New(held == variable ? nullptr : held));
-  }
-  return WithClosure(assign.get(), cells.get());
-}
-
-bool MarkAsSlice(PyObject* tensor, PyObject* assign, PyObject* variable) {
-  PyObject* closure = PyFunction_GetClosure(assign);
-  const Py_ssize_t n = PyTuple_GET_SIZE(closure);
-  PyRef cells = PyRef::Steal(PyTuple_New(n));
-  for (Py_ssize_t i = 0; i < n; ++i) {
-    PyObject* held = PyCell_GET(PyTuple_GET_ITEM(closure, i));
-    PyTuple_SET_ITEM(cells.get(), i,
-                     PyCell_New(held == nullptr ? variable : held));
-  }
-  PyRef made = WithClosure(assign, cells.get());
-  return made && PyObject_SetAttr(tensor, AssignName(), made.get()) == 0;
-}
 
 Anchors PureKey::anchors() const {
   Anchors anchors;
@@ -157,59 +37,16 @@ Anchors PureKey::anchors() const {
   return anchors;
 }
 
-uint64_t PureKey::HashOfKerasContext() {
-  static PyObject* tracker_name =
-      PyUnicode_InternFromString("GLOBAL_STATE_TRACKER");
-  static PyObject* dict_name = PyUnicode_InternFromString("__dict__");
-  static PyObject* name = PyUnicode_InternFromString("current_call_ctx");
-  Hash hash(0);
-  if (Runtime().keras_state == nullptr) return 0;
-  // `clear_session` puts another tracker there, and each thread has its own
-  // attributes of it. Guards look at what is in them.
-  PyRef tracker =
-      PyRef::Steal(PyObject_GetAttr(Runtime().keras_state, tracker_name));
-  PyRef of_thread;
-  if (tracker) {
-    of_thread = PyRef::Steal(PyObject_GetAttr(tracker.get(), dict_name));
-  }
-  if (!of_thread || !PyDict_Check(of_thread.get())) {
-    ClearOwnError();
-    return 0;
-  }
-  hash.Mix(reinterpret_cast<uintptr_t>(of_thread.get()));
-  PyObject* context = PyDict_GetItemWithError(of_thread.get(), name);
-  if (context == nullptr || context == Py_None) {
-    ClearOwnError();
-    return hash.value();
-  }
-  PyRef attributes = PyRef::Steal(PyObject_GetAttr(context, dict_name));
-  PyObject *key, *value;
-  Py_ssize_t place = 0;
-  while (attributes && PyDict_Next(attributes.get(), &place, &key, &value)) {
-    hash.Mix(reinterpret_cast<uintptr_t>(key));
-    hash.Mix(reinterpret_cast<uintptr_t>(value));
-  }
-  ClearOwnError();
-  return hash.value();
-}
-
 const char* PureKey::Add(const PureCall& call) {
   hash_.Mix(tensorflow::OpDeterminismRequired());  // losses do without some ops
-  if (takes_objects_) hash_.Mix(HashOfKerasContext());
+  if (takes_objects_) hash_.Mix(KerasContext().hash());
   const char* problem = MixItems(call.args, 0);
   if (problem != nullptr || call.kwargs == nullptr) return problem;
-  PyObject *name, *value;
-  Py_ssize_t place = 0;
-  while (PyDict_Next(call.kwargs, &place, &name, &value)) {
-    problem = Mix(name, 0);
-    if (problem == nullptr) problem = Mix(value, 0);
-    if (problem != nullptr) return problem;
-  }
-  return nullptr;
+  return MixDict(call.kwargs, -1);
 }
 
 const char* PureKey::Mix(PyObject* value, int depth) {
-  if (EagerTensor_CheckExact(value)) return MixTensor(value);
+  if (EagerTensor_CheckExact(value)) return MixTensor(value, PyRef(), 0);
   if (IsEternal(value)) {
     hash_.Mix(Event::kObject, reinterpret_cast<uintptr_t>(value));
     return nullptr;
@@ -232,6 +69,14 @@ const char* PureKey::Mix(PyObject* value, int depth) {
     PyRef items = PyRef::Steal(PySequence_Tuple(value));
     return MixItems(items.get(), depth);
   }
+  if (reinterpret_cast<PyObject*>(Py_TYPE(value)) == Runtime().shape_type) {
+    return MixShape(value);
+  }
+  if (PyDict_CheckExact(value)) {
+    hash_.Mix(Event::kDict, static_cast<uint64_t>(PyDict_Size(value)));
+    PyRef copy = PyRef::Steal(PyDict_Copy(value));
+    return MixDict(copy.get(), depth);
+  }
   if (PySlice_Check(value)) {
     const auto* slice = reinterpret_cast<PySliceObject*>(value);
     hash_.Mix(Event::kSlices);
@@ -245,7 +90,10 @@ const char* PureKey::Mix(PyObject* value, int depth) {
                                     Runtime().numpy_scalar_type))) {
     return MixNumPy(value);
   }
-  if (!takes_objects_) return "an argument of another kind";
+  if (!takes_objects_) {
+    return IsKerasVariable(value) ? MixKerasVariable(value)
+                                  : "an argument of another kind";
+  }
   hash_.Mix(Event::kObject, reinterpret_cast<uintptr_t>(value));
   objects_.push_back(value);
   return nullptr;
@@ -260,6 +108,28 @@ const char* PureKey::MixItems(PyObject* items, int depth) {
     if (problem != nullptr) return problem;
   }
   return nullptr;
+}
+
+const char* PureKey::MixDict(PyObject* value, int depth) {
+  if (depth >= kMaxDepth) return "dictionaries nested deeply";
+  PyObject *key, *item;
+  Py_ssize_t place = 0;
+  while (PyDict_Next(value, &place, &key, &item)) {
+    const char* problem = Mix(key, depth + 1);
+    if (problem == nullptr) problem = Mix(item, depth + 1);
+    if (problem != nullptr) return problem;
+  }
+  return nullptr;
+}
+
+// TensorFlow's shape: a tuple of numbers and None, or None.
+const char* PureKey::MixShape(PyObject* shape) {
+  static PyObject* name = PyUnicode_InternFromString("_dims");
+  hash_.Mix(Event::kShape);
+  PyRef dims = PyRef::Steal(PyObject_GetAttr(shape, name));
+  if (dims) return Mix(dims.get(), 0);
+  ClearOwnError();
+  return "a shape that could not be read";
 }
 
 void PureKey::MixReal(double number) {
@@ -320,19 +190,29 @@ void PureKey::MixTwin(const tensorflow::TensorHandle* handle) {
   }
 }
 
-const char* PureKey::MixTensor(PyObject* tensor) {
+// Attributes may be taken away while the call runs: so what is one is held.
+const char* PureKey::MixTensor(PyObject* tensor, PyRef held, int depth) {
+  if (depth >= kMaxDepth) return "a tensor with attributes";
   if (MixKnown(tensor)) return nullptr;
-  const Attributes attributes = AttributesOf(tensor);
-  if (attributes == Attributes::kOther) return "a tensor with attributes";
+  const TensorAttributes attributes = AttributesOf(tensor);
+  if (attributes.has_others) return "a tensor with attributes";
   tensorflow::TensorHandle* handle = HandleOf(tensor);
   MixTwin(handle);
   hash_.Mix(Event::kType, static_cast<uint64_t>(handle->DataType()));
-  hash_.Mix(static_cast<uint64_t>(attributes));
-  operands_.push_back({tensor, PyRef()});
-  if (attributes == Attributes::kLogits) {
-    const char* problem = MixTensor(LogitsOf(tensor).get());
+  hash_.Mix(attributes.kind());
+  operands_.push_back({tensor, PyRef(), std::move(held)});
+  for (const PyRef& value : attributes.carried) {
+    if (!value || value.get() == Py_None) continue;
+    const char* problem = MixTensor(value.get(), value, depth + 1);
     if (problem != nullptr) return problem;
   }
+  has_mask_ |= attributes.has_mask();
+  return MixPlace(tensor, handle);
+}
+
+// Where a tensor comes from, as far as calls depend on it, and its shape.
+const char* PureKey::MixPlace(PyObject* tensor,
+                              tensorflow::TensorHandle* handle) {
   // Of a constant of the plan the value is known: Python may read it.
   const auto& constants = plan_.constant_of;
   const auto constant = constants.find(handle);
@@ -377,8 +257,24 @@ const char* PureKey::MixVariable(PyObject* variable) {
   }
   hash_.Mix(Event::kFixed, static_cast<uint64_t>(IdOf(handle.get())));
   hash_.Mix(reinterpret_cast<uintptr_t>(trainable.get()));
-  operands_.push_back({variable, std::move(handle)});
+  operands_.push_back({variable, std::move(handle), PyRef::Borrow(variable)});
   return nullptr;
+}
+
+// What it converts itself to depends on it and on Keras' scopes: a guard sees
+// both.
+const char* PureKey::MixKerasVariable(PyObject* variable) {
+  static PyObject* value_name = PyUnicode_InternFromString("_value");
+  PyRef value = PyRef::Steal(PyObject_GetAttr(variable, value_name));
+  if (!value || reinterpret_cast<PyObject*>(Py_TYPE(value.get())) !=
+                    Runtime().variable_type) {
+    ClearOwnError();
+    return "a variable of another kind";
+  }
+  if (objects_.empty()) hash_.Mix(KerasContext().hash());
+  hash_.Mix(Event::kObject, reinterpret_cast<uintptr_t>(variable));
+  objects_.push_back(variable);
+  return MixVariable(value.get());
 }
 
 }  // namespace terra

@@ -38,16 +38,14 @@ bool HasTensor(const ResultPattern& result) {
 }  // namespace
 
 std::string PureLearner::Learn(const std::vector<LoggedStep>& steps,
-                               PyObject* result, PureRecord* record) {
+                               PyObject* result,
+                               const std::vector<TensorAttributes>& before,
+                               PureRecord* record) {
   record_ = record;
   if (call_log_.num_obstacles() != learning_.num_obstacles) {
     return call_log_.obstacle();
   }
   if (learning_.obstacle != nullptr) return learning_.obstacle;
-  if (takes_objects_ &&
-      learning_.keras_context != PureKey::HashOfKerasContext()) {
-    return "it changes what later layers inherit";
-  }
   if (cursor_.epoch() != learning_.epoch || cursor_.epoch_is_pending()) {
     return "an epoch ended in it";
   }
@@ -62,9 +60,10 @@ std::string PureLearner::Learn(const std::vector<LoggedStep>& steps,
     if (!problem.empty()) return problem;
   }
   if (at != path.size()) return "it has ops that run in Python";
-  const std::string problem = LearnResult(result, &record->result);
-  if (at == learning_.path_begin &&
-      (takes_objects_ || !HasTensor(record->result))) {
+  std::string problem = LearnResult(result, &record->result);
+  if (problem.empty()) problem = LearnChanges(before);
+  if (problem.empty()) problem = LearnContext();
+  if (at == learning_.path_begin && !HasTensor(record->result)) {
     return "it runs no op";
   }
   return problem.empty() && !learning_.is_taped ? LearnKept() : problem;
@@ -211,34 +210,101 @@ std::string PureLearner::LearnResult(PyObject* value, ResultPattern* pattern) {
     pattern->object = attributes;
     return "";
   }
-  PyRef items;
+  if (PyDict_CheckExact(value)) return LearnDict(value, pattern);
   if (PyList_CheckExact(value) || PyTuple_CheckExact(value)) {
     pattern->kind = PyList_CheckExact(value) ? Kind::kList : Kind::kTuple;
-    items = PyRef::Borrow(value);
-  } else if (IsSlices(value)) {
-    pattern->kind = Kind::kSlices;
-    items = ItemsOfSlices(value);
-    if (!items) return "it returns slices of another kind";
-  } else {
+    return LearnItems(value, pattern);
+  }
+  if (!IsSlices(value)) {
     return absl::StrCat("it returns a ", Py_TYPE(value)->tp_name);
   }
-  const Py_ssize_t n = PySequence_Fast_GET_SIZE(items.get());
+  pattern->kind = Kind::kSlices;
+  PyRef items = ItemsOfSlices(value);
+  return items ? LearnItems(items.get(), pattern)
+               : "it returns slices of another kind";
+}
+
+// A list's or a tuple's.
+std::string PureLearner::LearnItems(PyObject* items, ResultPattern* pattern) {
+  const Py_ssize_t n = PySequence_Fast_GET_SIZE(items);
   for (Py_ssize_t i = 0; i < n; ++i) {
     pattern->items.emplace_back();
-    const std::string problem = LearnResult(
-        PySequence_Fast_GET_ITEM(items.get(), i), &pattern->items.back());
+    const std::string problem =
+        LearnResult(PySequence_Fast_GET_ITEM(items, i), &pattern->items.back());
     if (!problem.empty()) return problem;
   }
   return "";
 }
 
-std::string PureLearner::LearnTensor(PyObject* tensor, ResultPattern* pattern) {
-  const Attributes attributes = AttributesOf(tensor);
-  if (attributes == Attributes::kOther) {
-    return "it returns a tensor with attributes";
+std::string PureLearner::LearnDict(PyObject* value, ResultPattern* pattern) {
+  PyRef keys = PyRef::Steal(PyDict_Keys(value));
+  PyRef values = PyRef::Steal(PyDict_Values(value));
+  const Py_ssize_t n = PyList_GET_SIZE(keys.get());
+  for (Py_ssize_t i = 0; i < n; ++i) {
+    PyObject* key = PyList_GET_ITEM(keys.get(), i);
+    if (!PyUnicode_CheckExact(key) && !PyLong_CheckExact(key)) {
+      return "it returns a dictionary with keys of another kind";
+    }
   }
-  pattern->is_zeros = attributes == Attributes::kZeros;
-  if (attributes == Attributes::kSlice) {
+  pattern->kind = ResultPattern::Kind::kDict;
+  pattern->object = PyRef::Steal(PyList_AsTuple(keys.get()));
+  return LearnItems(values.get(), pattern);
+}
+
+std::string PureLearner::LearnAttributes(const TensorAttributes& attributes,
+                                         const TensorAttributes& before,
+                                         ResultPattern* pattern) {
+  constexpr int kMaxDepth = 8;
+  if (depth_ == kMaxDepth) return "it returns a tensor with attributes";
+  ++depth_;
+  std::string problem;
+  for (int i = 0; i < kNumCarried && problem.empty(); ++i) {
+    PyObject* value = attributes.carried[i].get();
+    if (value == before.carried[i].get()) continue;
+    if (value == nullptr) return "it takes an attribute from a tensor";
+    pattern->attributes.emplace_back();
+    pattern->attributes.back().attribute = i;
+    problem = LearnResult(value, &pattern->attributes.back());
+  }
+  --depth_;
+  return problem;
+}
+
+// Of a layer whose own default says whether it trains, for one.
+std::string PureLearner::LearnContext() {
+  const bool is_clear =
+      !takes_objects_ ||
+      context_.FindChanges(KerasContext(), learning_.context_values.get(),
+                           &record_->context_changes);
+  return is_clear ? "" : "it changes what later layers inherit";
+}
+
+std::string PureLearner::LearnChanges(
+    const std::vector<TensorAttributes>& before) {
+  for (size_t i = 0; i < operands_.size(); ++i) {
+    if (operands_[i].handle) continue;
+    const TensorAttributes now = AttributesOf(operands_[i].object);
+    if (now.has_others || now.is_zeros != before[i].is_zeros ||
+        now.is_slice != before[i].is_slice) {
+      return "it sets an attribute of a tensor that it was given";
+    }
+    ResultPattern change;
+    change.kind = ResultPattern::Kind::kOperand;
+    change.number = static_cast<int>(i);
+    const std::string problem = LearnAttributes(now, before[i], &change);
+    if (!problem.empty()) return problem;
+    if (!change.attributes.empty()) {
+      record_->changes.push_back(std::move(change));
+    }
+  }
+  return "";
+}
+
+std::string PureLearner::LearnTensor(PyObject* tensor, ResultPattern* pattern) {
+  const TensorAttributes attributes = AttributesOf(tensor);
+  if (attributes.has_others) return "it returns a tensor with attributes";
+  pattern->is_zeros = attributes.is_zeros;
+  if (attributes.is_slice) {
     // What it holds besides follows from the key if no tensor was given.
     if (operands_.size() == 1) {
       pattern->assign = AssignOfSlice(outputs_, tensor, operands_[0].object);
@@ -248,12 +314,9 @@ std::string PureLearner::LearnTensor(PyObject* tensor, ResultPattern* pattern) {
       return "it returns a slice that depends on a tensor";
     }
   }
-  if (attributes == Attributes::kLogits) {
-    pattern->items.emplace_back();
-    const std::string problem =
-        LearnResult(LogitsOf(tensor).get(), &pattern->items.back());
-    if (!problem.empty()) return problem;
-  }
+  const std::string problem =
+      LearnAttributes(attributes, TensorAttributes(), pattern);
+  if (!problem.empty()) return problem;
   pattern->kind = ResultPattern::Kind::kMade;
   const int32_t index = outputs_.Find(HandleOf(tensor));
   if (index >= 0) {

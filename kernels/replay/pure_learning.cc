@@ -20,14 +20,20 @@ PyObject* PureCalls::RunAndLearn(const PureCall& call, const PureKey& key) {
   if (!context_.is_co_executing()) {
     return PyObject_Call(call.function, call.args, call.kwargs);
   }
+  const KerasContext context;
   PureLearning learning{0,
                         cursor_.path().size(),
                         outputs_.size(),
                         cursor_.epoch(),
                         call_log_.num_obstacles(),
                         PyLong_AsLongLong(first_id.get()),
-                        PureKey::HashOfKerasContext(),
+                        context.values(),
                         TapeIsActive()};
+  std::vector<TensorAttributes> before;
+  for (const Operand& operand : key.operands()) {
+    before.push_back(operand.handle ? TensorAttributes()
+                                    : AttributesOf(operand.object));
+  }
   call_log_.BeginPure(&learning);
   PyRef result =
       PyRef::Steal(PyObject_Call(call.function, call.args, call.kwargs));
@@ -37,9 +43,9 @@ PyObject* PureCalls::RunAndLearn(const PureCall& call, const PureKey& key) {
     return result.release();
   }
   auto record = std::make_shared<PureRecord>();
-  PureLearner learner(plan(), outputs_, call_log_, cursor_, learning,
+  PureLearner learner(plan(), outputs_, call_log_, cursor_, learning, context,
                       key.operands(), call.takes_objects);
-  record->refusal = learner.Learn(steps, result.get(), &*record);
+  record->refusal = learner.Learn(steps, result.get(), before, &*record);
   KeepGuard(std::move(guard), &record->guard, &record->refusal);
   record->anchors = key.anchors();
   record->anchors.Add(call.function);
@@ -57,6 +63,8 @@ void PureCalls::Keep(const char* name, uint64_t key,
     ++*record->num_refused;
     record->tries_left = is_first ? 1 : before->tries_left - 1;
     record->steps.clear();
+    record->changes.clear();
+    record->context_changes.clear();
   }
   plan().pure_calls.Put(key, record);
 }

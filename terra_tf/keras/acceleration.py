@@ -21,6 +21,7 @@ from terra_tf.keras.batch_functions import (
     has_default_strategy,
 )
 from terra_tf.keras.model_explanation import ModelExplanation
+from terra_tf.keras.users_layers import layers_with_python
 from terra_tf.runtime.stats import Stats
 
 KINDS = ("train", "test", "predict")
@@ -81,7 +82,8 @@ def explain(model: Any) -> ModelExplanation:
     """
     acceleration = _acceleration_of(model)
     steps = {kind: step.explain() for kind, step in acceleration.steps.items()}
-    return ModelExplanation(getattr(model, "name", ""), steps, dict(acceleration.eager))
+    layers = layers_with_python(model)
+    return ModelExplanation(getattr(model, "name", ""), steps, dict(acceleration.eager), layers)
 
 
 def _acceleration_of(model: Any) -> Acceleration:
@@ -195,7 +197,7 @@ class Acceleration:
             return self._stock(kind)
         self.steps[kind] = step = Function(getattr(model, f"{kind}_step"), {})
         made: type[BatchFunction] = PredictFunction if kind == "predict" else IteratorFunction
-        return made(model, step, functools.partial(self._stock, kind))
+        return made(model, kind, step, functools.partial(self._stock, kind))
 
     def _is_users(self, model: Any, kind: str) -> bool:
         names = (f"make_{kind}_function", "_make_function")

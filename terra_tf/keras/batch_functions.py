@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from terra_tf._tf_internals import EagerTensor
 from terra_tf.function import Function
+from terra_tf.keras.array_batches import with_tensors
 
 _TRAINER = "keras.src.backend.tensorflow.trainer"
 
@@ -33,12 +34,16 @@ class BatchFunction:
 
     Args:
       model: A Keras model; no reference to it is kept here, but by `step`.
+      kind: "train", "test" or "predict".
       step: The `Function` of the model's step.
       make_stock: Makes Keras' own function, which runs where there is a distribution strategy.
     """
 
-    def __init__(self, model: Any, step: Function, make_stock: Callable[[], Callable]) -> None:
+    def __init__(
+        self, model: Any, kind: str, step: Function, make_stock: Callable[[], Callable]
+    ) -> None:
         self._model = weakref.ref(model)
+        self._kind = kind
         self._step = step
         self._make_stock = make_stock
         self._stock: Callable | None = None
@@ -55,7 +60,10 @@ class BatchFunction:
         raise NotImplementedError
 
     def _run_step(self, data: Any) -> Any:
-        return _copy(self._step(_without_optionals(data)))
+        if not _is_flat(data):
+            tree = _tree()
+            data = with_tensors(self._model(), self._kind, _without_optionals(data, tree), tree)
+        return _copy(self._step(data))
 
 
 class IteratorFunction(BatchFunction):
@@ -105,10 +113,8 @@ def _is_flat(structure: Any) -> bool:
     )
 
 
-def _without_optionals(data: Any) -> Any:
-    if _is_flat(data):
-        return data
-    return _tree().map_structure(
+def _without_optionals(data: Any, tree: Any) -> Any:
+    return tree.map_structure(
         lambda item: None if isinstance(item, tf.experimental.Optional) else item, data
     )
 

@@ -223,6 +223,7 @@ def _runtime_objects() -> dict[str, Any]:
         "record_gradient": originals["record_gradient"],
         "variable_watcher": pywrap_tfe.TFE_Py_VariableWatcherVariableAccessed,
         "resource_variable_type": BaseResourceVariable,
+        "shape_type": tf.TensorShape,
         "indexed_slices_type": tf.IndexedSlices,
         "variable_type": ResourceVariable,
         "dtype_type": tf.DType,

@@ -34,7 +34,8 @@ class KerasHooks:
         if _is_imported("keras"):
             self._methods.sync(native, wanted)
             if "keras" not in self._done:
-                native.set_keras_state(sys.modules[_GLOBAL_STATE])
+                variable_type = sys.modules["keras"].Variable
+                native.set_keras_state(sys.modules[_GLOBAL_STATE], variable_type)
                 optimizer = sys.modules[_OPTIMIZERS].BaseOptimizer
                 self._hook_optimizer(native, "keras", optimizer, "apply")
                 self._hook_update(native, sys.modules[_TF_OPTIMIZERS].TFOptimizer)

@@ -2,7 +2,8 @@
 
 A call on such an object is replayed only while everything that it can depend on is as it was. The
 walk goes through the attributes of Keras' objects, the variables, lists and dictionaries among
-them, and refuses what it cannot see into: objects and functions of the user's, tensors.
+them, and refuses what it cannot see into: objects and functions of the user's, and lists of
+tensors. A tensor that is an attribute (what `Normalization` subtracts) never changes.
 
 The guard keeps none of them alive. So the walk tells it of a container only after it has told it
 of whoever holds that container.
@@ -64,6 +65,14 @@ _OF_CLASSES = frozenset(
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _KERAS_GLOBALS = "keras.src.backend.common.global_state"
 _KERAS_CONFIG = "keras.src.backend.config"
+# What of a thread's attributes no guard looks at. The context of nested layers' calls is a part of
+# a call's key, and saving (a checkpoint after each epoch) leaves there what only saving uses.
+_SAVED_TYPES = ("Cross", "Feature", "Functional", "Layer", "Loss", "Metric", "Operation")
+_NOT_OF_THREADS = frozenset(
+    {"current_call_ctx", "safe_mode_saving", "use_legacy_config"}
+    | {f"saving_attr_skipset_{name}" for name in (*_SAVED_TYPES, "Optimizer", "Sequential")}
+    | {f"shared_objects/{name}" for name in ("id_to_config_map", "id_to_obj_map")}
+)
 
 
 class _Hint:
@@ -107,8 +116,7 @@ class _Walk:
             return
         self._seen.add(id(value))
         if isinstance(value, EagerTensor):
-            if value.dtype != dtypes.resource:
-                raise UnseenStateError(f"{path} is a tensor")
+            _check_tensor(value, path)
         elif isinstance(value, BaseResourceVariable):
             self._add_attributes(value, path)
         elif isinstance(value, types.MethodType):
@@ -167,6 +175,9 @@ class _Walk:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(key, _CONTAINERS):
                 self.visit(key, f"a key of {path}")
+            # A list of losses, for one: there are others in each step.
+            if isinstance(item, EagerTensor) and item.dtype != dtypes.resource:
+                raise UnseenStateError(f"{path} holds a tensor")
             self.visit(item, f"{path}[{key!r}]")
 
     def _visit_object(self, value: Any, path: str) -> None:
@@ -197,13 +208,18 @@ class _Walk:
         if keras_globals is not None:
             self.guard.add_global(vars(keras_globals))  # `clear_session` replaces the trackers
             self.guard.add_global(vars(sys.modules[_KERAS_CONFIG]))
-            # What the context of nested layers' calls holds is part of a call's key.
             tracker = keras_globals.GLOBAL_STATE_TRACKER
-            self.guard.add_named(tracker, "__dict__", frozenset({"current_call_ctx"}))
+            self.guard.add_named(tracker, "__dict__", _NOT_OF_THREADS)
         stack = ops.get_default_graph()._distribution_strategy_stack
         # `fit` calls each step by the default strategy's `run`, which changes nothing.
         if not self.guard.add_strategies(stack, default_strategy()):
             self.guard.add_global(stack)
+
+
+def _check_tensor(tensor: Any, path: str) -> None:
+    """A tensor never changes, but what Keras sets of its attributes may."""
+    if vars(tensor):
+        raise UnseenStateError(f"{path} is a tensor with attributes")
 
 
 def _require(is_seen: bool, path: str, value: Any) -> None:

@@ -222,6 +222,29 @@ def test_explanation_has_each_step():
     assert "<h3>train</h3>" in explanation._repr_html_()
 
 
+class Shift(keras.layers.Layer):
+    def call(self, x):
+        return x + 1.0
+
+
+def test_explanation_names_layers_whose_python_runs():
+    dense, function = keras.layers.Dense, keras.layers.Activation(lambda x: x * 2.0, name="twice")
+    inner = keras.Sequential([keras.Input((4,)), Shift(name="shift"), dense(2, name="last")])
+    parts = [keras.Input((5,)), dense(4, "relu", name="first"), inner, function]
+    model = keras.Sequential(parts, name="outer")
+    model.compile("sgd", "mse")
+    explanation = terra.keras.explain(terra.keras.accelerate(model))
+    assert set(explanation.layers) == {
+        "shift (Shift)", f"{inner.name} (Sequential)", "twice (Activation)", "outer (Sequential)"
+    }  # fmt: skip
+    assert "the program's own; what it calls is replayed" in explanation.layers["shift (Shift)"]
+    assert "a function of the user's" in explanation.layers["twice (Activation)"]
+    for told in (str(explanation), explanation._repr_html_(), str(explanation.to_dict())):
+        assert "shift (Shift)" in told
+        assert "first (Dense)" not in told
+    assert not terra.keras.explain(terra.keras.accelerate(make_model())).layers
+
+
 def test_other_things_are_refused():
     with pytest.raises(NoModelError, match=r"models of Keras 3[\s\S]*") as error:
         terra.keras.accelerate(lambda x: x)

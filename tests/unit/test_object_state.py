@@ -57,3 +57,42 @@ def test_functions_of_the_users_are_refused(layer):
     layer.note = lambda x: x
     with pytest.raises(UnseenStateError, match="a function of the user's"):
         guard_of([layer])
+
+
+def test_tensor_that_is_an_attribute_is_what_it_is(layer):
+    layer.note = tf.constant([1.0])
+    guard = guard_of([layer])
+    assert guard.is_unchanged
+    layer.note = tf.constant([1.0])
+    assert not guard.is_unchanged
+
+
+def test_tensor_that_has_died_is_noticed(layer):
+    layer.note = tf.constant([1.0])
+    guard = guard_of([layer])
+    del layer.note
+    assert not guard.is_unchanged
+
+
+def test_tensors_with_masks_are_refused(layer):
+    layer.note = tf.constant([1.0])
+    layer.note._keras_mask = tf.constant([True])
+    with pytest.raises(UnseenStateError, match="note is a tensor with attributes"):
+        guard_of([layer])
+
+
+def test_lists_of_tensors_are_refused(layer):
+    layer.note = [tf.constant([1.0])]
+    with pytest.raises(UnseenStateError, match="note holds a tensor"):
+        guard_of([layer])
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras'
+def test_saving_again_changes_nothing(layer, tmp_path):
+    model = keras.Sequential([keras.Input((3,)), layer])
+    model.save(tmp_path / "model.keras")
+    guard = guard_of([model])
+    for _ in range(2):
+        model.save(tmp_path / "model.keras")
+        model.save_weights(tmp_path / "model.weights.h5")
+        assert guard.is_unchanged
