@@ -67,6 +67,8 @@ class PureLearner {
   std::string LearnInput(const LoggedInput& logged, const InputRef& expected,
                          TensorRef* ref);
   std::string LearnJoin(const InputRef& expected, TensorRef* ref);
+  std::string LearnInnerJoin(const InputRef& expected,
+                             const TensorRef& ref) const;
   std::string LearnResult(PyObject* value, ResultPattern* pattern);
   std::string LearnTensor(PyObject* tensor, ResultPattern* pattern);
   std::string LearnItems(PyObject* items, ResultPattern* pattern);
@@ -90,8 +92,9 @@ class PureLearner {
   PureRecord* record_ = nullptr;
   std::map<Output, int> made_;  // in the call -> number
   std::set<int> results_;       // numbers of those that it returns
-  std::map<int, int> joins_;    // decided in the call -> operand
-  int depth_ = 0;               // of attributes of attributes
+  // Joins that were decided in the call -> of what: a tensor's kind and number.
+  std::map<int, std::pair<TensorRef::Kind, int>> joins_;
+  int depth_ = 0;  // of attributes of attributes
   // What ops of the call have taken that is no argument.
   std::map<PyObject*, TensorRef> objects_;
 };

@@ -114,7 +114,7 @@ std::string PureLearner::LearnOp(const LoggedStep& logged) {
   }
   for (size_t i = 0; i < logged.inputs.size(); ++i) {
     if (node.inputs[i].kind == InputKind::kJoin) {
-      joins_[node.inputs[i].a] = step.inputs[i].number;
+      joins_[node.inputs[i].a] = {step.inputs[i].kind, step.inputs[i].number};
     }
   }
   record_->steps.push_back(std::move(step));
@@ -133,7 +133,7 @@ std::string PureLearner::LearnInput(const LoggedInput& logged,
     if (inner != made_.end()) {
       ref->kind = Kind::kMade;
       ref->number = inner->second;
-      return expected.kind == InputKind::kJoin ? "ways meet in it" : "";
+      return LearnInnerJoin(expected, *ref);
     }
     for (size_t i = 0; i < operands_.size(); ++i) {
       const int32_t index = outputs_.Find(HandleOf(operands_[i].tensor()));
@@ -169,6 +169,29 @@ std::string PureLearner::LearnInput(const LoggedInput& logged,
   return "it uses a tensor that it was not given";
 }
 
+// An op of the call takes what another has made. Here this was verified; in a
+// replay nobody looks again: it must follow from the ops of the call alone.
+std::string PureLearner::LearnInnerJoin(const InputRef& expected,
+                                        const TensorRef& ref) const {
+  if (expected.kind != InputKind::kJoin) return "";
+  const JoinSpec& join = plan_.joins[expected.a];
+  if (join.rule == JoinRule::kSelect) return "";  // decided for each op anew
+  if (join.rule == JoinRule::kSame) {
+    const auto decided = joins_.find(join.same);
+    const bool is_same = decided != joins_.end() &&
+                         decided->second == std::pair(ref.kind, ref.number);
+    return is_same ? "" : "ways meet in it";
+  }
+  int latest = -1;
+  for (const auto& [output, number] : made_) {
+    const auto& webs = plan_.nodes[output.first].outputs[output.second].webs;
+    if (std::find(webs.begin(), webs.end(), join.web) != webs.end()) {
+      latest = std::max(latest, number);
+    }
+  }
+  return latest == ref.number ? "" : "ways meet in it";
+}
+
 // What was the latest of a web before the call must be so at the op, too.
 std::string PureLearner::LearnJoin(const InputRef& expected, TensorRef* ref) {
   if (expected.kind != InputKind::kJoin) return "";
@@ -184,7 +207,8 @@ std::string PureLearner::LearnJoin(const InputRef& expected, TensorRef* ref) {
   const auto decided = joins_.find(join.same);
   if (join.rule != JoinRule::kSame || decided == joins_.end()) return "";
   ref->is_verified = true;
-  return decided->second == ref->number ? "" : "ways meet in it";
+  const bool is_same = decided->second == std::pair(ref->kind, ref->number);
+  return is_same ? "" : "ways meet in it";
 }
 
 std::string PureLearner::LearnResult(PyObject* value, ResultPattern* pattern) {
