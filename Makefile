@@ -31,14 +31,14 @@ export TERRA_STRICT
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 PY := $(VENV)/bin/python
 
-.PHONY: help setup build test test-fast test-slow fuzz lint bench bench-micro demo format native-test \
+.PHONY: help setup build test test-fast test-slow test-ecosystem fuzz lint bench bench-micro demo format native-test \
         native-binaries sanitize sanitize-python coverage native-coverage wheel wheel-test bazel \
         mutations conformance clean distclean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make setup | build | test | test-fast | test-slow | fuzz | native-test | sanitize |"
-	@echo "     sanitize-python | coverage | lint | format | bench | bench-micro | demo | conformance |"
+	@echo "make setup | build | test | test-fast | test-slow | test-ecosystem | fuzz | native-test |"
+	@echo "     sanitize | sanitize-python | coverage | lint | format | bench | bench-micro | demo | conformance |"
 	@echo "     wheel | wheel-test | bazel | mutations | clean | distclean"
 
 # ---- Environment: made anew only when the packaging changes -----------------------------
@@ -74,6 +74,21 @@ test-fast: build
 # Every fault at every op, every conformance case: hours on a small machine.
 test-slow: build
 	$(PY) -m pytest tests -q -m slow $(PYTEST_ARGS)
+
+# Programs of third-party libraries. Without what those depend on: that would be another TensorFlow.
+ECOSYSTEM := build/ecosystem
+ECOSYSTEM_PACKAGES := "tensorflow-probability>=0.25" "dm-sonnet>=2" "gpflow>=2.11" attrs cloudpickle \
+                      check-shapes decorator deprecated dm-tree dropstackframe lark multipledispatch \
+                      tabulate
+
+$(ECOSYSTEM)/.installed: Makefile
+	@rm -rf $(ECOSYSTEM)
+	$(PY) -m pip install -qq --no-deps --target $(ECOSYSTEM) $(ECOSYSTEM_PACKAGES)
+	@touch $@
+
+test-ecosystem: build $(ECOSYSTEM)/.installed
+	PYTHONPATH=$(ECOSYSTEM) TERRA_ECOSYSTEM=1 $(PY) -m pytest tests/ecosystem -q $(PYTEST_ARGS)
+	PYTHONPATH=$(ECOSYSTEM) $(PY) -m tests.ecosystem
 
 # Random programs, eager and under Terra: a second each, with Keras two and more.
 fuzz: build

@@ -1,0 +1,1 @@
+"""Programs of third-party libraries; not a part of `make test`: see `make test-ecosystem`."""
