@@ -19,7 +19,11 @@ from tensorflow.core.function.polymorphism import function_type
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.eager import backprop, context, core, execute, forwardprop, record
-from tensorflow.python.eager.polymorphic_function import atomic_function, concrete_function
+from tensorflow.python.eager.polymorphic_function import (
+    atomic_function,
+    concrete_function,
+    tracing_compilation,
+)
 from tensorflow.python.eager.polymorphic_function.autograph_util import py_func_from_autograph
 from tensorflow.python.eager.polymorphic_function.eager_function_run import functions_run_eagerly
 from tensorflow.python.framework import (
@@ -112,6 +116,7 @@ __all__ = [
     "tensor_shape_pb2",
     "tensor_util",
     "tf_inspect",
+    "tracing_compilation",
     "uid",
     "xplane_pb2",
 ]

@@ -41,6 +41,7 @@ from terra_tf.runtime import (
     gradient_markers,
     in_flight,
     jacobian_calls,
+    jvp_functions,
     pfor_calls,
     vectorized_maps,
 )
@@ -49,7 +50,6 @@ from terra_tf.runtime.keras_hooks import KerasHooks
 from terra_tf.runtime.replacements import Replacements
 from terra_tf.runtime.swapped_code import SwappedCode
 from terra_tf.trace.attributes import canonical_attributes, result_attributes
-from terra_tf.trace.markers import without_marker
 
 _MAX_INT32 = 2**31 - 1
 
@@ -332,16 +332,9 @@ def _install_tape_hooks(native: Any) -> None:
 
 
 def _install_jvp_hook(native: Any) -> None:
-    """What a forward accumulator runs at an op does not depend on the op's name on tapes.
-
-    TensorFlow keeps one function for each type, attributes and shapes; the name is an attribute.
-    """
     dispatch = forwardprop._jvp_dispatch
-
-    def dispatch_unnamed(op_name: str, attributes: tuple, *args: Any, **kwargs: Any) -> Any:
-        return dispatch(op_name, without_marker(attributes), *args, **kwargs)
-
-    _register(pywrap_tfe.TFE_Py_RegisterJVPFunction, dispatch_unnamed, dispatch)
+    known = jvp_functions.hook(native, dispatch)
+    _register(pywrap_tfe.TFE_Py_RegisterJVPFunction, known, dispatch)
 
 
 def _install_cache_bypass(native: Any) -> None:

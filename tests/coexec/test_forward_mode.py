@@ -289,3 +289,16 @@ def test_memory_is_eagers():
 
     function = run(body, 40)
     assert gradient_markers.thread_markers().last is None, function.explain()
+
+
+def test_shapes_and_attributes_have_functions_of_their_own():
+    """The functions are known by types and attributes, and a handle by the type behind it."""
+
+    def body(variables, x, tangent, n):
+        table = tf.Variable(tf.ones([2 + n % 3, 4]) * n)
+        with Accumulator([x, table], [tangent, tf.ones_like(table)]) as accumulator:
+            y = tf.matmul(x, variables[0], transpose_b=bool(n % 2))[: 1 + n % 2]
+            z = tf.gather(table, [0, 1]) * tf.reduce_sum(x)
+        return y, accumulator.jvp(y), accumulator.jvp(z)
+
+    run(body, 14)
