@@ -9,11 +9,11 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import statistics  # noqa: E402
-import time  # noqa: E402
+import statistics
+import time
 
-import terra_tf as terra  # noqa: E402
-from tests.ecosystem.programs import PROGRAMS  # noqa: E402
+import terra_tf as terra
+from tests.ecosystem.programs import PROGRAMS
 
 _NUM_STEPS, _WARM_UP = 60, 20
 

@@ -22,7 +22,7 @@ def _numbered(step):
 
 def tfp_hmc(wrap):
     """TensorFlow Probability: a Hamiltonian Monte Carlo step of three leapfrogs."""
-    import tensorflow_probability as tfp
+    import tensorflow_probability as tfp  # noqa: PLC0415
 
     target = tfp.distributions.MultivariateNormalDiag(tf.zeros(4), tf.ones(4))
     kernel = tfp.mcmc.HamiltonianMonteCarlo(target.log_prob, step_size=0.2, num_leapfrog_steps=3)
@@ -43,7 +43,7 @@ def tfp_hmc(wrap):
 
 def tfp_variational_inference(wrap):
     """TensorFlow Probability: a Monte Carlo variational loss, and Keras' Adam."""
-    import tensorflow_probability as tfp
+    import tensorflow_probability as tfp  # noqa: PLC0415
 
     loc = tf.Variable(tf.zeros(3))
     scale = tfp.util.TransformedVariable(tf.ones(3), tfp.bijectors.Softplus())
@@ -67,7 +67,7 @@ def tfp_variational_inference(wrap):
 
 def tfp_elbo(wrap):
     """TensorFlow Probability: distributions made in the step."""
-    import tensorflow_probability as tfp
+    import tensorflow_probability as tfp  # noqa: PLC0415
 
     loc, log_scale = tf.Variable(tf.zeros(3)), tf.Variable(tf.zeros(3))
     optimizer = tf.keras.optimizers.Adam(0.05)
@@ -93,7 +93,7 @@ def tfp_elbo(wrap):
 
 def sonnet_mlp(wrap):
     """Sonnet: a multi-layer perceptron and Sonnet's Adam."""
-    import sonnet as snt
+    import sonnet as snt  # noqa: PLC0415
 
     tf.random.set_seed(1)
     net = snt.nets.MLP([64, 64, 10])
@@ -103,7 +103,7 @@ def sonnet_mlp(wrap):
 
 def sonnet_resnet(wrap):
     """Sonnet: a residual network with batch normalization."""
-    import sonnet as snt
+    import sonnet as snt  # noqa: PLC0415
 
     tf.random.set_seed(1)
     net = snt.nets.ResNet([1, 1, 1, 1], 10, resnet_v2=True)
@@ -129,7 +129,7 @@ def _sonnet_classifier(wrap, net, optimizer, shape, **kwargs):
 
 def sonnet_lstm(wrap):
     """Sonnet: an LSTM's core in a loop of the user's."""
-    import sonnet as snt
+    import sonnet as snt  # noqa: PLC0415
 
     tf.random.set_seed(1)
     core, head, optimizer = snt.LSTM(32), snt.Linear(1), snt.optimizers.SGD(0.1)
@@ -152,7 +152,7 @@ def sonnet_lstm(wrap):
 
 def gpflow_regression(wrap):
     """GPflow: exact Gaussian-process regression, its kernel's parameters trained by Adam."""
-    import gpflow
+    import gpflow  # noqa: PLC0415
 
     rng = np.random.default_rng(0)
     x = rng.random((30, 1))
@@ -163,7 +163,7 @@ def gpflow_regression(wrap):
 
 def gpflow_sparse(wrap):
     """GPflow: a sparse variational Gaussian process, in batches."""
-    import gpflow
+    import gpflow  # noqa: PLC0415
 
     rng = np.random.default_rng(0)
     x = rng.random((200, 1))

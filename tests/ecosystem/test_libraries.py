@@ -1,4 +1,4 @@
-"""Third-party libraries: eager's bits, and co-executed. How fast says `python -m tests.ecosystem`."""
+"""Third-party libraries: eager's bits, and co-executed. `python -m tests.ecosystem` has times."""
 
 import pytest
 
