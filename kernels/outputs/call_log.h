@@ -44,7 +44,7 @@ struct PureLearning {
   size_t made_begin;
   int epoch;
   int64_t num_obstacles;
-  int64_t first_id;  // tensors with lower ids were there before the call
+  int64_t first_id;      // tensors with lower ids were there before the call
   PyRef context_values;  // a copy of what Keras' layers inherited, or null
   bool is_taped;
   const char* obstacle = nullptr;  // why it cannot be replayed

@@ -36,12 +36,63 @@ struct PureCall {
   PyObject* marker;    // of a gradient function: names its forward op; or null
 };
 
+// Makes the key of a call from all that its Python can depend on.
+class PureKey {
+ public:
+  // Where the way forks, the ops that made the call's tensors are a part of it:
+  // they are what decides which node follows.
+  PureKey(const Plan& plan, const Outputs& outputs, bool takes_objects,
+          bool is_at_fork)
+      : plan_(plan),
+        outputs_(outputs),
+        takes_objects_(takes_objects),
+        is_at_fork_(is_at_fork) {}
+  // Null, or why the call has no key.
+  const char* Add(const PureCall& call);
+  Hash& hash() { return hash_; }
+  uint64_t value() const { return hash_.value(); }
+  // What it knows by address or by id, besides the function.
+  Anchors anchors() const;
+  const Operands& operands() const { return operands_; }
+  const std::vector<PyObject*>& objects() const { return objects_; }
+  // Lists and dictionaries among the arguments.
+  const std::vector<PyObject*>& containers() const { return containers_; }
+  // Whether an argument has a mask of Keras'.
+  bool has_mask() const { return has_mask_; }
+
+ private:
+  const char* Mix(PyObject* value, int depth);
+  const char* MixItems(PyObject* items, int depth);
+  const char* MixNumber(PyObject* value);
+  const char* MixNumPy(PyObject* value);
+  const char* MixShape(PyObject* shape);
+  void MixReal(double number);
+  const char* MixTensor(PyObject* tensor, PyRef held, int depth);
+  const char* MixPlace(PyObject* tensor, tensorflow::TensorHandle* handle);
+  const char* MixVariable(PyObject* variable);
+  const char* MixKerasVariable(PyObject* variable);
+  const char* MixDict(PyObject* value, int depth);
+  void MixTwin(const tensorflow::TensorHandle* handle);
+  // Whether it is the same object as an operand before.
+  bool MixKnown(PyObject* object);
+
+  const Plan& plan_;
+  const Outputs& outputs_;
+  const bool takes_objects_;
+  const bool is_at_fork_;
+  Hash hash_{0x9e11};
+  Operands operands_;
+  std::vector<PyObject*> objects_;
+  std::vector<PyObject*> containers_;
+  bool has_mask_ = false;
+};
+
 // Turns what was logged of a call into a record (pure_learner.cc).
 class PureLearner {
  public:
   PureLearner(const Plan& plan, const Outputs& outputs, const CallLog& call_log,
               const Cursor& cursor, const PureLearning& learning,
-              const KerasContext& context, const Operands& operands,
+              const KerasContext& context, const PureKey& key,
               bool takes_objects)
       : plan_(plan),
         outputs_(outputs),
@@ -49,7 +100,8 @@ class PureLearner {
         cursor_(cursor),
         learning_(learning),
         context_(context),
-        operands_(operands),
+        key_(key),
+        operands_(key.operands()),
         takes_objects_(takes_objects) {}
   // Empty, or why the call cannot be replayed.
   // `before`: attributes of the operands before the call.
@@ -87,6 +139,7 @@ class PureLearner {
   const Cursor& cursor_;
   const PureLearning& learning_;
   const KerasContext& context_;  // as it was before the call
+  const PureKey& key_;
   const Operands& operands_;
   const bool takes_objects_;
   PureRecord* record_ = nullptr;
@@ -97,54 +150,6 @@ class PureLearner {
   int depth_ = 0;  // of attributes of attributes
   // What ops of the call have taken that is no argument.
   std::map<PyObject*, TensorRef> objects_;
-};
-
-// Makes the key of a call from all that its Python can depend on.
-class PureKey {
- public:
-  // Where the way forks, the ops that made the call's tensors are a part of it:
-  // they are what decides which node follows.
-  PureKey(const Plan& plan, const Outputs& outputs, bool takes_objects,
-          bool is_at_fork)
-      : plan_(plan),
-        outputs_(outputs),
-        takes_objects_(takes_objects),
-        is_at_fork_(is_at_fork) {}
-  // Null, or why the call has no key.
-  const char* Add(const PureCall& call);
-  Hash& hash() { return hash_; }
-  uint64_t value() const { return hash_.value(); }
-  // What it knows by address or by id, besides the function.
-  Anchors anchors() const;
-  const Operands& operands() const { return operands_; }
-  const std::vector<PyObject*>& objects() const { return objects_; }
-  // Whether an argument has a mask of Keras'.
-  bool has_mask() const { return has_mask_; }
-
- private:
-  const char* Mix(PyObject* value, int depth);
-  const char* MixItems(PyObject* items, int depth);
-  const char* MixNumber(PyObject* value);
-  const char* MixNumPy(PyObject* value);
-  const char* MixShape(PyObject* shape);
-  void MixReal(double number);
-  const char* MixTensor(PyObject* tensor, PyRef held, int depth);
-  const char* MixPlace(PyObject* tensor, tensorflow::TensorHandle* handle);
-  const char* MixVariable(PyObject* variable);
-  const char* MixKerasVariable(PyObject* variable);
-  const char* MixDict(PyObject* value, int depth);
-  void MixTwin(const tensorflow::TensorHandle* handle);
-  // Whether it is the same object as an operand before.
-  bool MixKnown(PyObject* object);
-
-  const Plan& plan_;
-  const Outputs& outputs_;
-  const bool takes_objects_;
-  const bool is_at_fork_;
-  Hash hash_{0x9e11};
-  Operands operands_;
-  std::vector<PyObject*> objects_;
-  bool has_mask_ = false;
 };
 
 }  // namespace terra

@@ -66,6 +66,7 @@ const char* PureKey::Mix(PyObject* value, int depth) {
   const bool is_list = PyList_CheckExact(value);
   if (is_list || PyTuple_CheckExact(value)) {
     hash_.Mix(is_list ? Event::kList : Event::kTuple);
+    if (is_list) containers_.push_back(value);
     PyRef items = PyRef::Steal(PySequence_Tuple(value));
     return MixItems(items.get(), depth);
   }
@@ -74,6 +75,7 @@ const char* PureKey::Mix(PyObject* value, int depth) {
   }
   if (PyDict_CheckExact(value)) {
     hash_.Mix(Event::kDict, static_cast<uint64_t>(PyDict_Size(value)));
+    containers_.push_back(value);
     PyRef copy = PyRef::Steal(PyDict_Copy(value));
     return MixDict(copy.get(), depth);
   }

@@ -234,6 +234,10 @@ std::string PureLearner::LearnResult(PyObject* value, ResultPattern* pattern) {
     pattern->object = attributes;
     return "";
   }
+  const std::vector<PyObject*>& given = key_.containers();
+  if (std::find(given.begin(), given.end(), value) != given.end()) {
+    return "it returns a list or a dictionary that it was given";
+  }
   if (PyDict_CheckExact(value)) return LearnDict(value, pattern);
   if (PyList_CheckExact(value) || PyTuple_CheckExact(value)) {
     pattern->kind = PyList_CheckExact(value) ? Kind::kList : Kind::kTuple;

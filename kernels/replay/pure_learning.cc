@@ -44,7 +44,7 @@ PyObject* PureCalls::RunAndLearn(const PureCall& call, const PureKey& key) {
   }
   auto record = std::make_shared<PureRecord>();
   PureLearner learner(plan(), outputs_, call_log_, cursor_, learning, context,
-                      key.operands(), call.takes_objects);
+                      key, call.takes_objects);
   record->refusal = learner.Learn(steps, result.get(), before, &*record);
   KeepGuard(std::move(guard), &record->guard, &record->refusal);
   record->anchors = key.anchors();

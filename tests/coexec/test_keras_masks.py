@@ -301,3 +301,26 @@ def test_dictionaries_of_tensors_are_replayed():
     assert_matches_eager(make, 14)
     replayed = functions[-1].stats().calls_replayed
     assert replayed["Layer.__call__"] >= 8, replayed
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+def test_containers_that_are_handed_on_are_the_same_ones(kind):
+    """A layer without an op, which returns the very list or dictionary that it was given."""
+
+    def make(wrap):
+        layer, count = LAYERS.Identity(), Counter()
+        layer._convert_input_args, layer._allow_non_tensor_positional_args = False, True
+
+        @wrap
+        def step(x):
+            given = [x, x * 2.0] if kind is list else {"a": x, "b": x * 2.0}
+            result = layer(given)
+            if kind is list:
+                result.append(3)
+            else:
+                result["c"] = 3
+            return result is given, len(given), layer(x) is x
+
+        return lambda: step(tf.fill([2, 3], float(count.advance())))
+
+    assert_matches_eager(make, 10)

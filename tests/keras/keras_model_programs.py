@@ -21,7 +21,7 @@ def labels(num_classes, *shape):
     return np.random.default_rng(1).integers(0, num_classes, (NUM, *shape))
 
 
-def tokens(length=6):
+def tokens(length=4):
     made = np.random.default_rng(2).integers(1, 9, (NUM, length))
     lengths = np.random.default_rng(3).integers(1, length + 1, (NUM, 1))
     return np.where(np.arange(length) < lengths, made, 0).astype(np.int32)

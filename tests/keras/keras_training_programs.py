@@ -16,7 +16,7 @@ def sequence(*layers, num_classes=3):
 
     def program(contestant):
         model = keras.Sequential([
-            keras.Input((6,), dtype="int32"), LAYERS.Embedding(9, 4, mask_zero=True),
+            keras.Input((4,), dtype="int32"), LAYERS.Embedding(9, 4, mask_zero=True),
             *[layer() for layer in layers], LAYERS.Dense(num_classes, "softmax"),
         ])  # fmt: skip
         contestant.compile(model, "adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -37,7 +37,7 @@ def masking(contestant):
 def masked_loss(contestant):
     """The mask reaches loss and metrics: an output for each token."""
     model = keras.Sequential([
-        keras.Input((6,), dtype="int32"), LAYERS.Embedding(9, 4, mask_zero=True),
+        keras.Input((4,), dtype="int32"), LAYERS.Embedding(9, 4, mask_zero=True),
         LAYERS.GRU(4, return_sequences=True), LAYERS.Dense(9),
     ])  # fmt: skip
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -46,7 +46,7 @@ def masked_loss(contestant):
 
 
 def attention(contestant):
-    x = keras.Input((6,), dtype="int32")
+    x = keras.Input((4,), dtype="int32")
     h = LAYERS.Embedding(9, 4, mask_zero=True)(x)
     h = LAYERS.LayerNormalization()(h + LAYERS.MultiHeadAttention(2, 3)(h, h))
     model = keras.Model(x, LAYERS.Dense(1)(LAYERS.GlobalAveragePooling1D()(h)))
