@@ -289,6 +289,10 @@ class ImperativeReason(_Explained):
     )
     DATASET_ITERATOR = "dataset_iterator", "The op advances a dataset iterator."
     PYTHON_CALLBACK = "python_callback", "The op calls back into Python."
+    NESTED_ACCUMULATORS = (
+        "nested_accumulators",
+        "The op is a function call under several forward accumulators, whose bits a graph changes.",
+    )
     UNCERTAIN_SHAPE = (
         "uncertain_shape",
         "TensorFlow's shape function gives another shape than the op had.",

@@ -126,7 +126,33 @@ def test_accumulators_in_each_other():
         variables[1].assign_add(tf.zeros([4]) + 0.01 * first)
         return first, outer.jvp(y), outer.jvp(first)
 
-    assert_delegated(body)
+    stats = run(body).stats()
+    assert not stats.fallbacks
+    assert stats.co_executed_steps >= NUM_CALLS - 3
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_accumulators_in_each_other_have_eagers_bits(depth):
+    """The outer one's functions call the inner one's, which a graph would optimize together."""
+
+    def body(variables, x, tangent, n):
+        weight, bias = variables
+
+        def tangent_of(level, point):
+            if level == 0:
+                h = tf.nn.softplus(point @ weight + bias)
+                return tf.reduce_sum(tf.tanh(h * point) / (1.0 + tf.exp(-h)) ** 3, axis=1)
+            with Accumulator(point, tangent * level) as accumulator:
+                value = tangent_of(level - 1, point)
+            return accumulator.jvp(value)
+
+        return tangent_of(depth, x), n
+
+    function = run(body, 12)
+    stats = function.stats()
+    assert not stats.fallbacks, function.explain()
+    assert stats.co_executed_steps >= 8, function.explain()
+    assert set(stats.imperative_ops) > set(), function.explain()
 
 
 def test_loops_and_branches_under_one():

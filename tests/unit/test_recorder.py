@@ -41,6 +41,7 @@ class Session:
             resource_key=id,
             owns_memory=lambda tensor: id(tensor) not in numpy_memory,
             copy_tensor=lambda tensor: tf.constant(tensor.numpy()),
+            num_accumulators=lambda: 0,
         )
         self.recorder = Recorder(
             self, native, arguments, tracker, self.markers,
