@@ -93,7 +93,7 @@ def _of_imperative_ops(imperative_ops: Any, waits: tuple[Wait, ...]) -> Iterator
     for wait in waits:
         if wait.awaited is Awaited.GO_AHEAD:
             lost_s[wait.op_type, wait.made_at] += wait.total_s  # type: ignore[assignment]
-    known = dict.fromkeys((op.op_type, op.where) for op in imperative_ops)
+    known = dict.fromkeys((op.op_type, op.where) for op in imperative_ops if op.in_every_step)
     for op_type, where in sorted(known, key=lambda op: -lost_s[op]):
         total_ms = 1e3 * lost_s[op_type, where]
         cost = f", which has cost {total_ms:.1f} ms of waiting" if total_ms >= 0.1 else ""

@@ -26,11 +26,20 @@ from terra_tf.runtime.ways import Fork, Loop, forks_of, loops_of
 
 @dataclasses.dataclass(frozen=True)
 class ImperativeOp:
-    """An op that Python runs itself in every step."""
+    """An op that Python runs itself.
+
+    Attributes:
+      op_type: Its type.
+      reason: An `ImperativeReason`.
+      where: The user's line.
+      in_every_step: Whether every way through the graph passes it. A variable that is made in the
+        first call is on one way only.
+    """
 
     op_type: str
     reason: str
     where: str
+    in_every_step: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +111,18 @@ def explain(
 
 
 def _imperative_ops(built: BuiltGraph | None) -> tuple[ImperativeOp, ...]:
-    nodes = [] if built is None else built.trace_graph.nodes
+    if built is None:
+        return ()
+    graph = built.trace_graph
+    ways = [frozenset(path.nodes) for path in graph.paths]
     return tuple(
-        ImperativeOp(node.record.op_type, str(why_imperative(node)), line_of(node.record))
-        for node in nodes
+        ImperativeOp(
+            node.record.op_type,
+            str(why_imperative(node)),
+            line_of(node.record),
+            all(number in way for way in ways),
+        )
+        for number, node in enumerate(graph.nodes)
         if node.is_imperative
     )
 

@@ -30,7 +30,8 @@ def sections_of(explanation: Any) -> list[Section]:
         Section("What happened:", _story(e)),
         Section("What it cost and brought:", list(e.costs)),
         Section("Why steps left the graph:", _fallbacks(e)),
-        Section("What Python runs itself in every step:", _imperative(e)),
+        Section("What Python runs itself in every step:", _imperative(e, True)),
+        Section("What Python runs itself in some steps:", _imperative(e, False)),
         Section("What Python reads from the graph, or keeps:", _fetched(e)),
         Section("Where Python waited for the graph:", _shorten(list(map(_wait, e.waits)))),
         Section("Library calls that Python runs again:", _not_replayed(e)),
@@ -112,11 +113,12 @@ def _fallbacks(e: Any) -> list[str]:
     return [f"{number} x {reason}: {Reason(reason).explanation}" for reason, number in most_first]
 
 
-def _imperative(e: Any) -> list[str]:
+def _imperative(e: Any, in_every_step: bool) -> list[str]:
     return _shorten(
         [
             f"{op.op_type} at {op.where or _UNKNOWN}: {ImperativeReason(op.reason).explanation}"
             for op in e.imperative_ops
+            if op.in_every_step == in_every_step
         ]
     )
 

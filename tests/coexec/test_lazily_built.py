@@ -67,3 +67,15 @@ def test_lazily_built_layers_settle_as_others_do(choose):
     assert stats.phase == "co-execution"
     assert stats.co_executed_steps >= 48
     assert stats.graph_builds <= 6
+
+
+def test_variables_of_the_first_call_are_not_advised_against():
+    (step,) = assert_matches_eager(
+        lambda wrap: make_training(wrap, with_a_layer_dropped_once), num_steps=10
+    )
+    explanation = step.explain()
+    made = [op for op in explanation.imperative_ops if op.op_type == "VarHandleOp"]
+    assert made and not any(op.in_every_step for op in made)
+    assert not any("VarHandleOp" in sentence for sentence in explanation.advice)
+    assert "What Python runs itself in some steps:\n  VarHandleOp" in str(explanation)
+    assert "in every step" not in str(explanation)
