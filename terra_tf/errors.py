@@ -289,9 +289,9 @@ class ImperativeReason(_Explained):
     )
     DATASET_ITERATOR = "dataset_iterator", "The op advances a dataset iterator."
     PYTHON_CALLBACK = "python_callback", "The op calls back into Python."
-    NESTED_ACCUMULATORS = (
-        "nested_accumulators",
-        "The op is a function call under several forward accumulators, whose bits a graph changes.",
+    NESTED_FUNCTIONS = (
+        "nested_functions",
+        "The op is a call of a function that calls others: a graph would change its last bits.",
     )
     UNCERTAIN_SHAPE = (
         "uncertain_shape",

@@ -126,7 +126,6 @@ void BindFunctions(py::module_& m) {
           return ObjectOf(hook);
         });
   m.def("set_accumulators", &SetAccumulators);
-  m.def("num_accumulators", [] { return CurrentThread().num_accumulators; });
   m.def("is_telling_tapes", [] { return CurrentThread().num_told > 0; });
   m.def("replayable", [](const std::string& name, const py::object& original) {
     PyRef hook = MakeReplayable(name, original.ptr());

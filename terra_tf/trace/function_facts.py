@@ -63,6 +63,9 @@ def facts_of(name: str) -> FunctionFacts:
             if source is None:
                 return _UNKNOWN
             handles[position] = source
+    if any(_calls_functions(each) for each in _reached(definition)):
+        # Grappler would rewrite those that are called once more, with the graph's options.
+        return FunctionFacts(ImperativeReason.NESTED_FUNCTIONS, handles)
     return FunctionFacts(None, handles)
 
 
@@ -97,6 +100,11 @@ def _reached(definition: Any) -> Iterator[Any]:
             if name not in seen:
                 seen.add(name)
                 pending.append(definition_of(name))
+
+
+def _calls_functions(definition: Any) -> bool:
+    nodes = definition.node_def
+    return any(node.op in _CALLS or op_def_registry.get(node.op) is None for node in nodes)
 
 
 def _has_effect(definition: Any) -> bool:

@@ -243,9 +243,6 @@ class Recorder:
     ) -> ImperativeReason | None:
         if is_function(op_type):
             reason = facts_of(op_type).reason
-            if reason is None and self._native.num_accumulators() > 1:
-                # The outer one's function calls the inner one's: a graph would optimize both.
-                reason = ImperativeReason.NESTED_ACCUMULATORS
         elif op_type in TAKES_VARIANTS and all(map(self._is_delegated, inputs)):
             reason = None
         else:

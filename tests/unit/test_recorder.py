@@ -41,7 +41,6 @@ class Session:
             resource_key=id,
             owns_memory=lambda tensor: id(tensor) not in numpy_memory,
             copy_tensor=lambda tensor: tf.constant(tensor.numpy()),
-            num_accumulators=lambda: 0,
         )
         self.recorder = Recorder(
             self, native, arguments, tracker, self.markers,
