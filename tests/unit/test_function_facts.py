@@ -54,11 +54,24 @@ def printing_below(x):
     return tf.function(lambda y: [tf.print(y), y][1])(x)
 
 
-@pytest.mark.parametrize(
-    "body", [lambda x: x + 1.0, lambda x: x * W, loop, branch, checked, calling]
-)
+@pytest.mark.parametrize("body", [lambda x: x + 1.0, lambda x: x * W, loop, branch, checked])
 def test_a_body_without_an_effect_is_the_graphs_to_run(body):
     assert facts_of(name_of(tf.function(body), X)).reason is None
+
+
+def calling_in_a_branch(x):
+    if tf.reduce_sum(x) > 0.0:
+        return tf.function(loop)(x)
+    return x
+
+
+@pytest.mark.parametrize("body", [calling, calling_in_a_branch])
+def test_a_body_that_calls_functions_is_pythons(body):
+    """TensorFlow would optimize those that are called twice: other last bits."""
+    function = tf.function(body)
+    concrete = function.get_concrete_function(X)
+    reason = facts_of(concrete.function_def.signature.name).reason
+    assert reason is ImperativeReason.NESTED_FUNCTIONS
 
 
 @pytest.mark.parametrize(
