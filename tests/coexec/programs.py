@@ -22,6 +22,18 @@ def warm_up(function, call, num_steps=6):
     return function.stats()
 
 
+def count_calls(monkeypatch, owner, name):
+    """Return a list that grows by one with each call of `owner.name` while the test runs."""
+    calls, original = [], getattr(owner, name)
+
+    def count(*args, **kwargs):
+        calls.append(None)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, count)
+    return calls
+
+
 def normal(rng, *shape, scale=0.1):
     """Draw float32[*shape] from a normal distribution of width `scale`."""
     return (rng.standard_normal(shape) * scale).astype(np.float32)

@@ -22,15 +22,7 @@ LATE = 6
 @pytest.fixture
 def run_here(monkeypatch):
     """A list that grows by one with each custom gradient that does without TensorFlow's Python."""
-    calls = []
-    original = custom_gradients._run
-
-    def count(*args):
-        calls.append(None)
-        return original(*args)
-
-    monkeypatch.setattr(custom_gradients, "_run", count)
-    return calls
+    return programs.count_calls(monkeypatch, custom_gradients, "_run")
 
 
 def run(body, num_calls=NUM_CALLS):
@@ -50,6 +42,23 @@ def run(body, num_calls=NUM_CALLS):
 
     (function,) = assert_matches_eager(make, num_calls)
     return function
+
+
+def run_with_errors(body, error_type):
+    """The same, where eager raises an error from call LATE on; return its messages."""
+    messages = []
+
+    def catching(variables, x, n):
+        try:
+            return body(variables, x, n)
+        except error_type as error:
+            messages.append(str(error))
+            return messages[-1]
+
+    function = run(catching)
+    assert len(messages) == 2 * (NUM_CALLS - LATE + 1), messages
+    assert function.stats().co_executed_steps >= LATE - 3, function.explain()
+    return messages
 
 
 def training(custom):
@@ -151,13 +160,10 @@ def test_variables_without_an_argument_for_them():
         def forgetful(y):
             return y * variables[0], lambda upstream: upstream
 
-        try:
-            with tf.GradientTape():
-                return forgetful(x) if n >= LATE else x
-        except TypeError as error:
-            return str(error)
+        with tf.GradientTape():
+            return forgetful(x) if n >= LATE else x
 
-    run(body)
+    assert "variables" in run_with_errors(body, TypeError)[0]
 
 
 @pytest.mark.parametrize("number", [0, 2])
@@ -167,12 +173,9 @@ def test_another_number_of_gradients(number):
         def wrong(y):
             return y * 2.0, lambda upstream: [upstream] * (number if n >= LATE else 1)
 
-        try:
-            return training(lambda x, _: wrong(x))(variables, x, n)
-        except ValueError as error:
-            return str(error)
+        return training(lambda x, _: wrong(x))(variables, x, n)
 
-    run(body)
+    assert "gradients" in run_with_errors(body, ValueError)[0]
 
 
 def test_gradient_of_a_gradient():
@@ -227,21 +230,27 @@ def test_slices_as_a_gradient():
         variables[0].assign_sub(0.1 * gradient)
         return loss, gradient
 
-    run(body)
+    stats = run(body).stats()
+    assert not stats.fallbacks and stats.co_executed_steps == NUM_CALLS - 2, stats
 
 
 def test_without_a_tape_and_with_keywords():
     @tf.custom_gradient
     def scaled(x, factor=2.0):
-        return x * factor, lambda upstream: (upstream * factor, None)
+        return x * factor, lambda upstream: upstream * factor
+
+    @tf.custom_gradient
+    def product(x, y):
+        return x * y, lambda upstream: (upstream * y, upstream * x)
 
     def body(variables, x, n):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = scaled(x, factor=tf.constant(3.0))
-        return soft(x), scaled(x, 4.0), tape.gradient(y, x)
+            y = scaled(x, factor=tf.constant(3.0)) + product(x, 4.0)
+        return soft(x), scaled(x), product(x, 4.0), tape.gradient(y, x)
 
-    run(body)
+    stats = run(body).stats()
+    assert not stats.fallbacks and stats.co_executed_steps == NUM_CALLS - 2, stats
 
 
 def test_methods_and_a_structure():
@@ -259,7 +268,8 @@ def test_methods_and_a_structure():
         layer.gain = 3.0 if n == LATE + 1 else 2.0
         return training(lambda x, variables: layer(x * variables[0])["y"])(variables, x, n)
 
-    run(body, 14)
+    stats = run(body, 14).stats()
+    assert stats.co_executed_steps >= 9, stats
 
 
 def test_branches_between_them():

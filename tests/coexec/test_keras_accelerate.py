@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras_training import plain
 
 import terra_tf as terra
 
@@ -255,18 +256,6 @@ def outcome(make, accelerates, fit_options):
         "effects": getattr(model, "effects", None),
     }
     return {name: plain(value) for name, value in seen.items()}, model
-
-
-def plain(value):
-    """Return a value in which equal means the same bits and the same types."""
-    if isinstance(value, dict):
-        return [(key, plain(item)) for key, item in value.items()]
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic, tf.Tensor)):
-        array = np.asarray(value)
-        return type(value).__name__, str(array.dtype), array.shape, array.tobytes()
-    return type(value).__name__, repr(value)
 
 
 def check_training(make, options_of=lambda: {}):

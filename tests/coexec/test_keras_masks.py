@@ -175,7 +175,9 @@ def test_batches_with_and_without_a_mask_take_turns():
 
         return run
 
-    assert_matches_eager(make, 24)
+    (step,) = assert_matches_eager(make, 24)
+    assert step.stats().co_executed_steps >= 15, step.explain()
+    assert step.stats().calls_replayed["Layer.__call__"] >= 8, step.explain()
 
 
 def test_attributes_of_the_programs_own_stay():
@@ -196,7 +198,8 @@ def test_attributes_of_the_programs_own_stay():
 
         return run
 
-    assert_matches_eager(make, 10)
+    (step,) = assert_matches_eager(make, 10)
+    assert step.stats().co_executed_steps == 8, step.explain()
 
 
 def test_layer_that_drops_a_mask_warns_each_time():
@@ -323,4 +326,5 @@ def test_containers_that_are_handed_on_are_the_same_ones(kind):
 
         return lambda: step(tf.fill([2, 3], float(count.advance())))
 
-    assert_matches_eager(make, 10)
+    (step,) = assert_matches_eager(make, 10)
+    assert step.stats().co_executed_steps == 8, step.explain()

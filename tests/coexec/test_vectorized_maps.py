@@ -24,15 +24,7 @@ LATE = 6
 @pytest.fixture
 def vectorized(monkeypatch):
     """A list that grows by one with each graph that TensorFlow vectorizes."""
-    made = []
-    original = pfor.PFor.__init__
-
-    def count(self, *args, **kwargs):
-        made.append(None)
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(pfor.PFor, "__init__", count)
-    return made
+    return programs.count_calls(monkeypatch, pfor.PFor, "__init__")
 
 
 def program(body, size=5):
@@ -150,7 +142,7 @@ def test_two_in_a_step_and_one_in_the_other(vectorized):
     assert not stats.fallbacks and not stats.imperative_ops, function.explain()
 
 
-def test_jacobian_beside_it():
+def test_jacobian_beside_it(vectorized):
     def body(weight, x, n):
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(x)
@@ -158,7 +150,9 @@ def test_jacobian_beside_it():
             z = tf.tanh(x[:2, :3])
         return y, tape.gradient(y, x), tape.jacobian(z, x)
 
-    assert_matches_eager(program(body), NUM_CALLS, exact=False, rtol=1e-5)
+    (function,) = assert_matches_eager(program(body), NUM_CALLS, exact=False, rtol=1e-5)
+    assert function.stats().co_executed_steps == NUM_CALLS - 2, function.explain()
+    assert len(vectorized) < 2 * 2 * NUM_CALLS, "a map and a jacobian in each call"
 
 
 # ------------------------------------------------------------------ what makes it another
@@ -196,7 +190,8 @@ def multiplied_by(variable):
     }.values(),
 )
 def test_another_function(function):
-    run(lambda weight, x, n: tf.vectorized_map(function(weight, n), x), 12)
+    stats = run(lambda weight, x, n: tf.vectorized_map(function(weight, n), x), 12).stats()
+    assert stats.co_executed_steps >= 3, stats
 
 
 def test_another_result_of_the_same_ops(vectorized):
@@ -224,7 +219,8 @@ def test_another_batch_size():
 
         return Program(step, [])
 
-    assert_matches_eager(make, 14)
+    (function,) = assert_matches_eager(make, 14)
+    assert function.stats().co_executed_steps >= 5, function.explain()
 
 
 def test_ragged_results_and_random_numbers_are_tensorflows():
@@ -235,7 +231,7 @@ def test_ragged_results_and_random_numbers_are_tensorflows():
         noise = tf.vectorized_map(lambda row: tf.random.stateless_uniform([2], [n, 3]) + row[0], x)
         return ragged.flat_values, noise
 
-    run(body)
+    assert run(body).stats().co_executed_steps == NUM_CALLS - 2
 
 
 def test_loop_within():
@@ -248,7 +244,7 @@ def test_loop_within():
 
         return tf.vectorized_map(powers, x)
 
-    run(body)
+    assert run(body).stats().co_executed_steps == NUM_CALLS - 2
 
 
 def test_random_draws_are_eagers():
@@ -276,9 +272,13 @@ def test_an_error_of_the_function():
         try:
             return tf.vectorized_map(fails_late, x)
         except KeyError as error:
+            raised.append(n)
             return str(error)
 
-    run(body, 10)
+    raised = []
+    function = run(body, 10)
+    assert raised == [*range(LATE, 11)] * 2
+    assert function.stats().co_executed_steps >= LATE - 3, function.explain()
 
 
 def test_an_op_that_cannot_be_vectorized_raises():
@@ -312,7 +312,8 @@ def test_variables_made_in_the_function_once():
 
         return Program(step, held)
 
-    assert_matches_eager(make, NUM_CALLS)
+    (function,) = assert_matches_eager(make, NUM_CALLS)
+    assert function.stats().co_executed_steps >= NUM_CALLS - 3, function.explain()
 
 
 def test_nothing_is_kept_alive():
