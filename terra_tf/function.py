@@ -36,6 +36,7 @@ from terra_tf.runtime import (
     stance,
 )
 from terra_tf.runtime.arguments import find_tensors
+from terra_tf.runtime.budget import Share
 from terra_tf.runtime.built_graph import BuiltGraph
 from terra_tf.runtime.entries import Entries
 from terra_tf.runtime.entry import Choice, Entry
@@ -267,6 +268,7 @@ class Function:
             why = "TensorFlow's context was made anew: what was known is of no use there"
             self._counters.note("context reset", why, "")
             self._counters.set_phase("tracing", why)
+            self._counters.share = Share()  # its graphs go: the next one is its first again
             self._forget_entries()
         self._context = current
 

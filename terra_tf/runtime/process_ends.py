@@ -13,6 +13,7 @@ import os
 
 from terra_tf import _native
 from terra_tf.runtime import in_flight, interception
+from terra_tf.runtime.gc_pause import end_pause
 
 _logger = logging.getLogger("terra_tf")
 
@@ -63,6 +64,7 @@ def _before_fork() -> None:
 def _after_fork_in_child() -> None:
     global _in_forked_child
     _in_forked_child = True
+    end_pause()  # of the thread that forked, or of another one: it goes on in the parent only
     if not interception.is_installed():
         return
     in_flight.forget_all()

@@ -45,7 +45,7 @@ from terra_tf.runtime import (
     stance,
 )
 from terra_tf.runtime.entry import Entry
-from terra_tf.runtime.gc_pause import relax_gc
+from terra_tf.runtime.gc_pause import end_pause, relax_gc
 from terra_tf.runtime.prefix import prefix_trace
 from terra_tf.runtime.settlement import Settlement
 from terra_tf.runtime.step_costs import StepCosts
@@ -283,6 +283,7 @@ class StepSession(StepQuestions):
     def _stop_recording(self) -> None:
         """The budget is used up: the rest of the step runs as in eager, and is not learned."""
         self.native.mode = self._mode.IMPERATIVE
+        end_pause()
         assert self._recorder is not None
         self.entry.account.add_stopped_recording(self.costs, len(self._recorder.trace.ops))
 

@@ -146,13 +146,19 @@ class Location:
         return known if known is not None and known.level == level else None
 
     def _add_callee(self, level: LocationLevel) -> "Location":
-        known, callee = self._callees, Location(self, level)
-        if known is None:
+        callee: Location = Location(self, level)
+        several: dict[LocationLevel, Location] = {}
+        # Nothing is allocated from here on, so no finalizer runs an op that adds another one.
+        known = self._known_callee(level)
+        if known is not None:
+            return known
+        if isinstance(self._callees, Location):
+            several[self._callees.level] = self._callees
+            self._callees = several
+        if self._callees is None:
             self._callees = callee
-        elif isinstance(known, Location):
-            self._callees = {known.level: known, level: callee}
         else:
-            known[level] = callee
+            self._callees[level] = callee
         return callee
 
     def descend(self, stack: Sequence[Point], depth: int) -> "Location":
