@@ -41,10 +41,11 @@ KerasContext::KerasContext() {
   ClearOwnError();
   if (context != nullptr && context != Py_None) {
     context_ = PyRef::Borrow(context);
-    PyRef held = values();
+    PyRef attributes = PyRef::Steal(PyObject_GetAttr(context, DictName()));
+    ClearOwnError();
     PyObject *key, *value;
     Py_ssize_t place = 0;
-    while (held && PyDict_Next(held.get(), &place, &key, &value)) {
+    while (attributes && PyDict_Next(attributes.get(), &place, &key, &value)) {
       hash.Mix(reinterpret_cast<uintptr_t>(key));
       hash.Mix(reinterpret_cast<uintptr_t>(value));
     }

@@ -46,7 +46,10 @@ const char* PureKey::Add(const PureCall& call) {
 }
 
 const char* PureKey::Mix(PyObject* value, int depth) {
-  if (EagerTensor_CheckExact(value)) return MixTensor(value, PyRef(), 0);
+  if (EagerTensor_CheckExact(value)) {
+    // A list may lose it while the call runs; the arguments themselves do not.
+    return MixTensor(value, depth > 0 ? PyRef::Borrow(value) : PyRef(), 0);
+  }
   if (IsEternal(value)) {
     hash_.Mix(Event::kObject, reinterpret_cast<uintptr_t>(value));
     return nullptr;
@@ -192,7 +195,8 @@ void PureKey::MixTwin(const tensorflow::TensorHandle* handle) {
   }
 }
 
-// Attributes may be taken away while the call runs: so what is one is held.
+// Attributes may be taken away while the call runs: so what is one is held,
+// as is what is in a list.
 const char* PureKey::MixTensor(PyObject* tensor, PyRef held, int depth) {
   if (depth >= kMaxDepth) return "a tensor with attributes";
   if (MixKnown(tensor)) return nullptr;

@@ -12,6 +12,10 @@ namespace terra {
 
 PyObject* PureCalls::RunAndLearn(const PureCall& call, const PureKey& key) {
   PyRef keep_alive = PyRef::Borrow(context_.controller());
+  // The call may empty the lists and dictionaries that hold these.
+  Tensors held;
+  for (PyObject* object : key.objects()) held.push_back(PyRef::Borrow(object));
+  for (PyObject* each : key.containers()) held.push_back(PyRef::Borrow(each));
   PyRef guard = GuardObjects(key.objects());
   if (PyErr_Occurred()) return nullptr;
   PyRef first_id = PyRef::Steal(PyObject_CallNoArgs(Runtime().next_id));
@@ -63,6 +67,7 @@ void PureCalls::Keep(const char* name, uint64_t key,
     ++*record->num_refused;
     record->tries_left = is_first ? 1 : before->tries_left - 1;
     record->steps.clear();
+    record->result = ResultPattern();
     record->changes.clear();
     record->context_changes.clear();
   }

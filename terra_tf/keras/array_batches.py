@@ -7,13 +7,13 @@ does the same with either. A program's own `train_step`, metric or loss gets wha
 
 from __future__ import annotations
 
-import types
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from terra_tf._tf_internals import EagerTensor
+from terra_tf.runtime.object_state import is_librarys_function
 
 _OF_STEPS = ("compute_loss", "_compute_loss", "compute_metrics", "__call__")
 _NUMERIC_KINDS = "biuf"
@@ -56,14 +56,7 @@ def _is_keras_own(model: Any, kind: str) -> bool:
 
 def _is_librarys_method(model: Any, name: str) -> bool:
     function = getattr(type(model), name, None)
-    return name not in vars(model) and _is_librarys(function)
-
-
-def _is_librarys(function: Any) -> bool:
-    # Not by `__module__`, which `functools.wraps` copies.
-    if not isinstance(function, types.FunctionType):
-        return False
-    return function.__globals__.get("__name__", "").split(".")[0] in ("keras", "tensorflow")
+    return name not in vars(model) and is_librarys_function(function)
 
 
 def _converts_labels(model: Any) -> bool:
@@ -72,7 +65,7 @@ def _converts_labels(model: Any) -> bool:
     if compiled is None or not compiled.built:
         return False
     losses = [compiled, *(flat.loss for flat in compiled._flat_losses)]
-    return all(_is_librarys(type(loss).__call__) for loss in losses if loss is not None)
+    return all(is_librarys_function(type(loss).__call__) for loss in losses if loss is not None)
 
 
 def _metrics_are_keras_own(model: Any) -> bool:
@@ -80,7 +73,7 @@ def _metrics_are_keras_own(model: Any) -> bool:
     if compiled is None:
         return True
     return compiled.built and all(
-        _is_librarys(type(metric).update_state)
-        and (not hasattr(metric, "_fn") or _is_librarys(metric._fn))
+        is_librarys_function(type(metric).update_state)
+        and (not hasattr(metric, "_fn") or is_librarys_function(metric._fn))
         for metric in compiled.metrics
     )

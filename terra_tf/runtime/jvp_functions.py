@@ -43,9 +43,9 @@ def hook(native: Any, dispatch: Callable[..., Any]) -> Callable[..., Any]:
         key = _key_of(args, tensors) if native.current_controller() is not None else None
         if key is None:
             return dispatch(*args)
-        if key not in _known and not _learn(key, args, tensors):
+        function = _known.get(key) or _learn(key, args, tensors)
+        if function is None:
             return dispatch(*args)
-        function = _known[key]
         return function._call_flat(tensors, captured_inputs=function.captured_inputs)
 
     return dispatch_known
@@ -78,16 +78,16 @@ def _type_of(tensor: Any) -> Hashable | None:
     return tensor.dtype, tuple(tensor.shape), handle_shape_and_type(tensor) if is_handle else None
 
 
-def _learn(key: Hashable, args: tuple, tensors: list) -> bool:
-    """Keeps TensorFlow's function, if it takes just the tensors, in this order."""
+def _learn(key: Hashable, args: tuple, tensors: list) -> Any:
+    """Keeps and returns TensorFlow's function; None if it takes others, or in another order."""
     function = tracing_compilation.trace_function(
         args=args, tracing_options=forwardprop._jvp_exact_config
     )
     bound = function.function_type.bind(*args)
     given = function.function_type.unpack_inputs(bound)
     if len(given) != len(tensors) or any(a is not b for a, b in zip(given, tensors, strict=True)):
-        return False
+        return None
     if len(_known) >= _MAX_KEPT:
         _known.clear()
     _known[key] = function
-    return True
+    return function

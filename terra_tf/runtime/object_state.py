@@ -277,5 +277,33 @@ def _is_container(value: Any) -> bool:
     return module in ("builtins", "collections") or _is_librarys(module)
 
 
+def is_librarys_function(function: Any) -> bool:
+    """Says whether a function is TensorFlow's or Keras', and so is what it wraps."""
+    seen: set[int] = set()
+    pending = [function]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, types.MethodType):
+            each = each.__func__
+        # `__module__` does not say whose it is: `functools.wraps` copies it.
+        is_function = isinstance(each, types.FunctionType)
+        if not is_function or not _is_librarys(each.__globals__.get("__name__")):
+            return False
+        seen.add(id(each))
+        for cell in each.__closure__ or ():
+            held = _held_by(cell)
+            is_called = isinstance(held, (types.FunctionType, types.MethodType))
+            if is_called and id(getattr(held, "__func__", held)) not in seen:
+                pending.append(held)
+    return True
+
+
+def _held_by(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing yet
+        return None
+
+
 def _is_librarys(module: str | None) -> bool:
     return (module or "").split(".")[0] in _LIBRARIES

@@ -132,8 +132,11 @@ class _Converter:
 # ----------------------------------------------------------------------------- running
 
 
-class _MakesVariablesError(Exception):
-    """The function makes a variable: TensorFlow's rules for that are its own."""
+class _MakesVariablesError(BaseException):
+    """The function makes a variable: TensorFlow's rules for that are its own.
+
+    No `Exception`, which the function's own Python may catch.
+    """
 
 
 class _Kept:

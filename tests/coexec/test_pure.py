@@ -108,3 +108,25 @@ def test_what_it_returns_looks_like_the_function():
 def test_what_is_no_function_is_refused():
     with pytest.raises(terra_tf.NotCallableError, match=r"terra_tf\.pure was given a int"):
         terra_tf.pure(3)
+
+
+def test_function_that_empties_what_it_is_given():
+    """A tensor that was in a dictionary or list only is gone when the call is learned."""
+
+    def make(wrap):
+        draw = draw_inputs()
+
+        @terra_tf.pure
+        def emptied(given, items):
+            y = given.pop("x") * 2.0
+            return [tf.tanh(items.pop()) + y for _ in range(2)]
+
+        @wrap
+        def step(x):
+            y, z = emptied({"x": tf.exp(x)}, [x * 3.0, x - 1.0])
+            return y, z, emptied({"x": y - z}, [tf.sin(y), tf.cos(z)])
+
+        return lambda: step(draw())
+
+    (step,) = assert_matches_eager(make, 30)
+    assert step.stats().co_executed_steps >= 27

@@ -294,6 +294,35 @@ def test_an_op_that_cannot_be_vectorized_raises():
     run(body, 10)
 
 
+def test_function_that_survives_what_it_cannot_make():
+    """That a variable is refused here is nothing that the function's own `except` may see."""
+    caught = []
+
+    def make(wrap):
+        held = []
+
+        def scaled(row):
+            if not held:
+                try:
+                    held.append(tf.Variable(2.0))
+                except Exception as error:
+                    caught.append(error)
+                    held.append(3.0)
+            return row * held[0]
+
+        function = wrap(lambda x: tf.vectorized_map(scaled, x))
+        calls = [0]
+
+        def step():
+            calls[0] += 1
+            return function(tf.ones([2, 3]) * calls[0])
+
+        return Program(step, [])
+
+    assert_matches_eager(make, NUM_CALLS)
+    assert not caught
+
+
 def test_variables_made_in_the_function_once():
     def make(wrap):
         held = []

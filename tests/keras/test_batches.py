@@ -77,6 +77,42 @@ def test_batches_of_arrays_are_eagers_and_replayed(name, weighted):
         assert counters.stats().co_executed_steps >= NUM_BATCHES - 4, (kind, counters.stats())
 
 
+def test_short_floats_are_rounded_as_in_eager():
+    """NumPy rounds float64 to 16 bits at once; TensorFlow, which Keras asks, to 32 bits before."""
+    between = np.full((BATCH_SIZE, 5), 1.0 + 2.0**-11 + 2.0**-40)
+    results = []
+    for is_terra in (False, True):
+        layers = [keras.Input((5,), dtype="float16"), LAYERS.Rescaling(1.0, dtype="float16")]
+        model = keras.Sequential(layers)
+        Contestant(is_terra).compile(model, "sgd", "mse")
+        calls = [(model.predict_on_batch(between), model.test_on_batch(between, between))] * 3
+        results.append(plain(calls))
+    assert results[0] == results[1]
+
+
+def wrapped(function):
+    return tf.autograph.experimental.do_not_convert(function)
+
+
+class OfTheUsers(keras.Sequential):
+    """Its step is wrapped by a decorator of TensorFlow's, and sees what it is given."""
+
+    seen = ()
+
+    @wrapped
+    def train_step(self, data):
+        self.seen = (*self.seen, type(data[0]).__name__)
+        return super().train_step(data)
+
+
+def test_wrapped_step_of_the_users_gets_arrays():
+    model = OfTheUsers([keras.Input((5,)), LAYERS.Dense(1)])
+    model = Contestant(is_terra=True).compile(model, "adam", "mse") or model
+    for _ in range(4):
+        model.train_on_batch(np.ones((4, 5), "f"), np.ones((4, 1), "f"))
+    assert model.seen == ("ndarray",) * 4
+
+
 def test_one_class_weighs_more():
     def weigh(is_terra):
         keras.utils.set_random_seed(1)
