@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import terra_tf as terra
-from benchmarks import control_flow, op_costs, replay_split, report, step_times
+from benchmarks import control_flow, op_costs, replay_split, report, step_times, whose_python
 
 _RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -31,6 +31,7 @@ _TRAINING_STEPS: dict[str, dict[str, Any]] = {
     "keras_mlp": dict(program="keras_mlp", sizes={}),
     "keras_cnn": dict(program="keras_cnn", sizes={}),
     "pinn": dict(program="pinn", sizes={}),
+    "varying_lengths": dict(program="varying_lengths", sizes={}),
 }
 _OP_COSTS = {
     "off_overhead": op_costs.off_overhead,
@@ -51,8 +52,8 @@ _SPLIT = [f"split_{name}" for name in ("mlp", "gpt64x2", "keras_mlp", "keras_cnn
 # Where Grappler may do to the arithmetic what it does in tf.function, at the price of eager's bits.
 _ARITHMETIC = "gpt64x2_arithmetic"
 _NAMES = [
-    *_OP_COSTS, *_TRAINING_STEPS, _ARITHMETIC, "batch_preparation", "overlap", *_SPLIT,
-    *_CONTROL_FLOW,
+    *_OP_COSTS, *_TRAINING_STEPS, _ARITHMETIC, "small_parts", "batch_preparation", "overlap",
+    *_SPLIT, *_CONTROL_FLOW,
 ]  # fmt: skip
 
 _ONLY = flags.DEFINE_list("only", _NAMES, "The sections to run.")
@@ -82,7 +83,8 @@ def _sections(num_steps: int) -> dict[str, Callable[[], report.Section]]:
         for name, run_section in _CONTROL_FLOW.items()
     }
     prepared = functools.partial(step_times.batch_preparation, num_steps=num_steps)
-    others = {"batch_preparation": prepared, "overlap": overlap}
+    parts = functools.partial(whose_python.small_parts, num_steps=num_steps)
+    others = {"small_parts": parts, "batch_preparation": prepared, "overlap": overlap}
     split = {
         name: functools.partial(
             replay_split.replay_split,

@@ -71,6 +71,7 @@ class Plan:
         shape_rule: bytes,
         on_host: bool,
         asks_for_shapes: bool,
+        of_shapes: bool,
         may_raise: bool,
         has_siblings: bool,
         input_specs: Sequence[tuple[int, Sequence[int] | None]],
@@ -276,4 +277,4 @@ def handle_id(tensor: Any, /) -> int: ...
 def resource_key(tensor: Any, /) -> int: ...
 def infer_shapes(
     rule: bytes, shapes: Sequence[Sequence[int] | None], values: Sequence[Any]
-) -> tuple[bool, list[int]] | None: ...
+) -> tuple[list[bool], list[int]] | None: ...

@@ -10,7 +10,17 @@ after the other with different decorators start from the same state:
 
 from collections.abc import Callable
 
-from benchmarks.programs import cnn, gpt, keras_cnn, keras_mlp, mlp, pinn, transformer_block
+from benchmarks.programs import (
+    cnn,
+    gpt,
+    keras_cnn,
+    keras_mlp,
+    mlp,
+    pinn,
+    small_parts,
+    transformer_block,
+    varying_lengths,
+)
 from benchmarks.programs.program import Program
 
 PROGRAMS: dict[str, Callable[..., Program]] = {
@@ -20,7 +30,9 @@ PROGRAMS: dict[str, Callable[..., Program]] = {
     "keras_cnn": keras_cnn.make,
     "cnn": cnn.make,
     "pinn": pinn.make,
+    "small_parts": small_parts.make,
     "transformer_block": transformer_block.make,
+    "varying_lengths": varying_lengths.make,
 }
 
 __all__ = ["PROGRAMS", "Program"]

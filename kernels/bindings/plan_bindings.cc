@@ -51,7 +51,7 @@ void AddNode(Plan& plan, int kind, const std::string& name,
              const py::object& marker, int level, int branch, bool is_head,
              int next, std::vector<int> successors, bool is_fork,
              const py::bytes& shape_rule, bool on_host, bool asks_for_shapes,
-             bool may_raise, bool has_siblings,
+             bool of_shapes, bool may_raise, bool has_siblings,
              const std::vector<PyInputSpec>& input_specs,
              const py::object& result_attributes) {
   PlanNode node;
@@ -86,6 +86,7 @@ void AddNode(Plan& plan, int kind, const std::string& name,
   node.is_fork = is_fork;
   node.on_host = on_host;
   node.asks_for_shapes = asks_for_shapes;
+  node.of_shapes = of_shapes;
   node.may_raise = may_raise;
   node.has_siblings = has_siblings;
   for (const auto& [dtype, shape] : input_specs) {
@@ -132,7 +133,7 @@ py::object InferShapesOf(const py::bytes& rule,
                          const std::vector<py::object>& values) {
   const std::string serialized = rule;
   const auto parsed = ShapeRule::Parse(serialized);
-  if (parsed == nullptr) return py::make_tuple(false, py::list());
+  if (parsed == nullptr) return py::make_tuple(py::list(), py::list());
   std::vector<tensorflow::Tensor> held(values.size());
   std::vector<KnownInput> inputs(shapes.size());
   for (size_t i = 0; i < shapes.size(); ++i) {
@@ -144,11 +145,9 @@ py::object InferShapesOf(const py::bytes& rule,
   std::vector<tensorflow::PartialTensorShape> outputs;
   std::vector<int> requested;
   if (!InferShapes(*parsed, inputs, &outputs, &requested)) return py::none();
-  bool is_known = true;
-  for (const auto& shape : outputs) {
-    is_known = is_known && shape.IsFullyDefined();
-  }
-  return py::make_tuple(is_known, requested);
+  std::vector<bool> are_known;
+  for (const auto& shape : outputs) are_known.push_back(shape.IsFullyDefined());
+  return py::make_tuple(are_known, requested);
 }
 
 }  // namespace
@@ -208,9 +207,9 @@ void BindPlan(py::module_& m) {
            py::arg("level"), py::arg("branch"), py::arg("is_head"),
            py::arg("next"), py::arg("successors"), py::arg("is_fork"),
            py::arg("shape_rule"), py::arg("on_host"),
-           py::arg("asks_for_shapes"), py::arg("may_raise"),
-           py::arg("has_siblings"), py::arg("input_specs"),
-           py::arg("result_attributes"))
+           py::arg("asks_for_shapes"), py::arg("of_shapes"),
+           py::arg("may_raise"), py::arg("has_siblings"),
+           py::arg("input_specs"), py::arg("result_attributes"))
       .def(
           "add_level",
           [](Plan& plan, int channel, int skip_index, int epoch) {

@@ -203,12 +203,13 @@ void Inputs::PushSeeds(
   context_.step()->Send(node.seed_channel, std::move(message));
 }
 
-void Inputs::Rebind(const Binding& binding) {
+void Inputs::Rebind(const Binding& binding, PyObject* own) {
   using Kind = Binding::Kind;
   bindings_.push_back(binding);
   switch (binding.kind) {
     case Kind::kFeed:
-      BindFeed(binding.slot, history_->Named(binding.a));
+      BindFeed(binding.slot,
+               own != nullptr ? own : history_->Named(binding.a));
       break;
     case Kind::kVariable:
       BindVariable(plan().variables[binding.slot], history_->Named(binding.a));

@@ -45,8 +45,9 @@ class Inputs {
   // Draws the state of a seeded node, and tells the graph.
   void PushSeeds(const Call& call, const PlanNode& node, int index,
                  const std::vector<tensorflow::PartialTensorShape>& inferred);
-  // Binds once more what was bound in a call that is being replayed.
-  void Rebind(const Binding& binding);
+  // Binds once more what was bound in a call that is being replayed. `own`: the
+  // tensor, where the call makes it itself; or null.
+  void Rebind(const Binding& binding, PyObject* own);
   // Sends a tensor to the graph. Returns the copy it made because somebody else
   // could change the bytes.
   PyRef PutTensor(int channel, PyObject* tensor);

@@ -44,6 +44,8 @@ class Matcher {
   // the inputs that have been verified together with this one.
   Reason VerifyInput(const InputRef& ref, PyObject* tensor, Claims* claims,
                      std::string* detail);
+  // Whether what the call writes certainly has the shape of its variable.
+  bool WriteFits(const Call& call, const PlanNode& node);
   // What this step knows of a call's inputs, without waiting.
   std::vector<KnownInput> KnownInputs(const Call& call) const;
 
@@ -72,7 +74,6 @@ class Matcher {
                        std::string* detail);
   Reason VerifyJoin(const InputRef& ref, PyObject* tensor, std::string* detail);
   Reason VerifySeeds(const Call& call, PlanNode* node, std::string* detail);
-  bool WriteFits(const Call& call, const PlanNode& node);
 
   const StepContext& context_;
   const Outputs& outputs_;

@@ -2,18 +2,29 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/python/tf_python.h"
 
 namespace terra {
 
-void CallLog::BeginPure(PureLearning* learning) {
-  learning->log_begin = log_.size();
-  pure_.push_back(learning);
+void CallLog::Begin(CallLearning* learning) {
+  learned_.push_back(learning);
   Begin();
 }
 
-std::vector<LoggedStep> CallLog::EndPure() {
+void CallLog::EndLearning() {
   End();
+  learned_.pop_back();
+}
+
+void CallLog::BeginPure(PureLearning* learning) {
+  learning->log_begin = log_.size();
+  pure_.push_back(learning);
+  Begin(&learning->call);
+}
+
+std::vector<LoggedStep> CallLog::EndPure() {
+  EndLearning();
   std::vector<LoggedStep> steps(log_.begin() + pure_.back()->log_begin,
                                 log_.end());
   pure_.pop_back();
@@ -91,16 +102,60 @@ void CallLog::NoteRead(PyObject* tensor, bool shape_only) {
   if (index < 0 && !shape_only &&
       plan_->constant_of.count(HandleOf(tensor)) == 0) {
     for (PureLearning* learning : pure_) {
-      if (IdOf(tensor) >= learning->first_id) continue;  // made in it
-      learning->obstacle = "its Python reads a tensor from outside";
+      if (learning->call.Makes(tensor)) continue;
+      learning->call.obstacle = "its Python reads a tensor from outside";
     }
   }
   if (index >= 0) {
     if (shape_only && outputs_.ShapeIsKnown(index)) return;
-    Obstruct("its Python reads a result of the step");
+    static constexpr char kWhy[] =
+        "its Python reads a result of the step";
+    for (CallLearning* learning : learned_) {
+      if (shape_only || !IsDetermined(*learning, tensor)) {
+        learning->obstacle = kWhy;
+      }
+    }
+    if (num_learning_ > static_cast<int>(learned_.size())) Obstruct(kWhy);
   } else if (!shape_only && (history_.FindName(tensor) >= 0 ||
                              plan_->fixed.count(HandleOf(tensor)) > 0)) {
     Obstruct("its Python reads a tensor from outside");
+  }
+}
+
+bool CallLog::IsDetermined(const CallLearning& learning,
+                           PyObject* tensor) const {
+  const int32_t index = outputs_.Find(HandleOf(tensor));
+  if (index < 0) {
+    return learning.Makes(tensor) ||
+           (learning.has_history && history_.KnowsValue(tensor));
+  }
+  return plan_->nodes[outputs_[index].node].of_shapes ||
+         learning.determined.count(index) > 0;
+}
+
+void CallLog::NoteShapeValue(PyObject* tensor, const std::string& op) {
+  const int32_t index = outputs_.Find(HandleOf(tensor));
+  const std::string source =
+      index < 0 ? "a tensor from outside"
+                : plan_->nodes[outputs_[index].node].name;
+  for (CallLearning* learning : learned_) {
+    if (IsDetermined(*learning, tensor)) continue;
+    learning->obstacle =
+        absl::StrCat("the shape of ", op, " depends on the value of ", source);
+  }
+}
+
+void CallLog::NoteKnownResults(const Call& call, const PlanNode& node) {
+  for (CallLearning* learning : learned_) {
+    bool all = !node.of_shapes;  // those are known as such
+    for (size_t i = 0; all && i < call.inputs.size(); ++i) {
+      all = node.inputs[i].kind == InputKind::kConstant ||
+            IsDetermined(*learning, call.inputs[i].get());
+    }
+    for (size_t i = 0; all && i < node.outputs.size(); ++i) {
+      const size_t index = outputs_.size() - node.outputs.size() + i;
+      learning->determined.insert(static_cast<int32_t>(index));
+    }
   }
 }
 

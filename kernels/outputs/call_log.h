@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "kernels/call/call.h"
@@ -15,6 +17,7 @@
 #include "kernels/plan/plan.h"
 #include "kernels/plan/pure_record.h"
 #include "kernels/python/py_ref.h"
+#include "kernels/python/tf_python.h"
 
 namespace terra {
 
@@ -38,23 +41,47 @@ struct LoggedStep {
   std::vector<LoggedInput> inputs;
 };
 
+// A call that is being followed.
+struct CallLearning {
+  CallLearning(int64_t first_id, bool has_history)
+      : first_id(first_id), has_history(has_history) {}
+
+  // Whether it makes a tensor of numbers itself.
+  bool Makes(PyObject* tensor) const {
+    return IdOf(tensor) >= first_id || kept.count(IdOf(tensor)) > 0;
+  }
+
+  const int64_t first_id;  // tensors with lower ids were there before the call
+  // It depends on what has happened in the step, and so on what the history
+  // tells of it.
+  const bool has_history;
+  std::string obstacle;  // why it cannot be replayed; empty: it can
+  // Outputs (their indices) with values that follow from shapes and from
+  // numbers of which the call makes tensors itself. Of these it makes the same
+  // each time: its key or its history tells shapes.
+  std::unordered_set<int32_t> determined;
+  // What replayed calls in it have made of numbers before, and kept.
+  std::unordered_set<int64_t> kept;
+};
+
+// One that depends on nothing but its arguments.
 struct PureLearning {
+  CallLearning call;
   size_t log_begin;
   size_t path_begin;
   size_t made_begin;
   int epoch;
   int64_t num_obstacles;
-  int64_t first_id;      // tensors with lower ids were there before the call
   PyRef context_values;  // a copy of what Keras' layers inherited, or null
   bool is_taped;
-  const char* obstacle = nullptr;  // why it cannot be replayed
 };
 
 // Which calls of a step are being followed, and why they cannot be replayed.
 //
 // Invariant: `pure_` has the pure calls that run now, the innermost last, and
-// they are among the `num_learning_`; `log_` has what happened since the
-// outermost of them began, and is empty if there is none.
+// `learned_` these and those that depend on the step's history; they are among
+// the `num_learning_`. `log_` has what happened since the outermost pure one
+// began, and is empty if there is none.
 class CallLog {
  public:
   // `plan` may be null.
@@ -67,7 +94,9 @@ class CallLog {
   // A call begins that is followed, until it ends.
   void Begin() { ++num_learning_; }
   void End() { --num_learning_; }
-  // The same of a pure one, which is borrowed. What has happened in it.
+  // The same of one that is borrowed; of a pure one: what has happened in it.
+  void Begin(CallLearning* learning);
+  void EndLearning();
   void BeginPure(PureLearning* learning);
   std::vector<LoggedStep> EndPure();
 
@@ -78,7 +107,7 @@ class CallLog {
   }
   // The same for pure calls only.
   void ObstructPure(const char* why) {
-    for (PureLearning* learning : pure_) learning->obstacle = why;
+    for (PureLearning* learning : pure_) learning->call.obstacle = why;
   }
   int64_t num_obstacles() const { return num_obstacles_; }
   // The last one.
@@ -98,8 +127,21 @@ class CallLog {
                    absl::Span<const PyRef> tensors);
   // Python reads a tensor.
   void NoteRead(PyObject* tensor, bool shape_only);
+  // A replayed call takes a tensor that it has made of numbers once.
+  void NoteKept(PyObject* tensor) {
+    for (CallLearning* learning : learned_)
+      learning->kept.insert(IdOf(tensor));
+  }
+  // The shape of an op's result follows from the value of a tensor that is no
+  // constant of the plan.
+  void NoteShapeValue(PyObject* tensor, const std::string& op);
+  // Python knows the results of an op, which are the last ones made.
+  void NoteKnownResults(const Call& call, const PlanNode& node);
+
 
  private:
+  // Whether a call that does the same again has the same value there.
+  bool IsDetermined(const CallLearning& learning, PyObject* tensor) const;
   LoggedInput LoggedFrom(const PyRef& tensor) const;
 
   const Plan* const plan_;
@@ -109,6 +151,7 @@ class CallLog {
   int64_t num_obstacles_ = 0;
   const char* obstacle_ = "";
   std::vector<PureLearning*> pure_;
+  std::vector<CallLearning*> learned_;
   std::vector<LoggedStep> log_;
   PyRef names_;
 };

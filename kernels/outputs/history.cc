@@ -63,6 +63,14 @@ void History::MixShapeOf(PyObject* tensor) {
   }
 }
 
+void History::MixShapeValue(PyObject* tensor,
+                            const tensorflow::Tensor& value) {
+  if (!shape_values_.insert(IdOf(tensor)).second) return;
+  MixIdentity(tensor);
+  const auto bytes = value.tensor_data();
+  hash_.MixBytes({bytes.data(), bytes.size()});
+}
+
 int History::NoteOutside(PyObject* tensor) {
   const int name = FindName(tensor);
   if (name >= 0) hash_.Mix(Event::kOutside, static_cast<uint64_t>(name));

@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "kernels/outputs/outputs.h"
@@ -51,6 +52,12 @@ class History {
   // not known.
   const char* MixTensor(PyObject* tensor, Hash* hash);
   void MixShapeOf(PyObject* tensor);
+  // Mixes the value of an outside tensor from which a result's shape follows.
+  void MixShapeValue(PyObject* tensor, const tensorflow::Tensor& value);
+  // Whether it has done so.
+  bool KnowsValue(PyObject* tensor) const {
+    return shape_values_.count(IdOf(tensor)) > 0;
+  }
   // Mixes the name of a tensor that has one; returns it, or -1.
   int NoteOutside(PyObject* tensor);
   PyObject* Named(int name) const { return named_[name].get(); }
@@ -65,6 +72,7 @@ class History {
     names_.clear();
     first_names_.clear();
     named_.clear();
+    shape_values_.clear();
   }
 
  private:
@@ -75,6 +83,7 @@ class History {
   // By its handle, which a named tensor keeps alive.
   std::unordered_map<const void*, int> first_names_;
   std::vector<PyRef> named_;
+  std::unordered_set<int64_t> shape_values_;  // ids of named tensors
 };
 
 }  // namespace terra

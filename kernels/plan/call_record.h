@@ -134,6 +134,9 @@ struct CallRecord {
   std::vector<int> path;
   std::vector<std::pair<int, int64_t>> decisions;  // channel, branch
   std::vector<Binding> bindings;
+  // To each binding a tensor that the call makes of numbers, which is the same
+  // each time, or null.
+  std::vector<PyRef> own;
   std::vector<std::array<int, 3>> latest;  // web, node, output
   std::vector<Output> made;                // those that Python gets
   ResultPattern result;

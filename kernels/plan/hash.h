@@ -3,6 +3,8 @@
 #define TERRA_KERNELS_PLAN_HASH_H_
 
 #include <cstdint>
+#include <functional>
+#include <string_view>
 
 #include "tensorflow/core/framework/tensor_shape.h"
 
@@ -30,6 +32,7 @@ enum class Event : uint64_t {
   kTuple,
   kSlices,
   kDict,
+  kBytes,
 };
 
 // A hash that is being made.
@@ -44,6 +47,9 @@ class Hash {
     Mix(value);
   }
   void MixShape(const tensorflow::PartialTensorShape& shape);
+  void MixBytes(std::string_view bytes) {
+    Mix(Event::kBytes, std::hash<std::string_view>()(bytes));
+  }
 
  private:
   uint64_t value_;

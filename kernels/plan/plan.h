@@ -132,6 +132,7 @@ struct PlanNode {
   // kDelegated: follows from shapes and small values that Python has.
   bool on_host = false;
   bool asks_for_shapes = false;  // on_host: of its inputs' shapes alone
+  bool of_shapes = false;  // on_host: follows from shapes and constants alone
   bool may_raise = false;  // kImperative: has raised, and the step went on
   // kImperative: other nodes have this place and type. What the op is given and
   // returns tells which one it is.

@@ -86,7 +86,9 @@ bool LibraryCalls::Fits(const CallRecord& record) {
   std::string detail;
   Claims claims;
   if (record.guard && !record.guard.IsUnchanged()) return false;
-  for (const Binding& binding : record.bindings) {
+  for (size_t i = 0; i < record.bindings.size(); ++i) {
+    if (record.own[i]) continue;
+    const Binding& binding = record.bindings[i];
     Reason problem = Reason::kNone;
     if (binding.HasName() && history_.Named(binding.a) == nullptr) return false;
     if (binding.kind == Kind::kConstant || binding.kind == Kind::kFeed) {
@@ -111,7 +113,9 @@ bool LibraryCalls::Fits(const CallRecord& record) {
 PyObject* LibraryCalls::Replay(const CallRecord& record) {
   GcPause no_python_in_between;
   cursor_.Jump(record);
-  for (const Binding& binding : record.bindings) inputs_.Rebind(binding);
+  for (size_t i = 0; i < record.bindings.size(); ++i) {
+    inputs_.Rebind(record.bindings[i], record.own[i].get());
+  }
   Tensors made;
   made.reserve(record.made.size());
   for (const CallRecord::Output& output : record.made) {

@@ -39,7 +39,8 @@ class LibraryCalls : private ReplayParts {
     size_t num_bindings;
     int num_names;
     int64_t num_obstacles;
-    int64_t first_id;  // tensors with lower ids were there before the call
+    bool differentiates;
+    CallLearning call;
   };
   std::string WhyNotNow(const LibraryCall& call) const;
   const char* KeyOf(const LibraryCall& call, LibraryKey* key) const;
@@ -58,7 +59,6 @@ class LibraryCalls : private ReplayParts {
                           CallRecord* record, ResultPattern* pattern);
   std::string LearnKept(const Learning& learning,
                         const CallRecord& record) const;
-  bool DependsOnNumbers(const PlanNode& node) const;
 };
 
 }  // namespace terra

@@ -30,11 +30,12 @@ PyObject* LibraryCalls::RunAndLearn(const LibraryCall& call,
                                     const LibraryKey& key) {
   PyRef first_id = PyRef::Steal(PyObject_CallNoArgs(Runtime().next_id));
   if (!first_id) return nullptr;
-  const Learning learning{
+  Learning learning{
       cursor_.position(),        cursor_.at(),
       cursor_.epoch(),           outputs_.size(),
       inputs_.bindings().size(), history_.num_names(),
-      call_log_.num_obstacles(), PyLong_AsLongLong(first_id.get())};
+      call_log_.num_obstacles(), call.differentiates,
+      CallLearning(PyLong_AsLongLong(first_id.get()), true)};
   PyRef keep_alive = PyRef::Borrow(context_.controller());
   PyRef guard = GuardObjects(key.objects());
   Anchors anchors;
@@ -44,10 +45,10 @@ PyObject* LibraryCalls::RunAndLearn(const LibraryCall& call,
   if (!context_.is_co_executing()) {
     return PyObject_Call(call.function, call.args, call.kwargs);
   }
-  call_log_.Begin();
+  call_log_.Begin(&learning.call);
   PyRef result =
       PyRef::Steal(PyObject_Call(call.function, call.args, call.kwargs));
-  call_log_.End();
+  call_log_.EndLearning();
   if (!result) return nullptr;
   if (!session_.is_live() || !context_.is_co_executing() ||
       cursor_.is_bound()) {
@@ -74,6 +75,8 @@ std::shared_ptr<CallRecord> LibraryCalls::Learn(const Learning& learning,
   record->begin = learning.begin;
   if (call_log_.num_obstacles() != learning.num_obstacles)
     record->refusal = call_log_.obstacle();
+  if (!learning.call.obstacle.empty())
+    record->refusal = learning.call.obstacle;
   if (record->refusal.empty()) record->refusal = LearnPath(learning, &*record);
   if (record->refusal.empty()) {
     record->refusal = LearnBindings(learning, &*record);
@@ -98,7 +101,7 @@ std::string LibraryCalls::LearnPath(const Learning& learning,
   for (size_t i = learning.begin; i < cursor_.path().size(); ++i) {
     const int number = cursor_.path()[i];
     const PlanNode& node = plan().nodes[number];
-    if (node.kind == NodeKind::kImperative || node.on_host) {
+    if (node.kind == NodeKind::kImperative) {
       return absl::StrCat(node.name, " runs in Python");
     }
     if (node.seeded) return absl::StrCat(node.name, " draws random numbers");
@@ -110,31 +113,10 @@ std::string LibraryCalls::LearnPath(const Learning& learning,
         record->latest.push_back({web, number, static_cast<int>(k)});
       }
     }
-    if (node.shape_rule != nullptr && DependsOnNumbers(node)) {
-      return absl::StrCat("the shape of ", node.name, " depends on a value");
-    }
     record->path.push_back(number);
     at = number;
   }
   return "";
-}
-
-// Whether an integer that is no constant may say what shape results have.
-bool LibraryCalls::DependsOnNumbers(const PlanNode& node) const {
-  for (const InputRef& ref : node.inputs) {
-    tensorflow::DataType dtype = tensorflow::DT_INVALID;
-    if (ref.kind == InputKind::kOutput) {
-      dtype = plan().nodes[ref.a].outputs[ref.b].dtype;
-    } else if (ref.kind == InputKind::kFeed) {
-      dtype = plan().feeds[ref.a].dtype;
-    } else if (ref.kind == InputKind::kJoin) {
-      dtype = plan().joins[ref.a].dtype;
-    }
-    if (dtype == tensorflow::DT_INT32 || dtype == tensorflow::DT_INT64) {
-      return true;
-    }
-  }
-  return false;
 }
 
 std::string LibraryCalls::LearnBindings(const Learning& learning,
@@ -142,11 +124,22 @@ std::string LibraryCalls::LearnBindings(const Learning& learning,
   using Kind = Binding::Kind;
   for (size_t i = learning.num_bindings; i < inputs_.bindings().size(); ++i) {
     const Binding& binding = inputs_.bindings()[i];
-    if (binding.HasName() && binding.a >= learning.num_names) {
-      if (binding.kind == Kind::kConstant) continue;  // its own
-      return "it makes a tensor of a value that varies";
+    const bool is_its_own =
+        binding.HasName() && binding.a >= learning.num_names;
+    if (is_its_own && binding.kind == Kind::kConstant) continue;
+    PyRef own;
+    if (is_its_own) {
+      // Of what follows from the history, shapes above all: gradient functions
+      // of the library's depend on nothing else.
+      own = PyRef::Borrow(history_.Named(binding.a));
+      const bool is_fresh = own && binding.kind == Kind::kFeed &&
+                            learning.call.Makes(own.get());
+      if (!learning.differentiates || !is_fresh) {
+        return "it makes a tensor of a value that varies";
+      }
     }
     record->bindings.push_back(binding);
+    record->own.push_back(std::move(own));
   }
   return "";
 }
@@ -203,6 +196,9 @@ std::string LibraryCalls::LearnTensor(PyObject* tensor,
   const int32_t index = outputs_.Find(HandleOf(tensor));
   if (index >= 0 && static_cast<size_t>(index) >= learning.num_made) {
     const Made& made = outputs_[index];
+    if (plan().nodes[made.node].on_host) {
+      return "it returns a tensor that Python computes";
+    }
     pattern->kind = Kind::kMade;
     auto& all = record->made;
     for (size_t i = 0; i < all.size(); ++i) {
@@ -232,7 +228,7 @@ std::string LibraryCalls::LearnTensor(PyObject* tensor,
       return "";
     }
   }
-  if (name < 0 && IdOf(tensor) >= learning.first_id) {
+  if (name < 0 && learning.call.Makes(tensor)) {
     pattern->kind = Kind::kFolded;  // of numbers that follow from the history
     pattern->object = PyRef::Borrow(tensor);
     return "";

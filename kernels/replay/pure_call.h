@@ -69,6 +69,7 @@ class PureKey {
   void MixReal(double number);
   const char* MixTensor(PyObject* tensor, PyRef held, int depth);
   const char* MixPlace(PyObject* tensor, tensorflow::TensorHandle* handle);
+  void MixValueOfShapes(int index);
   const char* MixVariable(PyObject* variable);
   const char* MixKerasVariable(PyObject* variable);
   const char* MixDict(PyObject* value, int depth);
@@ -116,6 +117,8 @@ class PureLearner {
   // A tensor that a gradient function holds.
   bool LearnHeld(const LoggedInput& logged, TensorRef* ref) const;
   std::string LearnOp(const LoggedStep& logged);
+  // Whether those of a node's results follow from what the cursor knows.
+  bool ShapesAreKnown(int node) const;
   std::string LearnInput(const LoggedInput& logged, const InputRef& expected,
                          TensorRef* ref);
   std::string LearnJoin(const InputRef& expected, TensorRef* ref);

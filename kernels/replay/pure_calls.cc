@@ -206,6 +206,9 @@ bool PureCalls::ReplayOp(const PureStep& step, const Operands& operands,
   call.counts = step.counts;
   call.attrs = step.attrs;
   for (const TensorRef& ref : step.inputs) {
+    if (ref.kind == Kind::kObject && ref.object) {
+      call_log_.NoteKept(ref.object.get());
+    }
     call.inputs.push_back(ref.kind == Kind::kObject ? PyRef::Borrow(ref.get())
                           : ref.kind == Kind::kMade
                               ? (*made)[ref.number]
@@ -213,6 +216,9 @@ bool PureCalls::ReplayOp(const PureStep& step, const Operands& operands,
   }
   const size_t first = made->size();
   PyRef result;
+  if (context_.is_co_executing() && !execution_.SettleWrite(call, step.node)) {
+    return false;
+  }
   if (context_.is_co_executing()) {
     cursor_.Decide(step.node);
     result = PyRef::Steal(execution_.Delegate(call, step.node, made));

@@ -82,6 +82,13 @@ const char* PureKey::Mix(PyObject* value, int depth) {
     PyRef copy = PyRef::Steal(PyDict_Copy(value));
     return MixDict(copy.get(), depth);
   }
+  if (IsSlices(value)) {
+    PyRef items = ItemsOfSlices(value);
+    if (!items) return "slices of another kind";
+    hash_.Mix(Event::kSlices, 1);
+    containers_.push_back(value);
+    return MixItems(items.get(), depth);
+  }
   if (PySlice_Check(value)) {
     const auto* slice = reinterpret_cast<PySliceObject*>(value);
     hash_.Mix(Event::kSlices);
@@ -237,6 +244,7 @@ const char* PureKey::MixPlace(PyObject* tensor,
       hash_.Mix(Event::kMadeHere, static_cast<uint64_t>(made.node));
       hash_.Mix(static_cast<uint64_t>(made.output));
     }
+    MixValueOfShapes(index);
     if (const uint64_t* hash = outputs_.PlannedShape(index)) {
       hash_.Mix(*hash);
       return nullptr;
@@ -249,6 +257,17 @@ const char* PureKey::MixPlace(PyObject* tensor,
   if (!handle->Shape(&shape).ok()) return "a tensor of unknown shape";
   hash_.Mix(HashOfShape(shape));
   return nullptr;
+}
+
+// The value of what follows from shapes: shapes of results may follow from it
+// in turn, and with them what Python makes of numbers.
+void PureKey::MixValueOfShapes(int index) {
+  const Made& made = outputs_[index];
+  if (!plan_.nodes[made.node].of_shapes) return;
+  const tensorflow::Tensor* value = nullptr;
+  if (!made.handle->Tensor(&value).ok()) return;
+  const auto bytes = value->tensor_data();
+  hash_.MixBytes({bytes.data(), bytes.size()});
 }
 
 const char* PureKey::MixVariable(PyObject* variable) {

@@ -45,7 +45,7 @@ std::string PureLearner::Learn(const std::vector<LoggedStep>& steps,
   if (call_log_.num_obstacles() != learning_.num_obstacles) {
     return call_log_.obstacle();
   }
-  if (learning_.obstacle != nullptr) return learning_.obstacle;
+  if (!learning_.call.obstacle.empty()) return learning_.call.obstacle;
   if (cursor_.epoch() != learning_.epoch || cursor_.epoch_is_pending()) {
     return "an epoch ended in it";
   }
@@ -90,11 +90,9 @@ std::string PureLearner::LearnEvent(const LoggedStep& logged) {
 
 std::string PureLearner::LearnOp(const LoggedStep& logged) {
   const PlanNode& node = plan_.nodes[logged.node];
-  if (node.on_host) return absl::StrCat(node.name, " runs in Python");
   if (node.seeded) return absl::StrCat(node.name, " draws random numbers");
   if (logged.info == nullptr) return "it calls a function";
-  if (node.shape_rule != nullptr &&
-      (learning_.is_taped || node.outputs.empty())) {
+  if (learning_.is_taped && !ShapesAreKnown(logged.node)) {
     return absl::StrCat("the shape of ", node.name, " is known late");
   }
   PureStep step;
@@ -123,6 +121,23 @@ std::string PureLearner::LearnOp(const LoggedStep& logged) {
     made_[{logged.node, static_cast<int>(i)}] = number;
   }
   return "";
+}
+
+// A tape asks for them at once.
+bool PureLearner::ShapesAreKnown(int node) const {
+  const auto& outputs = plan_.nodes[node].outputs;
+  const bool are_planned =
+      std::all_of(outputs.begin(), outputs.end(),
+                  [](const OutputSpec& spec) { return spec.shape_known; });
+  for (size_t i = learning_.made_begin; !are_planned && i < outputs_.size();
+       ++i) {
+    const Made& made = outputs_[i];
+    if (made.node != node || plan_.nodes[node].on_host) continue;
+    if (!outputs_.SpecOf(made).shape_known && !made.shape.IsFullyDefined()) {
+      return false;
+    }
+  }
+  return true;
 }
 
 std::string PureLearner::LearnInput(const LoggedInput& logged,
@@ -162,7 +177,7 @@ std::string PureLearner::LearnInput(const LoggedInput& logged,
   }
   // No op has made it, nor was it there before: it is of numbers in the key.
   if (!takes_objects_ && expected.kind == InputKind::kFeed &&
-      IdOf(logged.outside.get()) >= learning_.first_id) {
+      learning_.call.Makes(logged.outside.get())) {
     ref->object = logged.outside;
     return "";
   }
@@ -364,7 +379,7 @@ std::string PureLearner::LearnTensor(PyObject* tensor, ResultPattern* pattern) {
       return "";
     }
   }
-  if (IdOf(tensor) < learning_.first_id) {
+  if (!learning_.call.Makes(tensor)) {
     return "it returns a tensor that no op of it made";
   }
   pattern->kind = ResultPattern::Kind::kFolded;  // of numbers in the key

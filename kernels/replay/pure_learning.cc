@@ -25,12 +25,12 @@ PyObject* PureCalls::RunAndLearn(const PureCall& call, const PureKey& key) {
     return PyObject_Call(call.function, call.args, call.kwargs);
   }
   const KerasContext context;
-  PureLearning learning{0,
+  PureLearning learning{CallLearning(PyLong_AsLongLong(first_id.get()), false),
+                        0,
                         cursor_.path().size(),
                         outputs_.size(),
                         cursor_.epoch(),
                         call_log_.num_obstacles(),
-                        PyLong_AsLongLong(first_id.get()),
                         context.values(),
                         TapeIsActive()};
   std::vector<TensorAttributes> before;

@@ -1,5 +1,7 @@
 #include "kernels/replay/tensor_attributes.h"
 
+#include <array>
+
 #include "kernels/outputs/outputs.h"
 #include "kernels/python/tf_python.h"
 
@@ -23,6 +25,16 @@ PyObject* CarriedName(int which) {
 PyObject* AssignName() {
   static PyObject* name = PyUnicode_InternFromString("assign");
   return name;
+}
+
+// What `tf.Variable` sets of its handle, for good. Keys know handles by
+// identity.
+const std::array<PyObject*, 3>& NamesOfHandles() {
+  static const auto* names = new std::array<PyObject*, 3>{
+      PyUnicode_InternFromString("_parent_trackable"),
+      PyUnicode_InternFromString("_name"),
+      PyUnicode_InternFromString("_unique_id")};
+  return *names;
 }
 
 // Whether it is the method that TensorFlow makes for a slice.
@@ -81,6 +93,11 @@ TensorAttributes AttributesOf(PyObject* tensor) {
     if (value == nullptr) continue;
     found.carried[i] = PyRef::Borrow(value);
     num_others -= value == Py_None || EagerTensor_CheckExact(value);
+  }
+  if (HandleOf(tensor)->DataType() == tensorflow::DT_RESOURCE) {
+    for (PyObject* name : NamesOfHandles()) {
+      num_others -= PyDict_GetItem(*attributes, name) != nullptr;
+    }
   }
   if (num_others == 0) return found;
   if (num_others == 1) {

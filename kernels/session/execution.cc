@@ -43,7 +43,7 @@ PyObject* Execution::Delegate(const Call& call, int number, Tensors* flat) {
   const bool records = call.route == Route::kFast && TapeIsActive();
   std::vector<tensorflow::PartialTensorShape> shapes;
   if (!is_folded && node->shape_rule != nullptr && !node->outputs.empty()) {
-    InferShapes(*node->shape_rule, matcher_.KnownInputs(call), &shapes);
+    shapes = InferOutputs(call, *node);
   }
   static const auto* unknown = new tensorflow::PartialTensorShape;
   auto shape_of = [&shapes](size_t i) -> const auto& {
@@ -120,6 +120,32 @@ PyObject* Execution::Delegate(const Call& call, int number, Tensors* flat) {
     return WrapOutputs(call, outputs).release();
   }
   Py_RETURN_NONE;
+}
+
+std::vector<tensorflow::PartialTensorShape> Execution::InferOutputs(
+    const Call& call, const PlanNode& node) {
+  const std::vector<KnownInput> inputs = matcher_.KnownInputs(call);
+  std::vector<tensorflow::PartialTensorShape> shapes;
+  std::vector<int> asked_for;
+  InferShapes(*node.shape_rule, inputs, &shapes, &asked_for);
+  for (const int i : asked_for) {
+    if (node.inputs[i].kind == InputKind::kConstant) continue;
+    PyObject* tensor = call.inputs[i].get();
+    if (call_log_.is_learning()) call_log_.NoteShapeValue(tensor, node.name);
+    if (inputs[i].value != nullptr && outputs_.Find(HandleOf(tensor)) < 0) {
+      history_.MixShapeValue(tensor, *inputs[i].value);
+    }
+  }
+  return shapes;
+}
+
+bool Execution::SettleWrite(const Call& call, int number) {
+  const PlanNode& node = plan().nodes[number];
+  if (node.shape_rule == nullptr || !node.outputs.empty()) return true;
+  if (matcher_.WriteFits(call, node)) return true;
+  return CallController(context_.controller(), "on_uncertain_write", "(i)",
+                        number) &&
+         Diverge(Reason::kWriteChanged, node.name);
 }
 
 Waited Execution::AwaitInputs(const Call& call) {

@@ -39,6 +39,9 @@ class Execution {
   // Delegates an op to the graph. With `flat`, results may be added there, and
   // None is what is returned.
   PyObject* Delegate(const Call& call, int number, Tensors* flat = nullptr);
+  // Before an op whose inputs nobody has verified: leaves co-execution if what
+  // it writes may not fit. False with an exception set.
+  bool SettleWrite(const Call& call, int number);
   // Behind an op, if it is the last one of a `try`: waits until what can fail
   // in that has failed or has not. False with an exception set.
   bool LeaveTry(int number);
@@ -58,6 +61,9 @@ class Execution {
     return Diverge(reason, detail) ? Waited::kEnded : Waited::kError;
   }
 
+  // The shapes of an op's results that the plan does not know.
+  std::vector<tensorflow::PartialTensorShape> InferOutputs(
+      const Call& call, const PlanNode& node);
   PyObject* RunImperative(const Call& call, int number);
   // Whether all inputs have their values; kEnded when the session has diverged
   // instead.

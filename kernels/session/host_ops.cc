@@ -90,6 +90,7 @@ PyObject* Execution::RunOnHost(const Call& call, int number) {
   if (known == Waited::kError) return nullptr;
   if (known == Waited::kEnded || !context_.is_co_executing())
     return OnCall(call);
+  if (call_log_.is_learning_pure()) call_log_.LogOp(call, number);
   inputs_.BindInputs(call, node);
   PyRef result = node.asks_for_shapes ? AskForShapes(call, node) : PyRef();
   if (!result && !PyErr_Occurred()) {
@@ -104,6 +105,9 @@ PyObject* Execution::RunOnHost(const Call& call, int number) {
   }
   if (!result) return nullptr;
   result = PyRef::Steal(FinishReal(call, number, index, std::move(result)));
+  if (result && context_.is_co_executing()) {
+    call_log_.NoteKnownResults(call, node);
+  }
   if (!result || !TellOfReal(call, node.marker.get(), result.get())) {
     return nullptr;
   }

@@ -26,6 +26,7 @@ from terra_tf.graph.folding import can_fold, constant_value, is_constant
 from terra_tf.graph.foreknowledge import Foreknowledge
 from terra_tf.graph.function_calls import FunctionCalls
 from terra_tf.graph.generated_graph import GeneratedGraph, OpRange
+from terra_tf.graph.kernel_shapes import note_kernel_shape
 from terra_tf.graph.loops import CannotRollError, Carried, TripFeed, Varying
 from terra_tf.graph.op_maker import OpMaker, arguments_of
 from terra_tf.graph.random_ops import draw
@@ -456,6 +457,7 @@ class Emitter:
         if trivial is not None:
             return [trivial]
         operation = self._ops.make(node.record, values)
+        note_kernel_shape(node, operation)
         self._note_fallible(index, node, operation)
         return list(operation.outputs)
 

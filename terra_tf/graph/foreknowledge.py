@@ -16,6 +16,7 @@ has a fetch.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -41,9 +42,9 @@ from terra_tf.trace.trace_graph import (
     outputs_of,
 )
 
-# (rule, shapes, values) -> (whether all results' shapes follow, whose values were asked for),
-# or None where the shapes do not go together: the native `infer_shapes`.
-InferShapes = Callable[[bytes, list, list], "tuple[bool, list[int]] | None"]
+# (rule, shapes, values) -> (of each result whether its shape follows, whose values were asked
+# for), or None where the shapes do not go together: the native `infer_shapes`.
+InferShapes = Callable[[bytes, list, list], "tuple[list[bool], list[int]] | None"]
 
 _MAX_FED_ELEMENTS = 16  # a fed vector may be a shape; a longer one is data
 _INTEGERS = frozenset(t.as_datatype_enum for t in (dtypes.int32, dtypes.int64, dtypes.bool))
@@ -73,10 +74,12 @@ class Foreknowledge:
         if may_be_on_host and self._is_on_host(index, node):
             self._out.on_host.add(index)
             self._values.update(outputs)
+            if self._is_of_shapes(index, node):
+                self._out.of_shapes.add(index)
             return
-        is_static = all(tensor.shape.is_fully_defined() for tensor in tensors)
-        if not is_static and not self._follows(index, node, rule):
-            self._unknown_shapes.update(outputs)
+        is_static = [tensor.shape.is_fully_defined() for tensor in tensors]
+        if not all(is_static) and not self._follows(index, node, rule, is_static):
+            self._unknown_shapes.update(o for o in outputs if not is_static[o.output])
 
     def knows_shape(self, index: int, output: int) -> bool:
         """Says of a result that was noted whether the cursor will know its shape."""
@@ -107,10 +110,27 @@ class Foreknowledge:
             return True
         return source in self._values if isinstance(source, Output) else _is_small(source)
 
+    def _is_of_shapes(self, index: int, node: Node) -> bool:
+        """Says of a node on the host whether it takes no value but what follows from shapes."""
+        if node.record.op_type in ASK_FOR_SHAPES:
+            return True
+        for position, source in enumerate(node.inputs):
+            join = self._out.joins.of_input.get((index, position))
+            if join is None and is_constant(source, self._out.folded):
+                continue
+            made, external = outputs_of(source), None
+            if join is not None:
+                made, external = self._alternatives(join)
+            if external is not None or not made:
+                return False
+            if any(output.node not in self._out.of_shapes for output in made):
+                return False
+        return True
+
     # -------------------------------------------------------------- shapes
 
-    def _follows(self, index: int, node: Node, rule: bytes) -> bool:
-        """Says whether the results' shapes follow from what the cursor will know."""
+    def _follows(self, index: int, node: Node, rule: bytes, is_static: list[bool]) -> bool:
+        """Says whether the other results' shapes follow from what the cursor will know."""
         if not rule:
             return False
         positions = range(len(node.inputs))
@@ -124,7 +144,7 @@ class Foreknowledge:
         if inferred is None:
             return all(known)
         follows, asked_for = inferred
-        if follows:
+        if follows and all(map(operator.or_, follows, is_static)):
             return True
         return (
             all(known)

@@ -78,7 +78,9 @@ class GeneratedGraph:
       shape_rules: Node -> NodeDef, where the cursor has to find shapes out: of results, or of
         what is written.
       folded: Node -> ready outputs.
-      on_host: Nodes whose small results follow from shapes: Python computes them as well.
+      on_host: Nodes whose small results follow from shapes and small values that Python has, which
+        computes them as well.
+      of_shapes: Those of them that follow from shapes and constants alone.
       output_shapes: (node, output) -> static dimensions, or None where they depend on data.
       epochs: In order; the first starts at level 0.
       is_fallible: Whether any delegated op can fail on data.
@@ -117,6 +119,7 @@ class GeneratedGraph:
     shape_rules: dict[int, bytes] = dataclasses.field(default_factory=dict)
     folded: dict[int, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     on_host: set[int] = dataclasses.field(default_factory=set)
+    of_shapes: set[int] = dataclasses.field(default_factory=set)
     output_shapes: dict[tuple[int, int], tuple | None] = dataclasses.field(default_factory=dict)
     epochs: list[EpochChannels] = dataclasses.field(default_factory=list)
     is_fallible: bool = False

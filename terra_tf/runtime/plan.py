@@ -222,6 +222,7 @@ class _PlanMaker:
             shape_rule=generated.shape_rules.get(index, b""),
             on_host=index in generated.on_host,
             asks_for_shapes=record.op_type in ASK_FOR_SHAPES,
+            of_shapes=index in generated.of_shapes,
             may_raise=node.may_raise,
             has_siblings=has_siblings,
             input_specs=[self._input_spec(s) for s in node.inputs] if has_siblings else [],

@@ -310,3 +310,28 @@ def make_extension_type(wrap):
         return step(given=(Masked(values, values > 0), "x"))
 
     return ShapeProgram(run)
+
+
+def make_batch_norms(wrap):
+    """Four batch norms of one's own in a row, trained; a case is how many images."""
+    rng = np.random.default_rng(0)
+    kernels = [tf.Variable(normal(rng, 3, 3, 6, 6, scale=0.2)) for _ in range(4)]
+    scales, offsets, moving = (
+        [tf.Variable(tf.fill([6], value)) for _ in range(4)] for value in (1.0, 0.0, 0.0)
+    )
+    trained = kernels + scales + offsets
+
+    @wrap
+    def step(x):
+        with tf.GradientTape() as tape:
+            for kernel, scale, offset, mean in zip(kernels, scales, offsets, moving, strict=True):
+                x = tf.nn.conv2d(x, kernel, 1, "SAME")
+                x, of_batch, _ = tf.compat.v1.nn.fused_batch_norm(x, scale, offset)
+                mean.assign(0.9 * mean + 0.1 * of_batch)
+                x = tf.nn.relu(x)
+            loss = tf.reduce_mean(x * x)
+        for variable, gradient in zip(trained, tape.gradient(loss, trained), strict=True):
+            variable.assign_sub(0.1 * gradient)
+        return loss
+
+    return ShapeProgram(lambda num: step(tf.constant(draw(num, 5, 5, 6))), trained + moving)

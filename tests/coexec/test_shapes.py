@@ -74,6 +74,15 @@ def test_one_graph_serves_every_length(training):
     assert pair.function.stats().co_executed_steps == 60
 
 
+@pytest.mark.parametrize("cases", [[4] * 10, SHUFFLED[:10]], ids=["static", "varying"])
+def test_python_waits_for_no_shape_of_a_kernels_own(cases):
+    """What `FusedBatchNormV3` keeps for its gradient has a shape that only its kernel knows."""
+    pair = Pair(programs.make_batch_norms)
+    pair.run(cases)
+    assert_co_executing(pair.function)
+    assert pair.function.stats().num_fetches == 1  # the loss
+
+
 def test_python_waits_for_no_shape():
     """Shapes are inferred: what is fetched is only what Python keeps."""
     pair = Pair(lambda wrap: programs.make_sequence_model(wrap, training=True))
