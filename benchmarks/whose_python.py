@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import tempfile
 
 import terra_tf as terra
@@ -31,9 +30,8 @@ def _sampled_shares() -> dict[str, float]:
     program = PROGRAMS[_NAME](terra.function)
     for i in range(_NUM_WARMUP_STEPS):
         program.step(i).numpy()
-    with tempfile.TemporaryDirectory() as folder:
-        with terra.profile(pathlib.Path(folder) / "steps.json") as profile:
-            for i in range(_NUM_PROFILED_STEPS):
-                program.step(i)
-            terra.synchronize()
+    with tempfile.TemporaryDirectory() as folder, terra.profile(f"{folder}/steps.json") as profile:
+        for i in range(_NUM_PROFILED_STEPS):
+            program.step(i)
+        terra.synchronize()
     return profile.python_shares

@@ -21,7 +21,7 @@ def make(
     num_batches: int = 200,
     seed: int = 0,
 ) -> Program:
-    """Build the program: float32[length, width], the next item to be predicted from those before."""
+    """Build the program: float32[length, width], each item foretold by those before."""
     rng = np.random.default_rng(seed)
     blocks = [
         [normal_variable(rng, width, width, scale=0.2) for _ in range(5)] for _ in range(num_blocks)

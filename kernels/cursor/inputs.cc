@@ -208,8 +208,7 @@ void Inputs::Rebind(const Binding& binding, PyObject* own) {
   bindings_.push_back(binding);
   switch (binding.kind) {
     case Kind::kFeed:
-      BindFeed(binding.slot,
-               own != nullptr ? own : history_->Named(binding.a));
+      BindFeed(binding.slot, own != nullptr ? own : history_->Named(binding.a));
       break;
     case Kind::kVariable:
       BindVariable(plan().variables[binding.slot], history_->Named(binding.a));

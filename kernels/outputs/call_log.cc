@@ -108,8 +108,7 @@ void CallLog::NoteRead(PyObject* tensor, bool shape_only) {
   }
   if (index >= 0) {
     if (shape_only && outputs_.ShapeIsKnown(index)) return;
-    static constexpr char kWhy[] =
-        "its Python reads a result of the step";
+    static constexpr char kWhy[] = "its Python reads a result of the step";
     for (CallLearning* learning : learned_) {
       if (shape_only || !IsDetermined(*learning, tensor)) {
         learning->obstacle = kWhy;
@@ -135,9 +134,9 @@ bool CallLog::IsDetermined(const CallLearning& learning,
 
 void CallLog::NoteShapeValue(PyObject* tensor, const std::string& op) {
   const int32_t index = outputs_.Find(HandleOf(tensor));
-  const std::string source =
-      index < 0 ? "a tensor from outside"
-                : plan_->nodes[outputs_[index].node].name;
+  const std::string source = index < 0
+                                 ? "a tensor from outside"
+                                 : plan_->nodes[outputs_[index].node].name;
   for (CallLearning* learning : learned_) {
     if (IsDetermined(*learning, tensor)) continue;
     learning->obstacle =

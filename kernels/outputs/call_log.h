@@ -129,15 +129,13 @@ class CallLog {
   void NoteRead(PyObject* tensor, bool shape_only);
   // A replayed call takes a tensor that it has made of numbers once.
   void NoteKept(PyObject* tensor) {
-    for (CallLearning* learning : learned_)
-      learning->kept.insert(IdOf(tensor));
+    for (CallLearning* learning : learned_) learning->kept.insert(IdOf(tensor));
   }
   // The shape of an op's result follows from the value of a tensor that is no
   // constant of the plan.
   void NoteShapeValue(PyObject* tensor, const std::string& op);
   // Python knows the results of an op, which are the last ones made.
   void NoteKnownResults(const Call& call, const PlanNode& node);
-
 
  private:
   // Whether a call that does the same again has the same value there.

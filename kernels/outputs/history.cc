@@ -63,8 +63,7 @@ void History::MixShapeOf(PyObject* tensor) {
   }
 }
 
-void History::MixShapeValue(PyObject* tensor,
-                            const tensorflow::Tensor& value) {
+void History::MixShapeValue(PyObject* tensor, const tensorflow::Tensor& value) {
   if (!shape_values_.insert(IdOf(tensor)).second) return;
   MixIdentity(tensor);
   const auto bytes = value.tensor_data();

@@ -30,12 +30,15 @@ PyObject* LibraryCalls::RunAndLearn(const LibraryCall& call,
                                     const LibraryKey& key) {
   PyRef first_id = PyRef::Steal(PyObject_CallNoArgs(Runtime().next_id));
   if (!first_id) return nullptr;
-  Learning learning{
-      cursor_.position(),        cursor_.at(),
-      cursor_.epoch(),           outputs_.size(),
-      inputs_.bindings().size(), history_.num_names(),
-      call_log_.num_obstacles(), call.differentiates,
-      CallLearning(PyLong_AsLongLong(first_id.get()), true)};
+  Learning learning{cursor_.position(),
+                    cursor_.at(),
+                    cursor_.epoch(),
+                    outputs_.size(),
+                    inputs_.bindings().size(),
+                    history_.num_names(),
+                    call_log_.num_obstacles(),
+                    call.differentiates,
+                    CallLearning(PyLong_AsLongLong(first_id.get()), true)};
   PyRef keep_alive = PyRef::Borrow(context_.controller());
   PyRef guard = GuardObjects(key.objects());
   Anchors anchors;
@@ -75,8 +78,7 @@ std::shared_ptr<CallRecord> LibraryCalls::Learn(const Learning& learning,
   record->begin = learning.begin;
   if (call_log_.num_obstacles() != learning.num_obstacles)
     record->refusal = call_log_.obstacle();
-  if (!learning.call.obstacle.empty())
-    record->refusal = learning.call.obstacle;
+  if (!learning.call.obstacle.empty()) record->refusal = learning.call.obstacle;
   if (record->refusal.empty()) record->refusal = LearnPath(learning, &*record);
   if (record->refusal.empty()) {
     record->refusal = LearnBindings(learning, &*record);
@@ -132,8 +134,8 @@ std::string LibraryCalls::LearnBindings(const Learning& learning,
       // Of what follows from the history, shapes above all: gradient functions
       // of the library's depend on nothing else.
       own = PyRef::Borrow(history_.Named(binding.a));
-      const bool is_fresh = own && binding.kind == Kind::kFeed &&
-                            learning.call.Makes(own.get());
+      const bool is_fresh =
+          own && binding.kind == Kind::kFeed && learning.call.Makes(own.get());
       if (!learning.differentiates || !is_fresh) {
         return "it makes a tensor of a value that varies";
       }

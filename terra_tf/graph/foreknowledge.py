@@ -118,7 +118,7 @@ class Foreknowledge:
             join = self._out.joins.of_input.get((index, position))
             if join is None and is_constant(source, self._out.folded):
                 continue
-            made, external = outputs_of(source), None
+            made, external = list(outputs_of(source)), None
             if join is not None:
                 made, external = self._alternatives(join)
             if external is not None or not made:
