@@ -86,6 +86,7 @@ class Execution {
   PyObject* RunOnHost(const Call& call, int number);
   // As AwaitInputs, or only for the shapes.
   Waited AwaitKnown(const Call& call, bool shapes_only);
+  void NoteShapeValues(const Call& call, const PlanNode& node);
   PyRef AskForShapes(const Call& call, const PlanNode& node);
 
   // Runs the call for real; tapes do not hear of it yet (recording.cc).

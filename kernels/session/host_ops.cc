@@ -1,6 +1,8 @@
 // Ops on shapes and small host values. Their results are known as
 // soon as Python asks, so they run on the spot; the graph, which may need
 // them too, computes them once more for itself.
+#include <algorithm>
+
 #include "kernels/call/call.h"
 #include "kernels/outputs/outputs.h"
 #include "kernels/outputs/readable.h"
@@ -83,6 +85,18 @@ PyRef Execution::AskForShapes(const Call& call, const PlanNode& node) {
   return WrapOutputs(call, absl::MakeSpan(outputs));
 }
 
+// No shape function is asked here: any input may say how large a result is.
+void Execution::NoteShapeValues(const Call& call, const PlanNode& node) {
+  const bool are_planned =
+      node.asks_for_shapes ||
+      std::all_of(node.outputs.begin(), node.outputs.end(),
+                  [](const OutputSpec& spec) { return spec.shape_known; });
+  for (size_t i = 0; !are_planned && i < call.inputs.size(); ++i) {
+    if (node.inputs[i].kind == InputKind::kConstant) continue;
+    call_log_.NoteShapeValue(call.inputs[i].get(), node.name);
+  }
+}
+
 PyObject* Execution::RunOnHost(const Call& call, int number) {
   const PlanNode& node = plan().nodes[number];
   const int index = cursor_.position();
@@ -91,6 +105,7 @@ PyObject* Execution::RunOnHost(const Call& call, int number) {
   if (known == Waited::kEnded || !context_.is_co_executing())
     return OnCall(call);
   if (call_log_.is_learning_pure()) call_log_.LogOp(call, number);
+  if (call_log_.is_learning()) NoteShapeValues(call, node);
   inputs_.BindInputs(call, node);
   PyRef result = node.asks_for_shapes ? AskForShapes(call, node) : PyRef();
   if (!result && !PyErr_Occurred()) {

@@ -46,7 +46,8 @@ def embedded(w):
     def step(length):
         indices = tf.constant(np.random.default_rng(length).integers(0, 4, length))
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(tf.gather(w, indices) ** 2)
+            rows_of_w = tf.gather(w, indices) ** 2 + tf.gather(w, indices[::-1])
+            loss = tf.reduce_sum(rows_of_w)
         slices = tape.gradient(loss, w)
         w.scatter_sub(tf.IndexedSlices(0.1 * slices.values, slices.indices))
         return loss
@@ -156,6 +157,21 @@ def test_size_that_follows_from_a_value_inside_of_a_call():
         (rows(3 + i % 4, 4), tf.constant(rng.integers(1, 4, 3 + i % 4).astype(np.int32)))
         for i in range(60)
     ]
+    assert_like_eager(step, cases)
+
+
+def test_number_of_items_that_follows_from_a_value_on_the_host():
+    """`tf.range` of a small number that Python has: computed at once, and as long as that says."""
+    w = tf.Variable(numbers(1, 3))
+
+    def step(x, limit):
+        with tf.GradientTape() as tape:
+            places = tf.cast(tf.range(limit), tf.float32)[:, None]
+            loss = tf.reduce_mean(places * w + tf.reduce_mean(x), axis=0)
+        return loss, tape.gradient(loss, w), tf.zeros_like(places)
+
+    rng = np.random.default_rng(0)
+    cases = [(rows(3 + i % 4, 4), tf.constant(int(rng.integers(1, 7)))) for i in range(80)]
     assert_like_eager(step, cases)
 
 
