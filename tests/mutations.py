@@ -149,6 +149,14 @@ MUTATIONS = (
         ("tests/coexec/test_replayed_functions.py",),
     ),
     Mutation(
+        "replay-shape",
+        "Calls that are given numbers of other shapes are not the same call.",
+        "kernels/replay/pure_key.cc",
+        "if (!plan_.nodes[made.node].of_shapes) return;",
+        "if (made.node >= 0) return;",
+        ("tests/coexec/test_replayed_shapes.py",),
+    ),
+    Mutation(
         "replay-tape",
         "What Python itself records on a tape is recorded when its call is replayed.",
         "kernels/replay/pure_calls.cc",

@@ -1,5 +1,7 @@
 """Calls are replayed although shapes change from step to step: one record for each shape."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -175,6 +177,33 @@ def test_number_of_items_that_follows_from_a_value_on_the_host():
     assert_like_eager(step, cases)
 
 
+@terra.pure
+def mean_of_widened(w, shape):
+    wide = tf.broadcast_to(w, shape)
+    return tf.reduce_sum(wide) / wide.shape[0]
+
+
+@terra.pure
+def mean_of_places(w, limit):
+    places = tf.range(limit)
+    return tf.reduce_sum(w) * tf.cast(tf.reduce_sum(places), tf.float32) / len(places)
+
+
+@pytest.mark.parametrize("function", [mean_of_widened, mean_of_places])
+@pytest.mark.parametrize("use_tape", [False, True], ids=["plain", "taped"])
+def test_python_that_makes_a_number_of_a_size_that_is_a_value(function, use_tape):
+    """A call with the same key but for a value that it is given, inferred or on the host."""
+    w = tf.Variable(numbers(1, 3))
+
+    def step(value):
+        with tf.GradientTape() if use_tape else contextlib.nullcontext():
+            return function(w * 1.0, value)
+
+    sizes = np.random.default_rng(0).integers(1, 7, 60)
+    of = [lambda n: tf.constant([n, 3]), lambda n: tf.constant(n)][function is mean_of_places]
+    assert_like_eager(step, [(of(int(n)),) for n in sizes])
+
+
 def test_value_of_a_shape_that_python_reads_is_this_steps():
     def step(x):
         length = tf.shape(x)[0]
@@ -189,7 +218,8 @@ def test_shape_of_an_argument_that_is_of_shapes():
 
     def step(x, y):
         n = tf.shape(y)[0]
-        return tf.tile(x, [n, 1]), tf.fill([n], 2.0), tf.eye(n), tf.reshape(x, [-1]) * float(n)
+        filled = tf.fill([n], 2.0), tf.eye(n), tf.ones([n, 2]), tf.zeros(n)
+        return tf.tile(x, [n, 1]), filled, tf.reshape(x, [-1]) * float(n)
 
     rng = np.random.default_rng(0)
     cases = [(rows(3, 4), rows(int(rng.integers(1, 9)), 2)) for _ in range(60)]
