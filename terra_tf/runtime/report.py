@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import html
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -114,7 +115,7 @@ def _fallbacks(e: Any) -> list[str]:
 
 
 def _imperative(e: Any, in_every_step: bool) -> list[str]:
-    return _shorten(
+    return _of_ops(
         [
             f"{op.op_type} at {op.where or _UNKNOWN}: {ImperativeReason(op.reason).explanation}"
             for op in e.imperative_ops
@@ -124,7 +125,13 @@ def _imperative(e: Any, in_every_step: bool) -> list[str]:
 
 
 def _fetched(e: Any) -> list[str]:
-    return _shorten([f"{fetch.op_type} of {fetch.where or _UNKNOWN}" for fetch in e.fetches])
+    return _of_ops([f"{fetch.op_type} of {fetch.where or _UNKNOWN}" for fetch in e.fetches])
+
+
+def _of_ops(lines: list[str]) -> list[str]:
+    """Says once what is to be said of several ops: a layer makes all its variables in one line."""
+    numbers = collections.Counter(lines)
+    return _shorten([f"{line} ({n} ops)" if n > 1 else line for line, n in numbers.items()])
 
 
 def _wait(wait: Wait) -> str:

@@ -101,8 +101,20 @@ def test_data_for_tools_can_be_kept_as_json():
 
 
 def test_long_sections_are_cut_and_say_so():
-    many = dataclasses.replace(EXPLANATION, imperative_ops=(PRINT,) * 15)
+    ops = tuple(dataclasses.replace(PRINT, where=f"train.py:{line} in f") for line in range(15))
+    many = dataclasses.replace(EXPLANATION, imperative_ops=ops)
     assert "  ... and 3 more" in str(many).splitlines()
+
+
+def test_equal_lines_are_said_once():
+    made = dataclasses.replace(PRINT, op_type="VarHandleOp", in_every_step=False)
+    read = EXPLANATION.fetches * 2
+    lines = str(
+        dataclasses.replace(EXPLANATION, imperative_ops=(made,) * 15, fetches=read)
+    ).splitlines()
+    (line,) = (line for line in lines if line.startswith("  VarHandleOp"))
+    assert line.endswith("not known to be safe to delay. (15 ops)")
+    assert "  Mean of train.py:11 in train_step (2 ops)" in lines
 
 
 def test_function_that_was_never_called_is_told_to_be_called():
