@@ -132,9 +132,7 @@ class _PlanMaker:
                 epoch += 1
             self._plan.add_level(
                 channel=generated.case_channels.get(number, -1),
-                skip_index=-1
-                if level.is_mandatory or number in generated.kept
-                else len(level.blocks),
+                skip_index=len(level.blocks) if number in generated.skippable else -1,
                 epoch=epoch,
             )
         self._add_loops()
@@ -142,8 +140,9 @@ class _PlanMaker:
     def _add_loops(self) -> None:
         generated = self._generated
         for level, (trip_begin, loop_end) in generated.kept.items():
-            self._plan.keep_in_trip(level=level, trip_begin=trip_begin, loop_end=loop_end)
-        for loop, first_channel, shifts in generated.loops:
+            if level not in generated.skippable:  # as trips of a loop inside are
+                self._plan.keep_in_trip(level=level, trip_begin=trip_begin, loop_end=loop_end)
+        for loop, first_channel, shifts, _ in generated.loops:
             channel = first_channel
             for shift in shifts:
                 for trip in range(loop.num_trips):
@@ -327,11 +326,11 @@ class _PlanMaker:
                 result += [arg.type_attr, types[0]]
         return tuple(result)
 
+
 def _kind(is_imperative: bool, folded: tuple) -> NodeKind:
     if is_imperative:
         return NodeKind.IMPERATIVE
     return NodeKind.FOLDED if folded else NodeKind.DELEGATED
-
 
 
 def _place_of(node: Node) -> Hashable:
