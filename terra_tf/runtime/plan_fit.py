@@ -115,7 +115,7 @@ def _check_takers(tables: PlanTables, generated: GeneratedGraph) -> None:
             broken("message", f"two ops of the function go by channel {channel}")
         known[channel] = op
     for channel, op, use in tables.channels():
-        if channel >= 0 and known.pop(channel, "no op") != op:
+        if known.pop(channel, "no op") != op:
             broken("message", f"{use} goes by channel {channel}, where the function has no {op}")
     for channel, op in known.items():
         broken("message", f"a {op} of the function goes by channel {channel}, and Python by none")

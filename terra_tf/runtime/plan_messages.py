@@ -6,7 +6,6 @@ the function, and a number in the plan. Where they do not fit, a step waits for 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Set
 from typing import Any
 
@@ -43,12 +42,14 @@ def _functions_of(node: Any) -> list[str]:
     return [each.name for each in node.attr["branches"].list.func] if node.op == "Case" else []
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class Messages:
     """What Python sends on its way through a plan, and what the function waits for there."""
 
-    tables: PlanTables
-    generated: GeneratedGraph
+    def __init__(self, tables: PlanTables, generated: GeneratedGraph) -> None:
+        self._tables, self._generated = tables, generated
+        numbers = range(len(tables.nodes))
+        self._places_of = [generated.places_of(number) for number in numbers]
+        self._fed_by = [self._fed_by_node(number) for number in numbers]
 
     def difference(self, path: Path, decisions: Set[int]) -> str | None:
         """Returns how the two differ on a path, or None if they do not.
@@ -57,22 +58,23 @@ class Messages:
           path: The path.
           decisions: What Python says of the way, by channel.
         """
-        places = {place for node in path.nodes for place in self.generated.places_of(node)}
+        places = {place for node in path.nodes for place in self._places_of[node]}
         awaited = self._awaited_decisions(places)
         for channel in sorted(awaited ^ decisions):
             return self._who(channel, channel in awaited)
-        awaited, fed = self._awaited_feeds({None, *places}), self._fed(path)
+        fed = {channel for node in path.nodes for channel in self._fed_by[node]}
+        awaited = self._awaited_feeds({None, *places})
         for channel in sorted(awaited ^ fed):
             return self._who(channel, channel in awaited)
         return None
 
     def _who(self, channel: int, is_awaited: bool) -> str:
-        use = next(use for known, _, use in self.tables.channels() if known == channel)
+        use = next(use for known, _, use in self._tables.channels() if known == channel)
         return f"{use} is {'awaited and not said' if is_awaited else 'said to nobody'}"
 
     def _awaited_feeds(self, places: set) -> set[int]:
         """A feed stands in the line, branch or trip that is the first to use it."""
-        tables = (self.generated.feed_channels, self.generated.variable_channels)
+        tables = (self._generated.feed_channels, self._generated.variable_channels)
         return {
             channel
             for table in tables
@@ -82,7 +84,7 @@ class Messages:
 
     def _awaited_decisions(self, places: set) -> set[int]:
         """Where the way comes to a switch-case, or to the beginning of a trip."""
-        generated = self.generated
+        generated = self._generated
         awaited = {
             channel
             for level, channel in generated.case_channels.items()
@@ -100,16 +102,14 @@ class Messages:
                 channel += loop.num_trips
         return awaited
 
-    def _fed(self, path: Path) -> set[int]:
-        tables = self.tables
-        sent: set[int] = set()
-        for number in path.nodes:
-            node = tables.nodes[number]
-            if node.kind is not NodeKind.DELEGATED:
-                continue
-            for source in node.inputs:
-                if source.kind is InputKind.FEED:
-                    sent.add(tables.feeds[source.a].channel)
-                elif source.kind is InputKind.VARIABLE:
-                    sent.add(tables.variables[source.a].feed_channel)
-        return sent - {-1}
+    def _fed_by_node(self, number: int) -> list[int]:
+        node = self._tables.nodes[number]
+        if node.kind is not NodeKind.DELEGATED:
+            return []
+        feeds, variables = self._tables.feeds, self._tables.variables
+        channels = [
+            feeds[a].channel if kind is InputKind.FEED else variables[a].feed_channel
+            for kind, a, _ in node.inputs
+            if kind in (InputKind.FEED, InputKind.VARIABLE)
+        ]
+        return [channel for channel in channels if channel >= 0]

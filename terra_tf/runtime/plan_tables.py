@@ -165,29 +165,41 @@ class PlanTables:
         ]
 
     def channels(self) -> Iterator[tuple[int, str, str]]:
-        """Yields every channel, -1 too, the op at the graph's end of it, and its use in words."""
+        """Yields every channel, the op at the graph's end of it, and its use in words."""
         for number, level in enumerate(self.levels):
-            yield level.channel, CASE, f"the decision of level {number}"
+            if level.channel != -1:
+                yield level.channel, CASE, f"the decision of level {number}"
             for channel, end in level.turns:
-                yield channel, LOOP, f"the trip at level {number} of the loop to level {end}"
+                if channel != -1:
+                    yield channel, LOOP, f"the trip at level {number} of the loop to level {end}"
         for number, join in enumerate(self.joins):
-            yield join.channel, SELECT, f"join {number}"
+            if join.channel != -1:
+                yield join.channel, SELECT, f"join {number}"
         for number, variable in enumerate(self.variables):
-            yield variable.feed_channel, FEED, f"variable {number}"
+            if variable.feed_channel != -1:
+                yield variable.feed_channel, FEED, f"variable {number}"
         for number, feed in enumerate(self.feeds):
-            yield feed.channel, FEED, f"feed {number}"
+            if feed.channel != -1:
+                yield feed.channel, FEED, f"feed {number}"
         for number, node in enumerate(self.nodes):
-            name = f"op {number} {node.name}"
-            yield node.seed_channel, FEED, f"the seeds of {name}"
-            yield node.check_channel, FETCH, f"the wait before {name}"
-            yield node.exit_channel, FETCH, f"the wait behind {name}"
-            for position, output in enumerate(node.outputs):
-                yield output.fetch_channel, FETCH, f"the fetch of output {position} of {name}"
-                yield output.feed_channel, FEED, f"output {position} of {name}, which Python feeds"
+            for channel, op, what in _channels_of(node):
+                if channel != -1:
+                    yield channel, op, f"{what} op {number} {node.name}"
         for number, epoch in enumerate(self.epochs):
             yield epoch.commit, COMMIT, f"the commit of epoch {number}"
-            yield epoch.done, FETCH, f"the end of epoch {number}"
-            yield epoch.resume, COMMIT, f"the beginning of epoch {number + 1}"
+            if epoch.done != -1:
+                yield epoch.done, FETCH, f"the end of epoch {number}"
+            if epoch.resume != -1:
+                yield epoch.resume, COMMIT, f"the beginning of epoch {number + 1}"
+
+
+def _channels_of(node: PlanNode) -> Iterator[tuple[int, str, str]]:
+    yield node.seed_channel, FEED, "the seeds of"
+    yield node.check_channel, FETCH, "the wait before"
+    yield node.exit_channel, FETCH, "the wait behind"
+    for position, output in enumerate(node.outputs):
+        yield output.fetch_channel, FETCH, f"the fetch of output {position} of"
+        yield output.feed_channel, FEED, f"what Python feeds for output {position} of"
 
 
 def tables_of(plan: Any, epochs: Sequence[EpochChannels]) -> PlanTables:

@@ -53,10 +53,11 @@ def check_plan(tables: PlanTables) -> None:
     _check_epochs(tables)
     _check_loops(tables)
     _check_joins(tables)
+    places = _places_in_blocks(tables)
     for number, node in enumerate(tables.nodes):
         _check_node(number, node)
         for position, source in enumerate(node.inputs):
-            _check_input(tables, number, position, source)
+            _check_input(tables, places, number, position, source)
     _check_variables(tables)
     _check_channels(tables)
 
@@ -170,6 +171,16 @@ def _check_blocks(tables: PlanTables) -> None:
     reached = sum(1 for head in heads.values() for _ in chain_from(tables, head))
     if reached != len(tables.nodes):
         broken("block", f"{len(tables.nodes) - reached} ops are in no block that has a head")
+
+
+def _places_in_blocks(tables: PlanTables) -> list[int]:
+    """Returns how many nodes come before each node in its block."""
+    places = [0] * len(tables.nodes)
+    for number, node in enumerate(tables.nodes):
+        if node.is_head:
+            for place, inside in enumerate(chain_from(tables, number)):
+                places[inside] = place
+    return places
 
 
 def chain_from(tables: PlanTables, head: int) -> Iterator[int]:
@@ -323,13 +334,15 @@ def _check_node(number: int, node: PlanNode) -> None:
         broken("node", f"{name} has {len(node.inputs)} inputs, and its counts make {num_counted}")
 
 
-def _check_input(tables: PlanTables, number: int, position: int, source: PlanInput) -> None:
+def _check_input(
+    tables: PlanTables, places: list[int], number: int, position: int, source: PlanInput
+) -> None:
     node = tables.nodes[number]
     name = f"input {position} of {name_of(number, node)}"
     if (source.kind in _OF_PYTHON) != (node.kind is NodeKind.IMPERATIVE):
         broken("input", f"{name}, {node.kind.name}, is {source.kind.name}")
     if source.kind is InputKind.OUTPUT:
-        _check_made(tables, number, name, source)
+        _check_made(tables, places, number, name, source)
     if source.kind is InputKind.FEED:
         is_used = node.kind is NodeKind.DELEGATED
         if is_used and tables.feeds[source.a].channel < 0:
@@ -338,22 +351,20 @@ def _check_input(tables: PlanTables, number: int, position: int, source: PlanInp
         broken("input", f"{name} is a variable, written in way {source.b}")
 
 
-def _check_made(tables: PlanTables, number: int, name: str, source: PlanInput) -> None:
+def _check_made(
+    tables: PlanTables, places: list[int], number: int, name: str, source: PlanInput
+) -> None:
     node, maker = tables.nodes[number], tables.nodes[source.a]
     if maker.kind is NodeKind.FOLDED:
         broken("input", f"{name} is a result of op {source.a}, which is folded")
     is_fed = maker.kind is NodeKind.DELEGATED or maker.outputs[source.b].feed_channel >= 0
     if node.kind is NodeKind.DELEGATED and not is_fed:
         broken("input", f"{name} is Python's %{source.a}.{source.b}, which is not fed")
-    if not _is_before(tables, source.a, number):
+    is_before = maker.level < node.level
+    if maker.level == node.level and maker.branch == node.branch:
+        is_before = places[source.a] < places[number]
+    if not is_before:
         broken("input", f"{name} is made by op {source.a}, which does not come before it")
-
-
-def _is_before(tables: PlanTables, maker: int, node: int) -> bool:
-    here, there = tables.nodes[node], tables.nodes[maker]
-    if here.level != there.level:
-        return there.level < here.level
-    return here.branch == there.branch and maker != node and node in chain_from(tables, maker)
 
 
 def _check_variables(tables: PlanTables) -> None:
@@ -386,8 +397,6 @@ def _check_variables(tables: PlanTables) -> None:
 def _check_channels(tables: PlanTables) -> None:
     uses: dict[int, str] = {}
     for channel, _, use in tables.channels():
-        if channel == -1:
-            continue
         if not 0 <= channel < tables.num_channels:
             broken("channel", f"{use} goes by channel {channel} of {tables.num_channels}")
         first = uses.setdefault(channel, use)

@@ -50,6 +50,8 @@ from terra_tf.trace.trace_graph import (
 )
 from terra_tf.trace.weakly import Weak
 
+_MAX_PATHS_AFTER_A_MERGE = 8
+
 
 def check_trace_graph(graph: TraceGraph, traces: Iterable[Trace] = ()) -> None:
     """Checks a TraceGraph's invariants.
@@ -63,12 +65,33 @@ def check_trace_graph(graph: TraceGraph, traces: Iterable[Trace] = ()) -> None:
     Raises:
       InternalError: Naming the invariant that broke, and where it did first.
     """
+    _check_graph(graph, list(graph.paths))
+    for number, trace in enumerate(traces):
+        _check_executable(graph, f"trace {number}", trace)
+
+
+def check_merged(graph: TraceGraph, trace: Trace) -> None:
+    """Checks a TraceGraph's invariants, and what it has learned of the trace merged last.
+
+    Of the stored paths only the latest are followed: all of them are when a graph has been built.
+    The trace is not looked for in the graph again, which would take as long as merging it, and may
+    end at other nodes: of two trips about one variable the second may be taken for the first.
+
+    Raises:
+      InternalError: Naming the invariant that broke, and where it did first.
+    """
+    latest = sorted(graph.paths, key=graph.paths.__getitem__)[-_MAX_PATHS_AFTER_A_MERGE:]
+    _check_graph(graph, latest)
+    _check_values(graph, "the trace", trace, graph.last_path.nodes)
+
+
+def _check_graph(graph: TraceGraph, paths: list[Path]) -> None:
     for index, node in enumerate(graph.nodes):
         _check_record(index, node)
         for position, source in enumerate(node.inputs):
             _check_input(graph, index, position, source)
     _check_edges(graph)
-    for number, path in enumerate(graph.paths):
+    for number, path in enumerate(paths):
         _check_path(graph, f"path {number}", path)
     _check_siblings(graph)
     _check_output_set(graph, "fetch", graph.fetches)
@@ -77,22 +100,7 @@ def check_trace_graph(graph: TraceGraph, traces: Iterable[Trace] = ()) -> None:
     lasts = {until for nodes in graph.kept_until.values() for until in nodes}
     if not lasts <= set(range(len(graph.nodes))):
         _broken("fetch", "a lifetime ends at no node")
-    _check_structure(graph)
-    for number, trace in enumerate(traces):
-        _check_executable(graph, f"trace {number}", trace)
-
-
-def check_merged(graph: TraceGraph, trace: Trace) -> None:
-    """Checks a TraceGraph's invariants, and what it has learned of the trace merged last.
-
-    It is not looked for in the graph again, which would take as long as merging it, and may end
-    at other nodes: of two trips about one variable the second may be taken for the first.
-
-    Raises:
-      InternalError: Naming the invariant that broke, and where it did first.
-    """
-    check_trace_graph(graph)
-    _check_values(graph, "the trace", trace, graph.last_path.nodes)
+    _check_structure(graph, paths)
 
 
 def _broken(invariant: str, what: str) -> NoReturn:
@@ -349,12 +357,12 @@ def _check_output_set(graph: TraceGraph, what: str, outputs: Iterable[tuple[int,
             _broken("fetch", f"a {what} of output {output} of op {node}, which does not exist")
 
 
-def _check_structure(graph: TraceGraph) -> None:
+def _check_structure(graph: TraceGraph, paths: list[Path]) -> None:
     structures = {"as it would be made now": structure_of(graph.snapshot())}
     if graph.structure is not None:
         structures["as kept"] = graph.structure
     for name, structure in structures.items():
-        for path in graph.paths:
+        for path in paths:
             why_not = structure.why_not(path)
             if why_not is not None:
                 _broken("structure", f"{name}, it cannot follow a path: {why_not}")

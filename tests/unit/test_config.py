@@ -39,6 +39,7 @@ def test_defaults_are_those_of_the_table(config):
         "grappler_arithmetic": False,
         "replay_calls": True,
         "check_pure": False,
+        "verify": False,
         "inject_delays": "",
         "log": "",
     }
