@@ -285,9 +285,10 @@ KNOBS: Mapping[str, Knob] = {
         _knob(
             "log",
             "",
-            "what is logged, as a list with commas: phases, fallbacks, graphs.",
+            "what is logged, as a list with commas: phases, fallbacks, graphs; and of each step"
+            " cursor, replay, commits.",
             env="TERRA_LOGS",
-            choices=("phases", "fallbacks", "graphs"),
+            choices=("phases", "fallbacks", "graphs", "cursor", "replay", "commits"),
         ),
     )
 }
