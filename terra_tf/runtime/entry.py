@@ -364,7 +364,8 @@ class Entry:
         self._is_merging = False
         self.account.add_merge(budget.program.now() - begun_s, len(trace.ops))
         if config.verify:
-            check_merged(self.trace_graph, trace)
+            with without_gc():
+                check_merged(self.trace_graph, trace)
         return result
 
     def _lacks_way(self, built: BuiltGraph) -> bool:
@@ -400,7 +401,8 @@ class Entry:
             self._give_up(Reason.GRAPH_BUILD_FAILED)
             return
         if config.verify:
-            check_built(built)
+            with without_gc():
+                check_built(built)
         self.built = built
         del held
         self._note_built()

@@ -202,6 +202,9 @@ def _channels_of(node: PlanNode) -> Iterator[tuple[int, str, str]]:
         yield output.feed_channel, FEED, f"what Python feeds for output {position} of"
 
 
+_NODE_KINDS, _INPUT_KINDS = tuple(NodeKind), tuple(InputKind)  # by their numbers
+
+
 def tables_of(plan: Any, epochs: Sequence[EpochChannels]) -> PlanTables:
     """Returns the tables of a native plan."""
     tables = plan.tables()
@@ -222,8 +225,8 @@ def _node(
     kind: int, inputs: list[tuple[int, int, int]], outputs: list[dict], **row: Any
 ) -> PlanNode:
     return PlanNode(
-        kind=NodeKind(kind),
-        inputs=[PlanInput(InputKind(what), a, b) for what, a, b in inputs],
+        kind=_NODE_KINDS[kind],
+        inputs=[PlanInput(_INPUT_KINDS[what], a, b) for what, a, b in inputs],
         outputs=[PlanOutput(**output) for output in outputs],
         **row,
     )

@@ -65,7 +65,11 @@ def check_trace_graph(graph: TraceGraph, traces: Iterable[Trace] = ()) -> None:
     Raises:
       InternalError: Naming the invariant that broke, and where it did first.
     """
-    _check_graph(graph, list(graph.paths))
+    paths = list(graph.paths)
+    _check_graph(graph, paths)
+    _check_structure("as it would be made now", structure_of(graph.snapshot()), paths)
+    if graph.structure is not None:
+        _check_structure("as kept", graph.structure, paths)
     for number, trace in enumerate(traces):
         _check_executable(graph, f"trace {number}", trace)
 
@@ -73,15 +77,17 @@ def check_trace_graph(graph: TraceGraph, traces: Iterable[Trace] = ()) -> None:
 def check_merged(graph: TraceGraph, trace: Trace) -> None:
     """Checks a TraceGraph's invariants, and what it has learned of the trace merged last.
 
-    Of the stored paths only the latest are followed: all of them are when a graph has been built.
-    The trace is not looked for in the graph again, which would take as long as merging it, and may
-    end at other nodes: of two trips about one variable the second may be taken for the first.
+    The graph keeps its structure, which the next merge would have to make. Of the stored paths only
+    the latest are followed: all of them are when a graph has been built. The trace is not looked
+    for in the graph again, which would take as long as merging it, and may end at other nodes: of
+    two trips about one variable the second may be taken for the first.
 
     Raises:
       InternalError: Naming the invariant that broke, and where it did first.
     """
     latest = sorted(graph.paths, key=graph.paths.__getitem__)[-_MAX_PATHS_AFTER_A_MERGE:]
     _check_graph(graph, latest)
+    _check_structure("as kept", structure_of(graph), latest)
     _check_values(graph, "the trace", trace, graph.last_path.nodes)
 
 
@@ -100,7 +106,6 @@ def _check_graph(graph: TraceGraph, paths: list[Path]) -> None:
     lasts = {until for nodes in graph.kept_until.values() for until in nodes}
     if not lasts <= set(range(len(graph.nodes))):
         _broken("fetch", "a lifetime ends at no node")
-    _check_structure(graph, paths)
 
 
 def _broken(invariant: str, what: str) -> NoReturn:
@@ -261,34 +266,26 @@ def _check_path(graph: TraceGraph, name: str, path: Path) -> None:
     for index, sources in zip(path.nodes, path.sources):
         node = graph.nodes[index]
         for position, (known, source) in enumerate(zip(node.inputs, sources)):
-            where = _Where(graph, index, position)
-            _check_source(where._replace(path=name), node, known, source, has_run)
-            if source is None and not node.is_imperative:
-                _check_group(name, where, known, used)
+            if source is None:
+                if not node.is_imperative:  # Python gives it what it takes
+                    where = _Where(graph, index, position)
+                    _check_outside(name, where, known)
+                    _check_group(name, where, known, used)
+            elif source.node not in has_run or not _exists(graph, *source):
+                where = _Where(graph, index, position, name)
+                made = f"output {source.output} of op {source.node}"
+                _broken("input", f"{where} is {made}, which does not come before it")
+            elif source != known and not node.is_imperative and source not in outputs_of(known):
+                where = _Where(graph, index, position, name)
+                _broken("path", f"{where} is {source}, and {known} for its node")
         has_run.add(index)
 
 
-def _check_source(
-    where: _Where,
-    node: Node,
-    known: NodeInput,
-    source: Output | None,
-    has_run: set[int],
-) -> None:
-    graph = where.graph
-    if source is not None and not (source.node in has_run and _exists(graph, *source)):
-        made = f"output {source.output} of op {source.node}"
-        _broken("input", f"{where} is {made}, which does not come before it")
-    if node.is_imperative:  # Python gives it what it takes
-        return
-    outputs = outputs_of(known)
-    if source is not None:
-        if source not in outputs:
-            _broken("path", f"{where} is {source}, and {known} for its node")
-    else:
-        is_outside = not outputs or (isinstance(known, Joined) and known.external is not None)
-        if not is_outside:
-            _broken("path", f"{where} comes from outside, and is {known} for its node")
+def _check_outside(name: str, where: _Where, known: NodeInput) -> None:
+    is_of_step = known.external is None if isinstance(known, Joined) else isinstance(known, Output)
+    if is_of_step:
+        where = where._replace(path=name)
+        _broken("path", f"{where} comes from outside, and is {known} for its node")
 
 
 def _check_group(
@@ -357,16 +354,12 @@ def _check_output_set(graph: TraceGraph, what: str, outputs: Iterable[tuple[int,
             _broken("fetch", f"a {what} of output {output} of op {node}, which does not exist")
 
 
-def _check_structure(graph: TraceGraph, paths: list[Path]) -> None:
-    structures = {"as it would be made now": structure_of(graph.snapshot())}
-    if graph.structure is not None:
-        structures["as kept"] = graph.structure
-    for name, structure in structures.items():
-        for path in paths:
-            why_not = structure.why_not(path)
-            if why_not is not None:
-                _broken("structure", f"{name}, it cannot follow a path: {why_not}")
-        _check_same(structure)
+def _check_structure(name: str, structure: Structure, paths: list[Path]) -> None:
+    for path in paths:
+        why_not = structure.why_not(path)
+        if why_not is not None:
+            _broken("structure", f"{name}, it cannot follow a path: {why_not}")
+    _check_same(structure)
 
 
 def _check_same(structure: Structure) -> None:
