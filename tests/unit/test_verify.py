@@ -226,7 +226,7 @@ def test_path_that_does_not_tell_every_source_is_refused():
     graph = make_branches()
     path = next(iter(graph.paths))
     graph.paths = {Path(path.nodes, path.sources[:-1]): 1}
-    assert_refused(graph, "path", "path 0 does not tell the source of each input")
+    assert_refused(graph, "path", "path 0 does not tell the sources of each op")
 
 
 def test_source_that_its_node_does_not_know_is_refused():
@@ -436,3 +436,20 @@ def test_merge_that_takes_a_variable_for_a_tensor_is_refused():
     feed = graph.nodes[1].inputs[0]
     replace_input(graph, 0, 0, feed)
     assert_merge_refused(graph, trace, "input 0 of op 0 ReadVariableOp is Feed")
+
+
+def test_op_of_any_number_of_inputs_may_have_had_more():
+    graph = make_graph()
+    graph.nodes[5].inputs = graph.nodes[5].inputs[:2]
+    assert_refused(graph, "record", "op 5 AddN has 2 inputs, its record 3")
+    graph.nodes[5].forced = ImperativeReason.TOO_MANY_SIBLINGS
+    graph.structure = None
+    check_trace_graph(graph)
+    assert len(graph.nodes[5].inputs) == 2
+
+
+def test_path_that_does_not_tell_every_source_of_an_op_is_refused():
+    graph = make_branches()
+    path = next(iter(graph.paths))
+    graph.paths = {Path(path.nodes, (*path.sources[:-1], ())): 1}
+    assert_refused(graph, "path", "path 0 does not tell the source of each input of op 2")
