@@ -270,6 +270,12 @@ KNOBS: Mapping[str, Knob] = {
             " something else than before raises `ImpureError`.",
         ),
         _knob(
+            "verify",
+            False,
+            "for tests: whether the invariants of TraceGraphs and plans are verified after every"
+            " merge and build, so that a broken one raises `InternalError`.",
+        ),
+        _knob(
             "inject_delays",
             "",
             "for tests: which runners are held up at random at every op: graph, python, or both"
@@ -279,9 +285,10 @@ KNOBS: Mapping[str, Knob] = {
         _knob(
             "log",
             "",
-            "what is logged, as a list with commas: phases, fallbacks, graphs.",
+            "what is logged, as a list with commas: phases, fallbacks, graphs; and of each step"
+            " cursor, replay, commits.",
             env="TERRA_LOGS",
-            choices=("phases", "fallbacks", "graphs"),
+            choices=("phases", "fallbacks", "graphs", "cursor", "replay", "commits"),
         ),
     )
 }

@@ -4,6 +4,7 @@ With `--out=FOLDER`, the folder has at the end, for each terra function of the s
 
     train_step.txt .html .json     explain()
     train_step.dot .svg            the TraceGraph (.svg only with Graphviz's `dot`)
+    train_step.plan.txt            what Python's side of the graph follows
     tensorboard/train_step/        the generated graph with measured costs
     timeline.json                  of a few steps, for https://ui.perfetto.dev
 """
@@ -183,6 +184,8 @@ def _write(folder: pathlib.Path, name: str, function: Function) -> None:
     (folder / f"{name}.txt").write_text(f"{explanation}\n")
     (folder / f"{name}.html").write_text(explanation._repr_html_())
     (folder / f"{name}.json").write_text(json.dumps(explanation.to_dict(), indent=1))
+    if function.built_graph is not None:
+        (folder / f"{name}.plan.txt").write_text(f"{function.built_graph.plan_text()}\n")
     if function.trace_graph.nodes:
         picture = function.trace_graph.to_graphviz()
         (folder / f"{name}.dot").write_text(picture.source)

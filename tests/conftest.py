@@ -1,6 +1,6 @@
 """What every test has: a quiet TensorFlow on the CPU.
 
-Set before TensorFlow is imported, which reads both once; a run that wants a GPU or
+Set before TensorFlow and this package are imported, which read them once; a run that wants a GPU or
 TensorFlow's log sets them itself. The time limit of each test is in pyproject.toml.
 """
 
@@ -17,6 +17,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # Hundreds of programs in one process: what they do must not depend on how long the others took.
 os.environ.setdefault("TERRA_WEIGH_COSTS", "0")
+# A broken TraceGraph or plan is seen where it is made, not only by what it does.
+os.environ.setdefault("TERRA_VERIFY", "1")
 
 
 def pytest_collection_finish():

@@ -48,6 +48,11 @@ inline tensorflow::PartialTensorShape ShapeOf(const py::object& dims) {
   return tensorflow::PartialTensorShape(dims.cast<std::vector<int64_t>>());
 }
 
+struct Plan;
+// What the cursor follows, as plain data: a dictionary with a list for each
+// table (Python: runtime/plan_tables.py).
+py::dict TablesOf(const Plan& plan);
+
 // Adds the class Plan to the module.
 void BindPlan(py::module_& m);
 // Adds the class Session, and Mode.

@@ -18,6 +18,7 @@
 #include "kernels/hooks/tape_hooks.h"
 #include "kernels/plan/plan.h"
 #include "kernels/plan/reason.h"
+#include "kernels/python/lamp.h"
 #include "kernels/python/py_ref.h"
 #include "kernels/python/state_guard.h"
 #include "kernels/python/tf_python.h"
@@ -191,12 +192,16 @@ void BindFunctions(py::module_& m) {
           "capsule",
           [](StateGuard& guard) { return py::capsule(&guard, kGuardName); })
       .def_property_readonly("is_unchanged", &StateGuard::IsUnchanged);
+  // The categories of the knob `log` that this half has; the first is bit 0.
+  m.attr("lights") =
+      std::vector<std::string>(kLightNames.begin(), kLightNames.end());
   m.def("set_knobs", [](double slice_s, double stall_warning_s,
-                        bool replays_calls, bool checks_pure) {
+                        bool replays_calls, bool checks_pure, unsigned lights) {
     Knobs().slice_s = slice_s;
     Knobs().stall_warning_s = stall_warning_s;
     Knobs().replays_calls = replays_calls;
     Knobs().checks_pure = checks_pure;
+    Knobs().lights = lights;
   });
   m.def("set_delays", [](int64_t graph_us, int64_t python_us) {
     Delays().graph_us = graph_us;

@@ -258,6 +258,7 @@ void BindPlan(py::module_& m) {
           py::kw_only(), py::arg("num_webs"), py::arg("first_nodes"),
           py::arg("starts_with_fork"))
       .def_readwrite("counts", &Plan::counts)
+      .def("tables", &TablesOf)
       // What has to be held while a step follows the plan; None: it is gone.
       .def("hold", [](const Plan& plan) { return ObjectOf(plan.Hold()); })
       .def("add_variable", &AddVariable, py::kw_only(), py::arg("variable"),

@@ -13,6 +13,7 @@
 #include "kernels/outputs/outputs.h"
 #include "kernels/outputs/step_context.h"
 #include "kernels/plan/plan.h"
+#include "kernels/python/lamp.h"
 #include "kernels/python/py_ref.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
@@ -75,6 +76,19 @@ py::object DecidedInput(Session& session, int join, bool as_sent) {
   if (decided.node >= 0) return py::make_tuple(decided.node, decided.output);
   const bool is_copied = as_sent && decided.external_copy;
   return ObjectOf(is_copied ? decided.external_copy : decided.external);
+}
+
+// [(category of the knob `log`, line)] of what was said since the last time.
+py::list TakeLog(Session& session) {
+  py::list result;
+  for (const auto& [light, line] : session.context().lamp().Take()) {
+    for (size_t bit = 0; bit < kLightNames.size(); ++bit) {
+      if (static_cast<unsigned>(light) == 1u << bit) {
+        result.append(py::make_tuple(kLightNames[bit], line));
+      }
+    }
+  }
+  return result;
 }
 
 bool IsReady(Waited waited) {
@@ -241,6 +255,7 @@ void BindSession(py::module_& m) {
            })
       .def("take_names",
            [](Session& s) { return ObjectOf(s.call_log().TakeNames()); })
+      .def("take_log", &TakeLog)
       .def("release", &Session::Release)
       // The calling thread is inside the step from enter to leave.
       .def("enter", &Session::Enter)

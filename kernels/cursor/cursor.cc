@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/algorithm/container.h"
+#include "kernels/plan/describe.h"
 #include "kernels/python/controller.h"
 
 namespace terra {
@@ -78,11 +79,19 @@ std::vector<Cursor::Decision> Cursor::DecisionsBefore(int from, int to) const {
   return decisions;
 }
 
+void Cursor::Send(const std::vector<Decision>& decisions) const {
+  for (const auto& [channel, branch] : decisions) {
+    context_.SendDecision(channel, branch);
+    if (context_.lamp().IsOn(Light::kCursor)) {
+      context_.lamp().Say(Light::kCursor,
+                          DescribeDecision(plan(), channel, branch));
+    }
+  }
+}
+
 void Cursor::Tell(int number) {
   if (at_ >= 0 && plan().nodes[at_].next == number) return;  // one block
-  for (const auto& [channel, branch] : Decisions(at_, number)) {
-    context_.SendDecision(channel, branch);
-  }
+  Send(Decisions(at_, number));
 }
 
 bool Cursor::SkipToEnd() {
@@ -91,9 +100,7 @@ bool Cursor::SkipToEnd() {
   const int level = at_ < 0 ? -1 : plan().nodes[at_].level;
   const int end = static_cast<int>(plan().levels.size());
   if (!CanSkip(level, end)) return false;
-  for (const auto& [channel, branch] : DecisionsBefore(level, end)) {
-    context_.SendDecision(channel, branch);
-  }
+  Send(DecisionsBefore(level, end));
   return true;
 }
 
@@ -132,9 +139,7 @@ bool Cursor::ResumePending() {
 }
 
 void Cursor::Jump(const CallRecord& record) {
-  for (const auto& [channel, branch] : record.decisions) {
-    context_.SendDecision(channel, branch);
-  }
+  Send(record.decisions);
   for (const auto& [web, node, output] : record.latest) {
     latest_[web] = {node, output};
   }

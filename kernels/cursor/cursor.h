@@ -98,6 +98,7 @@ class Cursor {
   // As Decisions, between two levels, without the latter's own decision.
   std::vector<Decision> DecisionsBefore(int from, int to) const;
   void Tell(int number);
+  void Send(const std::vector<Decision>& decisions) const;
 
   const StepContext& context_;
   History* const history_;

@@ -5,6 +5,7 @@
 #include "kernels/call/call.h"
 #include "kernels/cursor/matcher.h"
 #include "kernels/cursor/stack.h"
+#include "kernels/plan/describe.h"
 #include "kernels/plan/hash.h"
 #include "kernels/plan/plan.h"
 #include "kernels/plan/reason.h"
@@ -64,6 +65,11 @@ bool Matcher::TryNodes(const std::vector<int>& candidates, const Call& call,
     }
     match->reason = problem;
     refused_node_ = number;
+    if (context_.lamp().IsOn(Light::kCursor)) {
+      context_.lamp().Say(Light::kCursor, Describe(call), " is not ",
+                          DescribeNode(plan(), number), ": ", NameOf(problem),
+                          "; ", match->detail);
+    }
   }
   return false;
 }
@@ -124,6 +130,11 @@ bool Matcher::FindNode(const Call& call, Match* match) {
   if (known == nullptr) return false;
   if (!context_.is_co_executing()) return true;
   Place place = *known;  // what is tried may run Python
+  if (context_.lamp().IsOn(Light::kCursor)) {
+    context_.lamp().Say(Light::kCursor, Describe(call), " is at the place of ",
+                        DescribeOps(place.here),
+                        "; in other trips: ", DescribeOps(place.other_trips));
+  }
   // As in merging, what has followed the op before comes first.
   std::stable_partition(place.here.begin(), place.here.end(),
                         [following](int candidate) {

@@ -35,7 +35,8 @@ PyObject* CallReplayable(PyObject* self, PyObject* args, PyObject* kwargs) {
     call.given.push_back(key);
     call.given.push_back(value);
   }
-  return OrKeptError(LibraryCalls(session).OnCall(call));
+  return session->context().Logged(
+      OrKeptError(LibraryCalls(session).OnCall(call)));
 }
 
 PyObject* BindReplayable(PyObject* self, PyObject* object, PyObject*) {
@@ -99,10 +100,10 @@ PyObject* CallPureFunction(PyObject* self, PyObject* const* values,
   if (session == nullptr || session->mode() != Mode::kCoExecution) {
     return PyObject_Call(original, values[0], values[1]);
   }
-  return OrKeptError(PureCalls(session).OnCall(
+  return session->context().Logged(OrKeptError(PureCalls(session).OnCall(
       {PyUnicode_AsUTF8(PyTuple_GET_ITEM(self, 1)), original, values[0],
        values[1], PyTuple_GET_ITEM(self, 2) == Py_True,
-       PyTuple_GET_ITEM(self, 3) == Py_True, n == 3 ? values[2] : nullptr}));
+       PyTuple_GET_ITEM(self, 3) == Py_True, n == 3 ? values[2] : nullptr})));
 }
 
 PyMethodDef pure_function = {

@@ -7,8 +7,10 @@
 #include <utility>
 
 #include "kernels/plan/plan.h"
+#include "kernels/python/lamp.h"
 #include "kernels/python/py_ref.h"
 #include "kernels/python/thread.h"
+#include "kernels/python/waiting.h"
 #include "kernels/runner/step.h"
 
 namespace terra {
@@ -35,6 +37,7 @@ class StepContext {
         step_(plan_ == nullptr ? nullptr : Step::Create(plan_->num_channels)),
         controller_(controller),
         session_(session),
+        lamp_(Knobs().lights.load()),
         mode_(plan_ == nullptr ? Mode::kTracing : Mode::kCoExecution) {}
   StepContext(const StepContext&) = delete;
 
@@ -45,6 +48,14 @@ class StepContext {
   Mode mode() const { return mode_; }
   void set_mode(Mode mode) { mode_ = mode; }
   bool is_co_executing() const { return mode_ == Mode::kCoExecution; }
+  // What is said is no change of the step.
+  Lamp& lamp() const { return lamp_; }
+  // Hands what was said to Python's logging. False with an exception set.
+  bool LogLines() const;
+  // The same behind a hook; `result` may be null, with an exception set.
+  PyObject* Logged(PyObject* result) const {
+    return lamp_.is_on() ? LogBehind(result) : result;
+  }
   // Whether the calling thread is inside the step.
   bool is_of_thread() const { return CurrentThread().session == session_; }
 
@@ -62,10 +73,13 @@ class StepContext {
   }
 
  private:
+  PyObject* LogBehind(PyObject* result) const;
+
   const std::shared_ptr<Plan> plan_;
   const std::shared_ptr<Step> step_;
   PyObject* const controller_;
   const Session* const session_;
+  mutable Lamp lamp_;
   Mode mode_;
 };
 

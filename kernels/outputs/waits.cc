@@ -11,6 +11,8 @@ namespace terra {
 
 template <typename IsDone>
 Waited Waits::Until(IsDone is_done, int node) {
+  // Whatever it waits for, and for ever maybe, what led here is seen.
+  if (!context_.LogLines()) return Waited::kError;
   return WaitInSlices(
       &stall_s_,
       [&](double slice_s) {

@@ -10,13 +10,14 @@
 
 namespace terra {
 
-// The knobs that native code reads: wait_slice_s, stall_warning_s and
-// replay_calls.
+// The knobs that native code reads: wait_slice_s, stall_warning_s,
+// replay_calls, check_pure, and of `log` its own categories (lamp.h).
 struct NativeKnobs {
   std::atomic<double> slice_s{0.05};
   std::atomic<double> stall_warning_s{10.0};
   std::atomic<bool> replays_calls{true};
   std::atomic<bool> checks_pure{false};
+  std::atomic<unsigned> lights{0};
 };
 NativeKnobs& Knobs();
 

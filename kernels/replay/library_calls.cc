@@ -54,15 +54,18 @@ PyObject* LibraryCalls::OnCall(const LibraryCall& call) {
   }
   if (!problem.empty()) {
     ++plan().counts->not_replayed[{call.name, problem}];
+    Say(call.name, " is not replayed: ", problem);
     return run();
   }
   const std::shared_ptr<const CallRecord> record =
       plan().calls.Find(key.value());
   if (record == nullptr || !record->anchors.AreAlive()) {
+    Say(call.name, " is not known here");
     return RunAndLearn(call, key);
   }
   if (!record->refusal.empty()) {
     ++plan().counts->not_replayed[{call.name, record->refusal}];
+    Say(call.name, " is not replayed: ", record->refusal);
     if (record->tries_left > 0) return RunAndLearn(call, key);
     return run();
   }
@@ -72,9 +75,12 @@ PyObject* LibraryCalls::OnCall(const LibraryCall& call) {
   if (!fits || !context_.is_co_executing()) {
     ++plan().counts->not_replayed[{call.name,
                                    "something it depends on has changed"}];
+    Say(call.name, " is known here, and does not fit");
     return RunAndLearn(call, key);
   }
+  const int position = cursor_.position();
   PyRef result = PyRef::Steal(Replay(*record));
+  SayReplayed(call.name, position);
   for (const int node : record->path) {
     if (!result || !execution_.LeaveTry(node)) return nullptr;
   }

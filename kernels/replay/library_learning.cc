@@ -62,6 +62,7 @@ PyObject* LibraryCalls::RunAndLearn(const LibraryCall& call,
   KeepGuard(std::move(guard), &record->guard, &record->refusal);
   record->anchors = std::move(anchors);
   record->num_replayed = &plan().counts->replayed[call.name];
+  SayLearned(call.name, record->refusal);
   if (!record->refusal.empty()) {
     ++plan().counts->not_replayed[{call.name, record->refusal}];
     const auto before = plan().calls.Find(key.value());

@@ -43,6 +43,7 @@ PyObject* Makings::On(const Making& making) {
   if (!context_.is_co_executing()) return make();
   if (!problem.empty()) {
     ++plan().counts->not_replayed[{making.name, problem}];
+    Say(making.name, " is made anew: ", problem);
     return make();
   }
   const std::shared_ptr<const MakingRecord> record =
@@ -50,9 +51,13 @@ PyObject* Makings::On(const Making& making) {
   if (record != nullptr) {
     if (record->refusal.empty()) {
       PyRef tensors = FindTensors(*record);
-      if (tensors) return Replay(*record, tensors.get());
+      if (tensors) {
+        Say(making.name, " is known, and not made again");
+        return Replay(*record, tensors.get());
+      }
     } else if (record->tries_left <= 0) {
       ++plan().counts->not_replayed[{making.name, record->refusal}];
+      Say(making.name, " is made anew: ", record->refusal);
       return make();
     }
   }
@@ -110,6 +115,7 @@ PyObject* Makings::MakeAndLearn(const Making& making, const LibraryKey& key) {
       PyObject_CallMethod(context_.controller(), "names", nullptr));
   if (!record->names_after) return nullptr;
   record->num_replayed = &plan().counts->replayed[making.name];
+  SayLearned(making.name.c_str(), record->refusal);
   if (!record->refusal.empty()) {
     ++plan().counts->not_replayed[{making.name, record->refusal}];
     const auto before = plan().makings.Find(key.value());

@@ -1,11 +1,28 @@
 #include "kernels/replay/parts.h"
 
+#include "kernels/plan/describe.h"
 #include "kernels/plan/library_objects.h"
 #include "kernels/python/python_scopes.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/replay/tensor_attributes.h"
 
 namespace terra {
+
+void ReplayParts::SayReplayed(const char* name, int position) const {
+  if (!context_.lamp().IsOn(Light::kReplay)) return;
+  const std::vector<int>& path = cursor_.path();
+  Say(name, " is replayed: ",
+      DescribeOps(std::vector<int>(path.begin() + position, path.end())));
+}
+
+void ReplayParts::SayLearned(const char* name,
+                             const std::string& refusal) const {
+  if (refusal.empty()) {
+    Say(name, " is learned");
+  } else {
+    Say(name, " cannot be replayed: ", refusal);
+  }
+}
 
 PyRef ReplayParts::GuardObjects(absl::Span<PyObject* const> objects) const {
   if (objects.empty()) return PyRef();

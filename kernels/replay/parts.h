@@ -42,6 +42,14 @@ class ReplayParts {
   ReplayParts(const ReplayParts&) = delete;
 
   Plan& plan() const { return *context_.plan(); }
+  // What the lamp shows of a call.
+  template <typename... Parts>
+  void Say(const Parts&... parts) const {
+    context_.lamp().Say(Light::kReplay, parts...);
+  }
+  // What was replayed began where the step had so many ops.
+  void SayReplayed(const char* name, int position) const;
+  void SayLearned(const char* name, const std::string& refusal) const;
   // Null where there is no object; a string that says why there is no guard.
   PyRef GuardObjects(absl::Span<PyObject* const> objects) const;
   // What GuardObjects returned, for a record; or why there is none.

@@ -124,13 +124,16 @@ PyObject* PureCalls::OnCall(const PureCall& call) {
     // parts.
     const bool is_part = num_marked_calls > (call.marker != nullptr);
     if (!is_part) ++plan().counts->not_replayed[{call.name, problem}];
+    Say(call.name, " is not replayed: ", problem);
     return run();
   }
   const auto record = plan().pure_calls.Find(key.value());
   if (record == nullptr || !record->anchors.AreAlive()) {
+    Say(call.name, " is not known here");
     return RunAndLearn(call, key);
   }
   if (!record->refusal.empty()) {
+    Say(call.name, " is not replayed: ", record->refusal);
     ++*record->num_refused;
     return record->tries_left > 0 ? RunAndLearn(call, key) : run();
   }
@@ -140,11 +143,16 @@ PyObject* PureCalls::OnCall(const PureCall& call) {
       context_.is_co_executing() && Fits(*record, key.operands(), &held);
   if (PyErr_Occurred()) return nullptr;
   if (!context_.is_co_executing()) return run();
-  if (!fits) return RunAndLearn(call, key);
+  if (!fits) {
+    Say(call.name, " is known here, and does not fit");
+    return RunAndLearn(call, key);
+  }
   if (call.is_declared && Knobs().checks_pure.load()) {
     return Check(call, key, record);
   }
+  const int position = cursor_.position();
   PyRef result = PyRef::Steal(Replay(*record, key.operands()));
+  SayReplayed(call.name, position);
   for (const PureStep& step : record->steps) {
     if (!result || step.kind != PureKind::kOp) continue;
     if (!execution_.LeaveTry(step.node)) return nullptr;

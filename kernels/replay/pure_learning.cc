@@ -60,6 +60,7 @@ PyObject* PureCalls::RunAndLearn(const PureCall& call, const PureKey& key) {
 void PureCalls::Keep(const char* name, uint64_t key,
                      const std::shared_ptr<PureRecord>& record) {
   record->num_replayed = &plan().counts->replayed[name];
+  SayLearned(name, record->refusal);
   if (!record->refusal.empty()) {
     const auto before = plan().pure_calls.Find(key);
     const bool is_first = before == nullptr || !before->anchors.AreAlive();

@@ -392,7 +392,7 @@ PyObject* Execution::OnCall(const Call& call) {
     case Mode::kTracing:
       return Trace(call);
     case Mode::kCoExecution:
-      return CoExecute(call);
+      return context_.lamp().is_on() ? CoExecuteAndTell(call) : CoExecute(call);
     case Mode::kImperative:
     case Mode::kSeizing:  // by this very thread: an op run by a finalizer
       return Execute(call);

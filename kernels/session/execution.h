@@ -53,6 +53,8 @@ class Execution {
   Plan& plan() const { return *context_.plan(); }
   PyObject* Trace(const Call& call);
   PyObject* CoExecute(const Call& call);
+  // The same, and says what became of it (telling.cc).
+  PyObject* CoExecuteAndTell(const Call& call);
   // Calls the controller. False with an exception set. The second is what a
   // wait without a result then is.
   bool Diverge(Reason reason, const std::string& detail);

@@ -231,7 +231,7 @@ class Emitter:
         known = self.scope.find("loop_inputs", source)
         if known is None:
             scope: Any = self.scope
-            while scope.trip is None or scope.place != (source.loop, -1):
+            while scope.trip is None or scope.place[0] != source.loop:
                 scope = scope.parent
             known = self._of_table(source.tensors, scope.trip)
             self.scope.loop_inputs[source] = known

@@ -32,11 +32,23 @@ class EmittedLoop(NamedTuple):
       loop: The loop, in the representatives of the loops around it.
       channel: Where Python says whether there is another trip; -1 if every path makes them all.
       shifts: How many levels are between it and where it is in each trip of the loops around it.
+      depth: How many loops are around it.
     """
 
     loop: RolledLoop
     channel: int
     shifts: tuple[int, ...]
+    depth: int
+
+
+def trip_place(begin: int, depth: int) -> tuple[int, int]:
+    """Returns the place that a trip of a rolled loop is.
+
+    Args:
+      begin: The trip's first level, which may be that of a trip of a loop around, too.
+      depth: How many loops are around this one.
+    """
+    return begin, -1 - depth
 
 
 class OpRange(NamedTuple):
@@ -74,6 +86,8 @@ class GeneratedGraph:
       check_channels: Imperative node -> channel that says all before it has succeeded.
       exit_channels: Node that may be the last in a `try` -> channel that says the same behind it.
       case_channels: Level -> the channel of its decision, for those that are switch-cases.
+      skippable: The switch-cases that have a branch for going past. In a rolled loop it is for all
+        trips, though it may have been taken in some of them only.
       join_channels: (node, position) of a joined input -> channel.
       shape_rules: Node -> NodeDef, where the cursor has to find shapes out: of results, or of
         what is written.
@@ -115,6 +129,7 @@ class GeneratedGraph:
     check_channels: dict[int, int] = dataclasses.field(default_factory=dict)
     exit_channels: dict[int, int] = dataclasses.field(default_factory=dict)
     case_channels: dict[int, int] = dataclasses.field(default_factory=dict)
+    skippable: set[int] = dataclasses.field(default_factory=set)
     join_channels: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     shape_rules: dict[int, bytes] = dataclasses.field(default_factory=dict)
     folded: dict[int, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
@@ -136,7 +151,7 @@ class GeneratedGraph:
     def places_of(self, node: int) -> list[tuple | None]:
         """Returns where a node is, outermost first.
 
-        The main line is None, a trip of a rolled loop (its first level, -1), the branch of a
+        The main line is None, a trip of a rolled loop a `trip_place`, the branch of a
         switch-case (level, index).
         """
         level = self.cases.block_of[node].level

@@ -314,6 +314,8 @@ class _Generator:
         channel = self._out.new_channels(len(scope.shifts))
         for place, shift in enumerate(scope.shifts):
             self._out.case_channels[number + shift] = channel + place
+            if has_skip:
+                self._out.skippable.add(number + shift)
         select = apply_op(
             "Terra>CaseSelect", step=emitter.step, channel=channel, num_branches=len(branches)
         )

@@ -20,7 +20,7 @@ from terra_tf.errors import UndelegableOpError
 from terra_tf.graph.emitter import Emitter
 from terra_tf.graph.epochs import slots_of
 from terra_tf.graph.foreknowledge import Foreknowledge
-from terra_tf.graph.generated_graph import EmittedLoop
+from terra_tf.graph.generated_graph import EmittedLoop, trip_place
 from terra_tf.graph.loops import CannotRollError, Carried, RolledLoop, Varying
 from terra_tf.graph.scope import Scope
 from terra_tf.graph.switch_case import add_while, dummy
@@ -108,16 +108,17 @@ class LoopEmitter:
     def _register(self, loop: RolledLoop, outer: Scope) -> int:
         """Notes where the trips are; returns the channel of the loop's condition."""
         out, channel = self._out, -1
+        depth = len(out.trip_places.get(loop.begin, ()))
         if not loop.is_certain:
             channel = out.new_channels(loop.num_trips * len(outer.shifts))
-        out.loops.append(EmittedLoop(loop, channel, outer.shifts))
+        out.loops.append(EmittedLoop(loop, channel, outer.shifts, depth))
         for shift in outer.shifts:
             end = loop.end + shift
             for level in range(loop.begin + shift, end):
                 if level not in out.aligned:  # or a loop around has done it, in the same order
                     out.aligned[level] = loop.blocks[level]
                 begin = level - (level - loop.begin - shift) % loop.period
-                out.trip_places.setdefault(level, []).append((begin, -1))
+                out.trip_places.setdefault(level, []).append(trip_place(begin, depth))
                 is_kept = loop.representative + (level - begin) not in loop.skippable
                 # What the loop starts with may hang on its first trip, if all paths make it.
                 may_begin = begin > loop.begin + shift or not loop.begins_for_certain
@@ -190,7 +191,8 @@ class LoopEmitter:
         graph = func_graph.FuncGraph(f"terra_body_{next(_serial)}")
         graph.outer_graph = outer.graph
         shifts = tuple(o + shift for o in outer.shifts for shift in loop.shifts())
-        body = outer.body(graph, (loop.representative, -1), shifts)
+        place = self._out.trip_places[loop.representative][-1]
+        body = outer.body(graph, place, shifts)
         body.epoch.values = dict(outer.epoch.values)
         for key, source in loop.inputs.items():
             if isinstance(source, Varying) and outer.find("inputs", key) is not None:

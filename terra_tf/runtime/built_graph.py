@@ -14,6 +14,8 @@ from terra_tf.errors import TooCostlyError, UndelegableOpError
 from terra_tf.graph.generated_graph import GeneratedGraph
 from terra_tf.graph.generator import generate
 from terra_tf.runtime.plan import make_plan
+from terra_tf.runtime.plan_dump import dump_plan
+from terra_tf.runtime.plan_tables import PlanTables, tables_of
 from terra_tf.runtime.undisturbed import FailedCallError, call_undisturbed
 from terra_tf.trace.location_tree import place_in_code
 from terra_tf.trace.trace_graph import END, START, Feed, Path, TraceGraph
@@ -50,6 +52,15 @@ class BuiltGraph:
         """Says whether a path's steps are legal here, where epochs may have cut more blocks."""
         steps = zip((START, *path.nodes), (*path.nodes, END))
         return all(self.generated.is_legal(*step) for step in steps)
+
+    @property
+    def plan_tables(self) -> PlanTables:
+        """The plan as the cursor has it."""
+        return tables_of(self.plan, self.generated.epochs)
+
+    def plan_text(self) -> str:
+        """Returns the plan as deterministic text; `plan_dump` says how to read it."""
+        return dump_plan(self.plan_tables)
 
     @property
     def num_feeds(self) -> int:

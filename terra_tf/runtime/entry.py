@@ -33,11 +33,13 @@ from terra_tf.runtime.account import Account
 from terra_tf.runtime.build_watch import BuildWatch
 from terra_tf.runtime.built_graph import BuiltGraph, build_graph
 from terra_tf.runtime.gc_pause import end_pause, without_gc
+from terra_tf.runtime.plan_fit import check_built
 from terra_tf.runtime.stats import Counters
 from terra_tf.runtime.undisturbed import FailedCallError
 from terra_tf.trace.merging import merge
 from terra_tf.trace.records import TensorSpec, Trace
 from terra_tf.trace.trace_graph import MergeKind, MergeResult, TraceGraph
+from terra_tf.trace.verify import check_merged
 
 _logger = logging.getLogger("terra_tf")
 
@@ -361,6 +363,9 @@ class Entry:
             result = merge(self.trace_graph, trace)
         self._is_merging = False
         self.account.add_merge(budget.program.now() - begun_s, len(trace.ops))
+        if config.verify:
+            with without_gc():
+                check_merged(self.trace_graph, trace)
         return result
 
     def _lacks_way(self, built: BuiltGraph) -> bool:
@@ -385,7 +390,7 @@ class Entry:
         assert self.trace_graph is not None
         held = self.trace_graph.hold()
         try:
-            self.built = self._timed_build(self.trace_graph)
+            built = self._timed_build(self.trace_graph)
         except TooCostlyError as error:
             self.stats.count_fallback(Reason.OVER_BUDGET, str(error))
             return
@@ -395,6 +400,10 @@ class Entry:
             self._awaits_build = False
             self._give_up(Reason.GRAPH_BUILD_FAILED)
             return
+        if config.verify:
+            with without_gc():
+                check_built(built)
+        self.built = built
         del held
         self._note_built()
 

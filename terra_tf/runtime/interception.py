@@ -42,6 +42,7 @@ from terra_tf.runtime import (
     in_flight,
     jacobian_calls,
     jvp_functions,
+    logs,
     pfor_calls,
     vectorized_maps,
 )
@@ -186,12 +187,13 @@ def _hand_knobs_over() -> None:
         stall_warning_s,
         config.replay_calls,
         config.check_pure,
+        config.log,
         config.inject_delays,
     )
     if knobs == _applied_knobs:
         return
     native = _native.load().module
-    native.set_knobs(*knobs[:4])
+    native.set_knobs(*knobs[:4], logs.lights(native.lights))
     delayed = {name.strip() for name in config.inject_delays.split(",")}
     native.set_delays(
         _GRAPH_DELAY_US if "graph" in delayed else 0,
@@ -201,8 +203,7 @@ def _hand_knobs_over() -> None:
 
 
 def begin_step() -> None:
-    """Prepares the calling thread for a step: knobs, and nothing left of what was interrupted."""
-    apply_knobs()
+    """Prepares the calling thread for a step: nothing is left of what was interrupted."""
     native = _native.load().module
     if not native.in_gradient():
         gradient_markers.begin_step()

@@ -13,6 +13,7 @@ from terra_tf.config import config
 from terra_tf.graph.epochs import is_any, writes_variable
 from terra_tf.graph.folding import constant_value, is_constant
 from terra_tf.graph.generated_graph import GeneratedGraph
+from terra_tf.runtime.plan_tables import InputKind, NodeKind, PlanInput
 from terra_tf.trace.attributes import result_attributes
 from terra_tf.trace.function_facts import facts_of
 from terra_tf.trace.location_tree import turns_user_loop
@@ -35,8 +36,6 @@ from terra_tf.trace.trace_graph import (
 )
 
 _ANY_COUNTS = [-2]
-_OUTPUT, _VARIABLE, _CONSTANT, _CAPTURED, _FEED, _ANY, _JOIN, _RESOURCE_OF_ANY = range(8)
-_DELEGATED, _FOLDED, _IMPERATIVE = range(3)
 _RESOURCE = dtypes.resource.as_datatype_enum
 
 
@@ -133,9 +132,7 @@ class _PlanMaker:
                 epoch += 1
             self._plan.add_level(
                 channel=generated.case_channels.get(number, -1),
-                skip_index=-1
-                if level.is_mandatory or number in generated.kept
-                else len(level.blocks),
+                skip_index=len(level.blocks) if number in generated.skippable else -1,
                 epoch=epoch,
             )
         self._add_loops()
@@ -143,8 +140,9 @@ class _PlanMaker:
     def _add_loops(self) -> None:
         generated = self._generated
         for level, (trip_begin, loop_end) in generated.kept.items():
-            self._plan.keep_in_trip(level=level, trip_begin=trip_begin, loop_end=loop_end)
-        for loop, first_channel, shifts in generated.loops:
+            if level not in generated.skippable:  # as trips of a loop inside are
+                self._plan.keep_in_trip(level=level, trip_begin=trip_begin, loop_end=loop_end)
+        for loop, first_channel, shifts, _ in generated.loops:
             channel = first_channel
             for shift in shifts:
                 for trip in range(loop.num_trips):
@@ -198,7 +196,7 @@ class _PlanMaker:
             and self._num_alike[_place_of(node)] > 1
         )
         self._plan.add_node(
-            kind=_IMPERATIVE if imperative else _FOLDED if folded else _DELEGATED,
+            kind=_kind(imperative, folded),
             name=_name_of(node),
             counts=_ANY_COUNTS if is_any(node) else list(record.counts),
             inputs=[self._input(index, position, node) for position in range(len(node.inputs))],
@@ -243,28 +241,29 @@ class _PlanMaker:
             facts_of(node.record.op_type).returned_handles[output] if is_handle else -1,
         )
 
-    def _input(self, index: int, position: int, node: Node) -> tuple[int, int, int]:
+    def _input(self, index: int, position: int, node: Node) -> PlanInput:
         if node.is_imperative:
             source = node.inputs[position]
             if isinstance(source, Variable) and not is_any(node):
-                return (_RESOURCE_OF_ANY, source.slot, 0)
-            return (_ANY, 0, 0)
+                return PlanInput(InputKind.RESOURCE, source.slot)
+            return PlanInput(InputKind.ANY)
         join = self._generated.joins.of_input.get((index, position))
         if join is not None:
-            return (_JOIN, join.number, 0)
+            return PlanInput(InputKind.JOIN, join.number)
         source = node.inputs[position]
         if isinstance(source, Variable):
             slots = (self._slots.get((source.slot, place)) for place in self._places(index))
             slot = next((s for s in slots if s is not None), source.slot)
-            return (_VARIABLE, slot, _how_it_writes(node))
+            return PlanInput(InputKind.VARIABLE, slot, _how_it_writes(node))
         if is_constant(source, self._generated.folded):
-            return (_CONSTANT, self._constant(constant_value(source, self._generated.folded)), 0)
+            value = constant_value(source, self._generated.folded)
+            return PlanInput(InputKind.CONSTANT, self._constant(value))
         if isinstance(source, Output):
-            return (_OUTPUT, source.node, source.output)
+            return PlanInput(InputKind.OUTPUT, source.node, source.output)
         if isinstance(source, Captured):
-            return (_CAPTURED, self._capture(source), 0)
+            return PlanInput(InputKind.CAPTURED, self._capture(source))
         assert isinstance(source, Feed)
-        return (_FEED, self._feed(source, index), 0)
+        return PlanInput(InputKind.FEED, self._feed(source, index))
 
     def _places(self, index: int) -> list[tuple | None]:
         """Where a node is, innermost first."""
@@ -327,6 +326,12 @@ class _PlanMaker:
             elif arg.type_attr and types:
                 result += [arg.type_attr, types[0]]
         return tuple(result)
+
+
+def _kind(is_imperative: bool, folded: tuple) -> NodeKind:
+    if is_imperative:
+        return NodeKind.IMPERATIVE
+    return NodeKind.FOLDED if folded else NodeKind.DELEGATED
 
 
 def _place_of(node: Node) -> Hashable:

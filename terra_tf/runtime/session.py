@@ -76,6 +76,7 @@ class StepSession(StepQuestions):
         held: tuple | None,
         costs: StepCosts,
     ) -> None:
+        interception.apply_knobs()  # some are read when the native session is made
         module = _native.load().module
         self._mode = module.Mode
         plan = None if built is None else built.plan
@@ -172,6 +173,7 @@ class StepSession(StepQuestions):
     def leave(self) -> None:
         """Leaves the step's thread; releases what is not in flight."""
         self.native.leave()
+        self.log_rest()
         self._stop_frame = self._forks = None
         self._recorder = None
         if not self.native.committed:
@@ -359,6 +361,7 @@ class StepSession(StepQuestions):
             if self.native.mode != self._mode.CO_EXECUTION or self.native.committed:
                 return
             where = source_lines.current_user_line()
+            self.log_divergence(reason, detail)
             self.entry.count_divergence(Reason(reason), detail, where)
             self._settlement = Settlement(self.entry, self.built, self.native)
             leaves_anyway = reason in (Reason.PYTHON_EXCEPTION, Reason.KEYBOARD_INTERRUPT)

@@ -10,6 +10,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from terra_tf.config import config
 from terra_tf.runtime import budget, failures, gradient_markers, source_lines
 from terra_tf.runtime.entry import Entry
 from terra_tf.runtime.step_locations import ForkLocator
@@ -77,6 +78,22 @@ class StepQuestions:
         if not budget.program.is_in_call:
             self.entry.account.note_wait(waited_s)
         return self.entry.stats.waits.add(awaited, self.built, node, waited_s)
+
+    def on_log(self) -> None:
+        """The native session has said something that the knob `log` asks for."""
+        for category, line in self.native.take_log():
+            self.entry.stats.log(category, line)
+
+    def log_rest(self) -> None:
+        """Logs what was said since the last op: the step ends, or leaves its graph."""
+        if config.log:
+            self.on_log()
+
+    def log_divergence(self, reason: str, detail: str) -> None:
+        """Logs that the step leaves its graph, behind everything that led there."""
+        self.log_rest()
+        what = f"leaves its graph after {self.native.position} ops"
+        self.entry.stats.log("cursor", what, reason, detail)
 
     def on_stall(self, node: int, waited_s: float) -> None:
         """A wait takes longer than `stall_warning_s`."""

@@ -60,7 +60,7 @@ def _is_of_another_trip(level: int, generated: GeneratedGraph) -> bool:
     return any(
         loop.begin <= level < loop.end
         and not loop.representative <= level < loop.representative + loop.period
-        for loop, _, _ in generated.loops
+        for loop, *_ in generated.loops
     )
 
 
@@ -71,7 +71,7 @@ def loops_of(graph: TraceGraph, generated: GeneratedGraph) -> tuple[Loop, ...]:
         for place, counter in _loops_around(node):
             trips[place] = max(trips.get(place, 0), counter + 1)
     forms = {_turned(graph, loop): f"unrolled: {why}" for loop, why in generated.unrolled}
-    forms |= {_turned(graph, loop): "rolled" for loop, _, _ in generated.loops}
+    forms |= {_turned(graph, loop): "rolled" for loop, *_ in generated.loops}
     return tuple(
         Loop(f"{file}:{line} in {name}", count, forms.get((file, line, name), "unrolled"))
         for (file, line, name), count in sorted(trips.items())

@@ -187,7 +187,7 @@ class _Dump:
     def _external(self, source: External) -> str:
         name, number = _KIND_NAMES[type(source)], self._numbers[type(source), source.group]
         if isinstance(source, Constant):
-            return f"{name}[{number}]={value_text(source)}"
+            return f"{name}[{number}]={value_text(source.tensor)}"
         return f"{name}{number}"
 
     def _marks(self, index: int) -> list[str]:
@@ -240,7 +240,7 @@ def type_text(spec: TensorSpec) -> str:
     return f"{_dtype(spec.dtype)}[{dims}]"
 
 
-def _dtype(dtype: int) -> str:
+def _dtype(dtype: Any) -> str:
     name = dtypes.as_dtype(dtype).name
     for long, short in _SHORT_NAMES:
         if name.startswith(long):
@@ -248,13 +248,13 @@ def _dtype(dtype: int) -> str:
     return name
 
 
-def value_text(constant: Constant) -> str:
+def value_text(tensor: Any) -> str:
     """Returns a constant's type and first values."""
-    value: Any = np.asarray(constant.tensor.numpy())
+    value: Any = np.asarray(tensor.numpy())
     text = " ".join(map(str, value.ravel()[:_MAX_VALUES]))
     if value.size > _MAX_VALUES:
         text += " ..."
-    return f"{_dtype(constant.spec.dtype)} {text if value.ndim == 0 else f'[{text}]'}"
+    return f"{_dtype(tensor.dtype)} {text if value.ndim == 0 else f'[{text}]'}"
 
 
 def _source_line(record: OpRecord) -> list[str]:
@@ -270,6 +270,6 @@ def _natural(text: str) -> list:
 
 
 def count(number: int, noun: str) -> str:
-    """Returns `1 op`, `2 ops`, `3 branches`."""
-    plural = "es" if noun.endswith("ch") else "s"
+    """Returns `1 op`, `2 ops`, `3 branches`, `4 epochs`."""
+    plural = "es" if noun.endswith("ch") and noun != "epoch" else "s"
     return f"{number} {noun}{'' if number == 1 else plural}"

@@ -212,7 +212,7 @@ class _Builder:
         elif isinstance(source, Constant):
             scopes = self._scopes.of_node[number]
             name = f"const{number}_{position}"
-            node = ViewNode(name, "constant", value_text(source), (), scopes)
+            node = ViewNode(name, "constant", value_text(source.tensor), (), scopes)
         else:
             index = self._numbers[type(source), source.group]
             kind = "feed" if isinstance(source, Feed) else "captured"

@@ -109,7 +109,7 @@ def test_pictures_do_not_depend_on_process_and_hash_seed(inspected, inspect, tmp
     assert graph_in(here) == graph_in(there)
 
 
-@pytest.mark.parametrize("view", ["train.dot", "train.graph.txt"])
+@pytest.mark.parametrize("view", ["train.dot", "train.graph.txt", "train.plan.txt"])
 def test_pictures_are_the_golden_ones(inspected, view):
     """TERRA_UPDATE_GOLDEN=1 writes what is expected."""
     folder, _ = inspected

@@ -105,6 +105,48 @@ def test_lengths_below_the_longest_are_no_divergence(roll_all):
     assert stats.num_switch_cases <= 1
 
 
+def test_tensor_that_two_loops_use_which_begin_together_is_fed_to_both():
+    """An outer trip begins with its inner loop: at one level, and yet they are two places."""
+
+    @terra.function
+    def step(tensors, num_outer, num_inner):
+        y, total = tf.ones([2]), tf.zeros([2])
+        for i in range(num_outer):
+            for _ in range(num_inner):
+                y = tf.sin(y * tensors[i])
+            total = total + tensors[i] * y
+        return total
+
+    for call in range(14):
+        tensors = [tf.constant([float(call + i), 1.0]) for i in range(8)]
+        lengths = (6 + call % 3, 6 + call // 2 % 3)
+        expected = step.python_function(tensors, *lengths)
+        np.testing.assert_array_equal(step(tensors, *lengths), expected, f"call {call}")
+    places = step.built_graph.generated.trip_places.values()
+    assert max(map(len, places)) == 2  # a loop is rolled in a rolled one
+    assert step.stats().co_executed_steps > 6
+
+
+def test_trip_may_be_left_where_only_later_ones_were(roll_all):
+    """The body has a branch for that, whichever trip it is."""
+
+    @terra.function
+    def step(x, last):
+        for trip in range(9):
+            x = x * 0.5
+            if trip == last:
+                break
+            x = x + 1.0
+        return x
+
+    for call, last in enumerate((5, 9, 7, 8, 1, 0, 2)):
+        x = tf.constant([1.0, float(call)])
+        np.testing.assert_array_equal(step(x, last), step.python_function(x, last))
+    assert step.stats().num_loops == 1
+    assert step.stats().fallbacks == {}
+    assert step.stats().co_executed_steps >= 4
+
+
 def test_body_is_in_the_graph_once(roll_all):
     rolled = assert_equals_eager(programs.make_constant_length)
     with terra.config.override(roll_constant_loops_from=0):

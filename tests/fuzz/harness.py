@@ -255,7 +255,7 @@ def check(
       wrap: what decorates the program's functions in the run under test.
       reference: what it is compared with: "eager", or "no_replay", the same without call replay.
     """
-    knobs: dict[str, Any] = {"synchronous_errors": program.has_synchronous_errors}
+    knobs: dict[str, Any] = {"synchronous_errors": program.has_synchronous_errors, "verify": True}
     if program.roll_loops_from is not None:
         names = ("roll_loops_from", "roll_constant_loops_from")
         knobs |= dict.fromkeys(names, program.roll_loops_from)

@@ -24,7 +24,7 @@ NEW = dataclasses.replace(STEP, brings=MergeKind.NEW_PATH, diverges=True)
 
 @pytest.fixture(autouse=True)
 def _weighed():
-    with config.override(weigh_costs=True, budget_s=2.0, budget_share=0.1):
+    with config.override(weigh_costs=True, budget_s=2.0, budget_share=0.1, verify=False):
         yield
     budget.begin_program()
 

@@ -39,6 +39,7 @@ def test_defaults_are_those_of_the_table(config):
         "grappler_arithmetic": False,
         "replay_calls": True,
         "check_pure": False,
+        "verify": False,
         "inject_delays": "",
         "log": "",
     }
@@ -83,7 +84,7 @@ def test_text_without_choices_is_any_text_and_nothing_else():
         ("wait_slice_s", 0.0, "a finite float of at least 0.001"),
         ("stall_warning_s", float("nan"), "a finite float of at least 0.0"),
         ("stall_warning_s", float("inf"), "a finite float of at least 0.0"),
-        ("log", None, "a list with commas of phases, fallbacks, graphs"),
+        ("log", None, "a list with commas of phases, fallbacks, graphs, cursor, replay, commits"),
     ],
 )
 def test_wrong_value_is_refused_and_changes_nothing(config, name, value, domain):

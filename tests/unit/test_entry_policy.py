@@ -35,7 +35,11 @@ def entry(monkeypatch):
     """An entry whose graphs are stand-ins, with the knobs that the tests count on."""
     monkeypatch.setattr(entry_module, "build_graph", lambda graph, keep_going: Built(graph))
     with config.override(
-        traces_before_build=2, max_divergences=3, retry_after_steps=4, max_trace_ops=100
+        traces_before_build=2,
+        max_divergences=3,
+        retry_after_steps=4,
+        max_trace_ops=100,
+        verify=False,
     ):
         yield Entry(Counters())
 

@@ -11,7 +11,7 @@ from terra_tf.trace.joins import Rule
 from terra_tf.trace.merging import merge
 from terra_tf.trace.structure import structure_of
 from terra_tf.trace.trace_graph import Constant, Feed, Joined, Output, Path, Variable
-from terra_tf.trace.verify import check_trace_graph
+from terra_tf.trace.verify import check_merged, check_trace_graph
 from tests.unit.synthetic_traces import TraceBuilder, make_trace_graph, spec
 
 _WEIGHT = tf.constant(1.0)
@@ -226,7 +226,7 @@ def test_path_that_does_not_tell_every_source_is_refused():
     graph = make_branches()
     path = next(iter(graph.paths))
     graph.paths = {Path(path.nodes, path.sources[:-1]): 1}
-    assert_refused(graph, "path", "path 0 does not tell the source of each input")
+    assert_refused(graph, "path", "path 0 does not tell the sources of each op")
 
 
 def test_source_that_its_node_does_not_know_is_refused():
@@ -376,3 +376,80 @@ def test_trace_in_which_a_feed_group_is_two_tensors_is_refused():
     other.op("AddN", *last.inputs[:2], again, counts=(3,))
     message = "the group of input 2 of op 5 AddN is two tensors in trace 0"
     assert_refused(make_graph(), "trace", message, [trace])
+
+
+def test_trace_whose_op_has_raised_is_accepted():
+    """Of its results nobody knows anything."""
+    graph, trace = make_graph(), make_trace()
+    last = trace.ops[-1]
+    trace.ops[-1] = last._replace(outputs=(), has_raised=True)
+    trace.materializations.clear()
+    merge(graph, trace)
+    check_trace_graph(graph, [trace])
+    check_merged(graph, trace)
+    assert graph.nodes[-1].may_raise
+
+
+def assert_merge_refused(graph, trace, message):
+    with pytest.raises(InternalError, match=re.escape(message)):
+        check_merged(graph, trace)
+
+
+def test_trace_that_was_merged_is_accepted_where_it_was_put():
+    graph = make_graph()
+    trace = make_trace(feed=(3.0, 4.0), scale=0.25, rows=3, weight=tf.constant(7.0))
+    merge(graph, trace)
+    check_merged(graph, trace)
+    assert graph.num_traces == 2
+
+
+def test_merge_that_forgets_a_value_is_refused():
+    graph, trace = make_graph(), make_trace(scale=0.25)
+    merge(graph, trace)
+    known = graph.nodes[2].inputs[1]
+    constant = make_graph().nodes[2].inputs[1]
+    replace_input(graph, 2, 1, constant._replace(group=known.group))
+    assert_merge_refused(graph, trace, "input 1 of op 2 Mul is constant, and differs in the trace")
+
+
+def test_merge_that_forgets_an_op_is_refused():
+    graph, trace = make_graph(), make_trace()
+    graph.last_path = Path(graph.last_path.nodes[:-1], graph.last_path.sources[:-1])
+    assert_merge_refused(graph, trace, "the trace has 6 ops, and its path 5")
+
+
+def test_merge_that_takes_one_variable_for_two_is_refused():
+    b, graph = TraceBuilder(), make_trace_graph()
+    weight = b.variable(_WEIGHT)
+    b.op("ReadVariableOp", weight)
+    b.op("ReadVariableOp", weight)
+    merge(graph, b.trace)
+    check_merged(graph, b.trace)
+    graph.variables.append(dataclasses.replace(graph.variables[0]))
+    replace_input(graph, 1, 0, Variable(1))
+    message = "input 0 of op 1 ReadVariableOp is variable 1, and 0 elsewhere in the trace"
+    assert_merge_refused(graph, b.trace, message)
+
+
+def test_merge_that_takes_a_variable_for_a_tensor_is_refused():
+    graph, trace = make_graph(), make_trace()
+    feed = graph.nodes[1].inputs[0]
+    replace_input(graph, 0, 0, feed)
+    assert_merge_refused(graph, trace, "input 0 of op 0 ReadVariableOp is Feed")
+
+
+def test_op_of_any_number_of_inputs_may_have_had_more():
+    graph = make_graph()
+    graph.nodes[5].inputs = graph.nodes[5].inputs[:2]
+    assert_refused(graph, "record", "op 5 AddN has 2 inputs, its record 3")
+    graph.nodes[5].forced = ImperativeReason.TOO_MANY_SIBLINGS
+    graph.structure = None
+    check_trace_graph(graph)
+    assert len(graph.nodes[5].inputs) == 2
+
+
+def test_path_that_does_not_tell_every_source_of_an_op_is_refused():
+    graph = make_branches()
+    path = next(iter(graph.paths))
+    graph.paths = {Path(path.nodes, (*path.sources[:-1], ())): 1}
+    assert_refused(graph, "path", "path 0 does not tell the source of each input of op 2")
