@@ -19,6 +19,7 @@ FUZZ_KERAS_COUNT ?= 500
 FUZZ_LOOPS_COUNT ?= 500
 FUZZ_ALIASING_COUNT ?= 500
 FUZZ_STRUCTURE_COUNT ?= 500
+FUZZ_FUNCTIONS_COUNT ?= 500
 FUZZ_INTERRUPTS_COUNT ?= 500
 FUZZ_ARGS ?=
 PYTEST_ARGS ?=
@@ -98,6 +99,8 @@ fuzz: build
 	$(PY) -m tests.fuzz --profile=aliasing --first=$(FUZZ_FIRST) --count=$(FUZZ_ALIASING_COUNT) \
 	  $(FUZZ_ARGS)
 	$(PY) -m tests.fuzz --profile=structure --first=$(FUZZ_FIRST) --count=$(FUZZ_STRUCTURE_COUNT) \
+	  $(FUZZ_ARGS)
+	$(PY) -m tests.fuzz --profile=functions --first=$(FUZZ_FIRST) --count=$(FUZZ_FUNCTIONS_COUNT) \
 	  $(FUZZ_ARGS)
 	$(PY) -m tests.fuzz --profile=interrupts --first=$(FUZZ_FIRST) --count=$(FUZZ_INTERRUPTS_COUNT) \
 	  $(FUZZ_ARGS)

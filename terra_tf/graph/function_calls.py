@@ -21,6 +21,7 @@ from terra_tf._tf_internals import (
     apply_op,
     atomic_function,
     attr_value_pb2,
+    dtypes,
     function_def_to_graph,
     function_pb2,
     handle_shape_and_type,
@@ -29,10 +30,12 @@ from terra_tf._tf_internals import (
 )
 from terra_tf.errors import ImperativeReason, UndelegableOpError
 from terra_tf.graph.loops import CannotRollError
+from terra_tf.graph.symbols import static_shape
 from terra_tf.trace.function_facts import definition_of, functions_of
 from terra_tf.trace.op_classes import is_fallible
 from terra_tf.trace.trace_graph import Node, Variable
 
+_RESOURCE = dtypes.resource.as_datatype_enum
 _serial = itertools.count()
 _NEVER_FAIL = frozenset({"NoOp", "Placeholder"})
 
@@ -46,7 +49,7 @@ class FunctionCalls:
 
     def __init__(self, emitter: Any) -> None:
         self._emitter = emitter
-        self._copies: dict[str, Any] = {}  # name -> AtomicFunction
+        self._copies: dict[Any, Any] = {}  # (name, types of variables) -> AtomicFunction
         self._bodies: dict[Any, Any] = {}  # (name, shapes) -> FuncGraph
 
     def emit(self, index: int, node: Node, values: list) -> list:
@@ -59,7 +62,9 @@ class FunctionCalls:
             raise UndelegableOpError(index, ImperativeReason.NO_OP_DEFINITION)
         variables = [source for source in node.inputs if isinstance(source, Variable)]
         types = [emitter.graph.variables[source.slot].type for source in variables]
-        if any(handle_shape_and_type(each) is None for each in types):
+        handles = tuple(handle_shape_and_type(each) for each in types)
+        taken = [each for each in definition.signature.input_arg if each.type == _RESOURCE]
+        if None in handles or len(handles) != len(taken):
             raise UndelegableOpError(index, ImperativeReason.RESOURCE_OP)
         body = self._body(name, definition, values)
         epoch = emitter.scope.epoch
@@ -70,7 +75,7 @@ class FunctionCalls:
                 "StatefulPartitionedCall",
                 args=values,
                 Tout=[result.type for result in definition.signature.output_arg],
-                f=attr_value_pb2.NameAttrList(name=self._copy(name, definition)),
+                f=attr_value_pb2.NameAttrList(name=self._copy(name, definition, handles)),
                 config_proto=attributes.get("config_proto", b""),
                 executor_type=attributes.get("executor_type", ""),
             )
@@ -92,13 +97,32 @@ class FunctionCalls:
                 )
         return self._bodies[key]
 
-    def _copy(self, name: str, definition: Any) -> str:
-        """Registers a copy of a function; returns the copy's name."""
-        if name not in self._copies:
-            copy = self._copies[name] = _Copier().copy(name, definition, is_called=True)
+    def _copy(self, name: str, definition: Any, handles: tuple) -> str:
+        """Registers a copy of a function for variables of these types; returns the copy's name."""
+        key = (name, handles)
+        if key not in self._copies:
+            told = _with_handles(definition, handles)
+            copy = self._copies[key] = _Copier().copy(name, told, is_called=True)
             self._emitter.out.called_functions.append(copy)
-        ops.get_default_graph()._add_function_recursive(self._copies[name])
-        return tf.compat.as_str(self._copies[name].name)
+        ops.get_default_graph()._add_function_recursive(self._copies[key])
+        return tf.compat.as_str(self._copies[key].name)
+
+
+def _with_handles(definition: Any, handles: tuple) -> Any:
+    """Returns a copy that says of each variable's handle what eager says when it calls.
+
+    Without that Grappler would not know the shapes of what is computed of variables, and would
+    leave as it is what it rewrites in eager: sums, in another order.
+    """
+    copy = function_pb2.FunctionDef()
+    copy.CopyFrom(definition)
+    arguments = enumerate(copy.signature.input_arg)
+    positions = (position for position, argument in arguments if argument.type == _RESOURCE)
+    for position, (dtype, shape) in zip(positions, handles, strict=True):
+        attributes = copy.arg_attr[position].attr
+        attributes["_handle_dtypes"].list.type.append(dtype)
+        attributes["_handle_shapes"].list.shape.append(static_shape(shape).as_proto())
+    return copy
 
 
 class _Copier:

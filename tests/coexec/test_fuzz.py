@@ -70,6 +70,8 @@ def test_random_programs_with_long_loops_match_eager(first):
         ("aliasing", 10, 10),
         ("structure", 0, 6),
         ("structure", 6, 6),
+        ("functions", 0, 4),
+        ("functions", 4, 4),
         ("interrupts", 0, 7),
         ("interrupts", 7, 7),
     ],

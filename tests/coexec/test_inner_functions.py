@@ -113,6 +113,38 @@ def make_rewritten_by_grappler(wrap):
     return training(wrap, statistics, [w])
 
 
+def make_sums_with_variables(wrap):
+    """Grappler adds what has one shape first: it has to know those of variables."""
+    w, v, scale = weight(), weight(1), tf.Variable(tf.ones([6]))
+
+    @tf.function
+    def mixed(x, b, gain):
+        y = x + b + x @ w
+        return y + gain + tf.tanh(y @ v) + tf.transpose(v)[:4]
+
+    return training(wrap, lambda x: mixed(x, x[0], scale), [w, v, scale])
+
+
+def make_other_variables_of_a_function(wrap):
+    """One function, called with variables whose shapes are known, partly, or not at all."""
+    shapes = {1: [6, 1], 6: [6, 6], 3: None, 5: [6, None], 4: [None, 4]}
+    weights = [
+        tf.Variable(0.3 * tf.random.stateless_normal([6, n], [n, 1]), shape=shapes[n])
+        for n in shapes
+    ]
+    draw, bias = batches(), tf.Variable(tf.ones([1]))
+
+    @tf.function
+    def dense(x, w):
+        return x[:, :1] + bias + x[:, 1:2] @ w[:1] + tf.reduce_sum(w)
+
+    @wrap
+    def step(x):
+        return [dense(x, w) for w in weights]
+
+    return Program(lambda: step(draw()), weights)
+
+
 def make_gradient_in_the_function(wrap):
     w = weight()
 
@@ -171,6 +203,8 @@ DELEGATED = [
     make_branch,
     make_called_in_a_loop,
     make_rewritten_by_grappler,
+    make_sums_with_variables,
+    make_other_variables_of_a_function,
     make_gradient_in_the_function,
     make_gradient_of_a_gradient,
     make_integers,
@@ -244,6 +278,37 @@ def test_random_functions_have_eagers_bits(seed, depth):
     assert step.stats().fallbacks == {}
     assert step.stats().co_executed_steps >= 5
     assert bool(step.stats().imperative_ops) == (depth > 0)
+
+
+def adding(held):
+    """A function whose sum may begin with any of its parts but those that are held elsewhere."""
+
+    @tf.function(autograph=False)
+    def function(x):
+        parts = [tf.sin(x), tf.cos(x) * 100.0, tf.exp(x) * 1e-2, x, x / 7.0]
+        return tf.add_n(parts), [parts[number] for number in held]
+
+    return function
+
+
+def test_a_sum_begins_with_the_part_that_eagers_does():
+    """Which one that is, follows from who holds what, not from the order of the parts alone."""
+
+    def make(wrap):
+        draw = batches((5, 7))
+        subsets = (itertools.combinations((0, 1, 2, 4), count) for count in range(5))
+        functions = [adding(held) for held in itertools.chain(*subsets)]
+
+        @wrap
+        def step(x):
+            # No one but the function holds the products.
+            return [function(x * (1.0 + number)) for number, function in enumerate(functions)]
+
+        return Program(lambda: step(draw()))
+
+    (step,) = assert_matches_eager(make, num_steps=12)
+    assert step.stats().co_executed_steps >= 9
+    assert_co_executing(step)
 
 
 def make_read_between_writes(wrap):

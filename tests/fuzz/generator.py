@@ -200,12 +200,16 @@ class Writer(compound.CompoundWriter):
         """Return weight and method of each statement without a body that may stand here."""
         return self.STATEMENTS
 
+    def compound_statements(self):
+        """Return weight and method of each statement with a body."""
+        return compound.STATEMENTS
+
     def statement(self, depth):
         """Return the nodes of one random statement; `depth` is how deep blocks may still nest."""
         self.budget -= 1
         simple = rows = self.simple_statements()
         if depth > 0 and self.budget > 0 and not self.is_quiet:
-            rows += compound.STATEMENTS + (compound.ENDS if self.in_loop else ())
+            rows += self.compound_statements() + (compound.ENDS if self.in_loop else ())
         name = self.rnd.choices([row[1] for row in rows], [row[0] for row in rows])[0]
         method = getattr(self, name)
         return method() if any(row[1] == name for row in simple) else method(depth - 1)

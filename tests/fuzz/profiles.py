@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from tests.fuzz import (
     aliasing_generator,
+    functions_generator,
     generator,
     interrupted_generator,
     keras_generator,
@@ -20,6 +21,7 @@ PROFILES: dict[str, tuple[Callable, Sequence[int]]] = {
     "loops": (loop_generator.LoopWriter, loop_generator.SIZES),
     "aliasing": (aliasing_generator.AliasingWriter, aliasing_generator.SIZES),
     "structure": (structure_generator.StructureWriter, structure_generator.SIZES),
+    "functions": (functions_generator.FunctionsWriter, functions_generator.SIZES),
     "interrupts": (interrupted_generator.InterruptedWriter, interrupted_generator.SIZES),
     "keras": (keras_generator.KerasWriter, keras_generator.SIZES),
 }
