@@ -71,8 +71,9 @@ def _numbers(results: list[Any]) -> list[float]:
 def measure(name: str, call: str, num_turns: int, num_batches: int) -> report.Section:
     """Return seconds per batch, and how results compare with eager's."""
     x, *labels = keras_models.make_data(name, num_batches)
+    y = labels[0] if labels else None
     models = {c: keras_models.make_model(name, c) for c in CONTESTANTS}
-    turns = {c: turn_of(call, models[c], x, *(labels or [None])) for c in CONTESTANTS}
+    turns = {c: turn_of(call, models[c], x, y) for c in CONTESTANTS}
     numbers = {c: _numbers([turn(0), turn(1)]) for c, turn in turns.items()}
     comparisons = {c: compare(numbers["eager"], numbers[c]) for c in CONTESTANTS}
     samplers = {contestant: per_step(turn, num_batches) for contestant, turn in turns.items()}

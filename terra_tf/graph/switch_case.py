@@ -25,6 +25,9 @@ def make_branch_graph(name: str, outer: Any) -> Any:
 
 def dummy(dtype: Any) -> Any:
     """Returns a scalar in the place of a value that does not exist on this path."""
+    if dtype == dtypes.variant:  # of a list that the loop of a function keeps for its gradient
+        arguments = {"element_shape": -1, "max_num_elements": 0, "element_dtype": dtypes.float32}
+        return apply_op("EmptyTensorList", **arguments).outputs[0]
     return array_ops.zeros((), dtype)
 
 

@@ -91,10 +91,14 @@ class _Prefix:
     def _reference(self, number: int, position: int) -> Any:
         source = input_of(self._built, self._session, number, position)
         if isinstance(source, Output):
-            return OutputRef(self._place[source.node], source.output)
+            if source.node in self._place:
+                return OutputRef(self._place[source.node], source.output)
+            # An imperative op, which takes what Python gives it: an output of another way here.
+            assert self._built.trace_graph.nodes[number].record.imperative is not None
+            source = None
         if isinstance(source, Variable):
             return VariableRef(self._slot(source.slot))
-        identity = self._identity(number, source)
+        identity = (number, position) if source is None else self._identity(number, source)
         index = self._externals.get(identity)
         if index is None:
             index = self._externals[identity] = len(self._trace.externals)
@@ -142,9 +146,11 @@ class _Prefix:
         return External(tensor, spec, None, True, True)
 
     def _spec(self, number: int, position: int) -> TensorSpec:
-        """What a joined input of an imperative op may be, whichever it was."""
+        """What an input of an imperative op may be, whichever it was."""
         nodes = self._built.trace_graph.nodes
         joined = nodes[number].inputs[position]
+        if isinstance(joined, Output):
+            return nodes[joined.node].outputs[joined.output]
         assert isinstance(joined, Joined)
         specs = [nodes[node].outputs[output] for node, output in joined.sources]
         if joined.external is not None:

@@ -102,6 +102,14 @@ def test_what_fuzzing_has_found(seed):
     assert found.co_executed_steps > 0
 
 
+@pytest.mark.timeout(120)
+def test_a_way_on_which_ops_of_pythons_get_results_of_another():
+    """Python leaves the graph on a way that combines others, behind ops that it runs itself."""
+    found = harness.check(profiles.generate(2217, "functions"))
+    assert found.difference is None
+    assert found.co_executed_steps > 0
+
+
 def test_a_seed_gives_the_same_program_each_time():
     for profile in profiles.PROFILES:
         texts = [profiles.generate(seed, profile).text() for seed in range(20)]

@@ -468,6 +468,35 @@ def test_another_function_is_another_way():
 BAD_STEPS = (7, 8, 15)
 
 
+def make_loops_of_branches(wrap, late):
+    """Which function it is depends on Python; its lists go to gradients behind the branch."""
+    numbers = itertools.count()
+
+    @tf.function
+    def folded(x, n):
+        for _ in range(n):
+            x = tf.tanh(x)
+        return tf.foldl(lambda state, row: tf.tanh(state * 0.5 - row), x) * x
+
+    @wrap
+    def step(x, number):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            y = folded(x, 1 + number % 2)
+        slopes = [tape.gradient(y, x), tape.gradient(y, x, y), tape.gradient(y, x)]
+        return [*slopes, tf.sin(x)] if number in late else slopes
+
+    draw = batches()
+    return Program(lambda: step(draw(), next(numbers)))
+
+
+@pytest.mark.parametrize("late", [(), (7, 10)])
+def test_gradients_of_a_loop_in_one_of_two_functions(late):
+    (step,) = assert_matches_eager(lambda wrap: make_loops_of_branches(wrap, late), num_steps=14)
+    assert "graph_build_failed" not in step.stats().fallbacks
+    assert step.stats().co_executed_steps >= 7
+
+
 def make_failing(wrap, is_caught):
     w, numbers = weight(), itertools.count()
     draw = batches()
