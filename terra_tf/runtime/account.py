@@ -31,6 +31,8 @@ _DOUBT_OF_TRACES = 0.5  # the same while only traces say what eager takes
 _SAMPLES = 3  # of eager, beside the graph, before it is judged
 _FIRST_TRACE_S = 0.02  # what must be left for a trace of unknown length
 _WEIGHT_OF_PATH = 0.65  # of a path beyond the first, for the work of a build: more switch-cases
+_FRESH_STRETCHES = 2  # of a new graph: what it lost in fewer may be its first steps' waits
+_FRESH_LOSS_S = 0.5  # and it may be judged sooner if it lost more than this
 _SMALL = 8  # an attempt that lost less than an eighth of `budget_s` needs not be earned again
 
 
@@ -43,7 +45,8 @@ class Account:
     Attributes:
       eager_s: What eager would have taken for this entry's calls.
       num_ops: Of a step, usually.
-      needs_cover: Whether the graph has lost more than it has won since it was built.
+      needs_cover: Whether the graph has lost more than it has won since it was built, and has served
+        for some time, or a step has left it.
       is_losing: Whether it is slower than eager, both measured several times.
       wants_eager_sample: Whether the next step should run eagerly, not measured for long.
       is_quiet: Whether none of these is so, or costs are not weighed: the graph may simply serve.
@@ -65,6 +68,8 @@ class Account:
         self._balance_s = 0.0  # since the graph was built
         self._attempt_s = 0.0  # lost since the entry last gave up
         self._has_run_graph = False
+        self._is_fresh = True  # the graph has served for no time worth speaking of
+        self._num_stretches = 0  # of the graph
         self._risk_s = 0.0  # what leaving the graph has cost
         self._begin_stretch()
         self._begin_samples()
@@ -131,7 +136,8 @@ class Account:
 
     def _look(self) -> None:
         """Sees whether the next step has to be thought about, when something has changed."""
-        self.needs_cover = self._balance_s < 0.0
+        self._is_fresh = self._is_fresh and self._balance_s > -_FRESH_LOSS_S
+        self.needs_cover = self._balance_s < 0.0 and not self._is_fresh
         rates = self._graph.usual, self._measured.usual
         enough = len(self._graph) >= 2 and self._num_samples >= _SAMPLES
         self.is_losing = bool(enough and rates[0] and rates[1] and rates[0] > _SLOWER * rates[1])
@@ -218,6 +224,7 @@ class Account:
     def _add_diverged(self, costs: StepCosts) -> None:
         """A step has left its graph. It has waited for the graphs of the steps before."""
         self._end_stretch(is_whole=False)
+        self._is_fresh = False
         self._share.begin_limit()
         rate = self._eager.low or 0.0
         before_s = self._attempt_s
@@ -274,6 +281,7 @@ class Account:
         """Another graph serves from now on."""
         self._end_stretch()
         self._has_run_graph = False
+        self._is_fresh, self._num_stretches = True, 0
         self._balance_s = 0.0
         self._graph.clear()
         self._begin_samples()
@@ -334,6 +342,8 @@ class Account:
         self._counters.saved_s += eager_s - took_s
         self._attempt_s -= eager_s - took_s
         self._balance_s += eager_s - took_s
+        self._num_stretches += 1
+        self._is_fresh = self._is_fresh and self._num_stretches < _FRESH_STRETCHES
         if is_whole:
             self._graph.add(took_s, max(ops, steps))
         self._since_sample_s += took_s

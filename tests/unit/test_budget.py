@@ -259,6 +259,17 @@ def test_graph_slower_than_eager_is_left(machine):
     assert event.detail == "a step takes 90.00 ms with the graph, 60.00 ms eagerly"
 
 
+def test_graph_that_is_paid_for_is_not_left_for_its_first_steps(machine):
+    """They may wait for what its first run still does; all of the budget is spent by then."""
+    costly = dataclasses.replace(STEP, build_s=1.5)
+    first = dataclasses.replace(costly, graph_s=0.35)
+    machine.run([costly] * 2)
+    machine.run([first] * 2)
+    machine.run([costly] * 40)
+    assert machine.share(Choice.CO_EXECUTION, 40) > 0.8
+    assert machine.worst_s < 2.0 + 0.5
+
+
 def test_graph_that_became_slow_is_left(machine):
     machine.run([STEP] * 100)
     machine.run([dataclasses.replace(STEP, graph_s=0.12)] * 400)
