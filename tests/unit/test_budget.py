@@ -261,7 +261,7 @@ def test_graph_slower_than_eager_is_left(machine):
 
 def test_graph_that_is_paid_for_is_not_left_for_its_first_steps(machine):
     """They may wait for what its first run still does; all of the budget is spent by then."""
-    costly = dataclasses.replace(STEP, build_s=1.5)
+    costly = dataclasses.replace(STEP, build_s=1.3)
     first = dataclasses.replace(costly, graph_s=0.35)
     machine.run([costly] * 2)
     machine.run([first] * 2)
