@@ -214,7 +214,7 @@ struct Plan {
   // Handles of constants -> their numbers.
   std::unordered_map<const void*, int> constant_of;
   // Library calls by (history, function, arguments), for replay.
-  RecordTable<CallRecord> calls{4096};
+  RecordTable<CallRecord> calls{16384};
   // What Python makes, by (history, function, arguments).
   RecordTable<MakingRecord> makings{1024};
   // Pure calls by (function, place, arguments).

@@ -45,8 +45,8 @@ class Account:
     Attributes:
       eager_s: What eager would have taken for this entry's calls.
       num_ops: Of a step, usually.
-      needs_cover: Whether the graph has lost more than it has won since it was built, and is not fresh:
-        it has served for some time, or a step has left it.
+      needs_cover: Whether the graph has lost more than it has won since it was built, and has
+        served for some time, or a step has left it.
       is_losing: Whether it is slower than eager, both measured several times.
       wants_eager_sample: Whether the next step should run eagerly, not measured for long.
       is_quiet: Whether none of these is so, or costs are not weighed: the graph may simply serve.
