@@ -262,6 +262,12 @@ class Emitter:
     def _join(self, join: Join) -> Any:
         if join.rule is Rule.SAME:
             return self.scope.find("joins", join.same)
+        if join.spec.dtype in _NEVER_FED:
+            sources = join.alternatives
+            if join.rule is Rule.LATEST:
+                sources = self.out.joins.webs[join.web]
+            if any(self.graph.nodes[source.node].is_imperative for source in sources):
+                raise UndelegableOpError(join.node, ImperativeReason.RESOURCE_OP)
         if join.rule is Rule.LATEST:
             candidates = [self.scope.find("webs", join.web)]
         else:

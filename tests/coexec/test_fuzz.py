@@ -110,6 +110,14 @@ def test_a_way_on_which_ops_of_pythons_get_results_of_another():
     assert found.co_executed_steps > 0
 
 
+@pytest.mark.timeout(120)
+def test_a_variant_that_python_has_on_one_way_only():
+    """What a function keeps for its gradient, where Python runs that function on some ways."""
+    found = harness.check(profiles.generate(95005, "functions"))
+    assert found.difference is None
+    assert found.co_executed_steps > 0
+
+
 def test_a_seed_gives_the_same_program_each_time():
     for profile in profiles.PROFILES:
         texts = [profiles.generate(seed, profile).text() for seed in range(20)]
