@@ -92,8 +92,14 @@ class LoopEmitter:
         outer = self._emitter.scope
         channel = self._register(loop, outer)
         self._prepare_variables(loop, outer)
+        fed_before = set(self._out.feed_channels)
         initial = self._loop_variables(loop, outer)
+        fed_to_start = set(self._out.feed_channels) - fed_before
         body = self._make_body(loop, outer, initial)
+        fed_in_trips = set(self._out.feed_channels) - fed_before - fed_to_start
+        if {feed for feed, _ in fed_to_start} & {feed for feed, _ in fed_in_trips}:
+            # Python feeds it once, in the first trip, and the loop would wait for it to begin.
+            raise CannotRollError(loop, "it starts with a tensor that its first trip is fed")
         condition = self._make_condition(loop, outer, channel)
         shapes = [static_shape(None) if v.shape is not None else v.initial.shape for v in initial]
         operation = add_while(

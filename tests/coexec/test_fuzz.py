@@ -110,6 +110,13 @@ def test_a_way_on_which_ops_of_pythons_get_results_of_another():
     assert found.co_executed_steps > 0
 
 
+def test_a_loop_that_starts_with_what_its_first_trip_is_fed():
+    """One tensor in some calls, several in others: each trip is fed, and so is the start."""
+    found = harness.check(profiles.generate(95002, "aliasing"))
+    assert found.difference is None
+    assert found.co_executed_steps > 0
+
+
 @pytest.mark.timeout(120)
 def test_a_variant_that_python_has_on_one_way_only():
     """What a function keeps for its gradient, where Python runs that function on some ways."""
