@@ -106,6 +106,28 @@ class InternalError(TerraError):
     """A broken invariant of this package: asks for a report, and is never swallowed."""
 
 
+def broken_invariant(
+    thing: str, invariant: str, what: str, code: str, *, rule: str
+) -> InternalError:
+    """Returns what a checker raises.
+
+    Args:
+      thing: What is broken, such as "a plan".
+      invariant: Its name in the checker's list.
+      what: What was found, and where.
+      code: A stable code.
+      rule: What must keep the invariants, and where they are stated.
+    """
+    return InternalError(
+        format_message(
+            f"{thing} is broken ({invariant}): {what}",
+            code,
+            why=rule,
+            suggestions=["please report this, with the program"],
+        )
+    )
+
+
 class ConfigError(TerraError, ValueError):
     """A knob of `terra_tf.config` was given a value that it cannot have."""
 

@@ -58,7 +58,7 @@ class Messages:
           path: The path.
           decisions: What Python says of the way, by channel.
         """
-        places = {place for node in path.nodes for place in self._places_of[node]}
+        places = self._passed({place for node in path.nodes for place in self._places_of[node]})
         awaited = self._awaited_decisions(places)
         for channel in sorted(awaited ^ decisions):
             return self._who(channel, channel in awaited)
@@ -67,6 +67,20 @@ class Messages:
         for channel in sorted(awaited ^ fed):
             return self._who(channel, channel in awaited)
         return None
+
+    def _passed(self, places: set) -> set:
+        """Adds the trips in which a path has no node, before one in which it has some."""
+        passed = set(places)
+        for loop, _, shifts, depth in self._generated.loops:  # outer ones first
+            for shift in shifts:
+                begin = loop.begin + shift
+                if not passed.issuperset(self._generated.trip_places[begin][:depth]):
+                    continue
+                firsts = range(begin, begin + loop.num_trips * loop.period, loop.period)
+                trips = [trip_place(first, depth) for first in firsts]
+                last = max((k for k, place in enumerate(trips) if place in passed), default=-1)
+                passed.update(trips[: last + 1])
+        return passed
 
     def _who(self, channel: int, is_awaited: bool) -> str:
         use = next(use for known, _, use in self._tables.channels() if known == channel)

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from terra_tf._tf_internals import dtypes
-from terra_tf.errors import InternalError, format_message
+from terra_tf.errors import broken_invariant
 from terra_tf.runtime.plan_tables import (
     InputKind,
     NodeKind,
@@ -64,14 +64,8 @@ def check_plan(tables: PlanTables) -> None:
 
 def broken(invariant: str, what: str) -> NoReturn:
     """Raises what says that an invariant does not hold."""
-    raise InternalError(
-        format_message(
-            f"a plan is broken ({invariant}): {what}",
-            "TERRA-PLAN",
-            why="building a plan must keep the invariants that runtime/plan_verify.py states.",
-            suggestions=["please report this, with the program"],
-        )
-    )
+    rule = "building a plan must keep the invariants that runtime/plan_verify.py states."
+    raise broken_invariant("a plan", invariant, what, "TERRA-PLAN", rule=rule)
 
 
 def name_of(number: int, node: PlanNode) -> str:

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from terra_tf._tf_internals import dtypes
-from terra_tf.errors import ImperativeReason, InternalError, format_message
+from terra_tf.errors import ImperativeReason, broken_invariant
 from terra_tf.trace.joins import Rule
 from terra_tf.trace.merging import mismatch
 from terra_tf.trace.placing import FUNCTION, place
@@ -109,14 +109,8 @@ def _check_graph(graph: TraceGraph, paths: list[Path]) -> None:
 
 
 def _broken(invariant: str, what: str) -> NoReturn:
-    raise InternalError(
-        format_message(
-            f"a TraceGraph is broken ({invariant}): {what}",
-            "TERRA-TRACE-GRAPH",
-            why="merging traces must keep the invariants that trace/verify.py states.",
-            suggestions=["please report this, with the program"],
-        )
-    )
+    rule = "merging traces must keep the invariants that trace/verify.py states."
+    raise broken_invariant("a TraceGraph", invariant, what, "TERRA-TRACE-GRAPH", rule=rule)
 
 
 def _name(index: int, node: Node) -> str:
