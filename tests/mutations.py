@@ -157,6 +157,14 @@ MUTATIONS = (
         ("tests/coexec/test_replayed_shapes.py",),
     ),
     Mutation(
+        "replay-late",
+        "What has followed from a shape that nothing tells does not follow in the next step.",
+        "kernels/outputs/call_log.cc",
+        "if (outputs_[index].is_told) return;",
+        "if (index >= 0) return;",
+        ("tests/coexec/test_replayed_shapes.py",),
+    ),
+    Mutation(
         "replay-tape",
         "What Python itself records on a tape is recorded when its call is replayed.",
         "kernels/replay/pure_calls.cc",

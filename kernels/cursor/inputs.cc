@@ -86,6 +86,7 @@ void Inputs::BindJoin(int number, PyObject* tensor) {
     decided.external = PyRef::Borrow(tensor);
     bindings_.push_back(
         {Binding::Kind::kJoinOutside, number, history_->NameOf(tensor), 0});
+    history_->MixShapeOf(tensor);
   }
   history_->MixIdentity(tensor);
   TellJoin(number);
@@ -166,6 +167,7 @@ void Inputs::BindInputs(const Call& call, const PlanNode& node) {
       BindJoin(ref.a, tensor);
     } else if (ref.kind == InputKind::kAny) {
       history_->MixIdentity(tensor);
+      if (outputs_.Find(HandleOf(tensor)) < 0) history_->MixShapeOf(tensor);
     } else if (ref.kind == InputKind::kConstant) {
       NoteConstant(ref.a, tensor);
     } else if (ref.kind == InputKind::kCaptured) {

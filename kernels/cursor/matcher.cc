@@ -332,8 +332,7 @@ Reason Matcher::Verify(const Call& call, PlanNode* node, std::string* detail) {
         VerifyInput(ref, call.inputs[i].get(), &claims, detail);
     if (reason != Reason::kNone) return reason;
   }
-  if (node->shape_rule != nullptr && node->outputs.empty() &&
-      !WriteFits(call, *node)) {
+  if (node->ChecksWrite() && !WriteFits(call, *node)) {
     *detail = "what is written has another shape, or none that is known yet";
     return Reason::kWriteChanged;
   }

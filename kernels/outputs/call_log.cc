@@ -7,16 +7,6 @@
 
 namespace terra {
 
-void CallLog::Begin(CallLearning* learning) {
-  learned_.push_back(learning);
-  Begin();
-}
-
-void CallLog::EndLearning() {
-  End();
-  learned_.pop_back();
-}
-
 void CallLog::BeginPure(PureLearning* learning) {
   learning->log_begin = log_.size();
   pure_.push_back(learning);
@@ -24,7 +14,7 @@ void CallLog::BeginPure(PureLearning* learning) {
 }
 
 std::vector<LoggedStep> CallLog::EndPure() {
-  EndLearning();
+  End();
   std::vector<LoggedStep> steps(log_.begin() + pure_.back()->log_begin,
                                 log_.end());
   pure_.pop_back();
@@ -97,7 +87,7 @@ void CallLog::LogRecord(PyObject* name, PyObject* inputs, PyObject* attrs) {
 }
 
 void CallLog::NoteRead(PyObject* tensor, bool shape_only) {
-  if (num_learning_ == 0 || !EagerTensor_CheckExact(tensor)) return;
+  if (learned_.empty() || !EagerTensor_CheckExact(tensor)) return;
   const int32_t index = outputs_.Find(HandleOf(tensor));
   if (index < 0 && !shape_only &&
       plan_->constant_of.count(HandleOf(tensor)) == 0) {
@@ -106,15 +96,13 @@ void CallLog::NoteRead(PyObject* tensor, bool shape_only) {
       learning->call.obstacle = "its Python reads a tensor from outside";
     }
   }
-  if (index >= 0) {
-    if (shape_only && outputs_.ShapeIsKnown(index)) return;
-    static constexpr char kWhy[] = "its Python reads a result of the step";
+  if (index >= 0 && shape_only) {
+    NoteShapeUse(index);
+  } else if (index >= 0) {
     for (CallLearning* learning : learned_) {
-      if (shape_only || !IsDetermined(*learning, tensor)) {
-        learning->obstacle = kWhy;
-      }
+      if (IsDetermined(*learning, tensor)) continue;
+      learning->obstacle = "its Python reads a result of the step";
     }
-    if (num_learning_ > static_cast<int>(learned_.size())) Obstruct(kWhy);
   } else if (!shape_only && (history_.FindName(tensor) >= 0 ||
                              plan_->fixed.count(HandleOf(tensor)) > 0)) {
     Obstruct("its Python reads a tensor from outside");
@@ -130,6 +118,21 @@ bool CallLog::IsDetermined(const CallLearning& learning,
   }
   return plan_->nodes[outputs_[index].node].of_shapes ||
          learning.determined.count(index) > 0;
+}
+
+void CallLog::NoteShapeUse(PyObject* tensor) {
+  const int32_t index = outputs_.Find(HandleOf(tensor));
+  if (index >= 0) NoteShapeUse(index);
+}
+
+void CallLog::NoteShapeUse(int32_t index) {
+  if (outputs_[index].is_told) return;
+  for (CallLearning* learning : learned_) {
+    if (static_cast<size_t>(index) < learning->num_made) continue;
+    learning->obstacle =
+        absl::StrCat("the shape of ", plan_->nodes[outputs_[index].node].name,
+                     " is known late");
+  }
 }
 
 void CallLog::NoteShapeValue(PyObject* tensor, const std::string& op) {

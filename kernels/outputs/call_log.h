@@ -43,8 +43,9 @@ struct LoggedStep {
 
 // A call that is being followed.
 struct CallLearning {
-  CallLearning(int64_t first_id, bool has_history)
-      : first_id(first_id), has_history(has_history) {}
+  // `num_made`: how many outputs there are whose shapes its key tells.
+  CallLearning(int64_t first_id, size_t num_made, bool has_history)
+      : first_id(first_id), num_made(num_made), has_history(has_history) {}
 
   // Whether it makes a tensor of numbers itself.
   bool Makes(PyObject* tensor) const {
@@ -52,6 +53,9 @@ struct CallLearning {
   }
 
   const int64_t first_id;  // tensors with lower ids were there before the call
+  // Its key tells the shapes of tensors that it is given. Of one that depends
+  // on the history only this tells them: 0.
+  const size_t num_made;
   // It depends on what has happened in the step, and so on what the history
   // tells of it.
   const bool has_history;
@@ -69,7 +73,6 @@ struct PureLearning {
   CallLearning call;
   size_t log_begin;
   size_t path_begin;
-  size_t made_begin;
   int epoch;
   int64_t num_obstacles;
   PyRef context_values;  // a copy of what Keras' layers inherited, or null
@@ -78,10 +81,9 @@ struct PureLearning {
 
 // Which calls of a step are being followed, and why they cannot be replayed.
 //
-// Invariant: `pure_` has the pure calls that run now, the innermost last, and
-// `learned_` these and those that depend on the step's history; they are among
-// the `num_learning_`. `log_` has what happened since the outermost pure one
-// began, and is empty if there is none.
+// Invariant: `learned_` has the calls that are followed now, the innermost
+// last, and `pure_` those of them that are pure; `log_` has what happened since
+// the outermost pure one began, and is empty if there is none.
 class CallLog {
  public:
   // `plan` may be null.
@@ -89,14 +91,12 @@ class CallLog {
       : plan_(plan), outputs_(outputs), history_(history) {}
   CallLog(const CallLog&) = delete;
 
-  bool is_learning() const { return num_learning_ > 0; }
+  bool is_learning() const { return !learned_.empty(); }
   bool is_learning_pure() const { return !pure_.empty(); }
-  // A call begins that is followed, until it ends.
-  void Begin() { ++num_learning_; }
-  void End() { --num_learning_; }
-  // The same of one that is borrowed; of a pure one: what has happened in it.
-  void Begin(CallLearning* learning);
-  void EndLearning();
+  // A call begins that is followed until it ends; it is borrowed. Of a pure
+  // one: what has happened in it.
+  void Begin(CallLearning* learning) { learned_.push_back(learning); }
+  void End() { learned_.pop_back(); }
   void BeginPure(PureLearning* learning);
   std::vector<LoggedStep> EndPure();
 
@@ -131,6 +131,10 @@ class CallLog {
   void NoteKept(PyObject* tensor) {
     for (CallLearning* learning : learned_) learning->kept.insert(IdOf(tensor));
   }
+  // Something follows from a tensor's shape. Where neither the plan nor the
+  // history tells it, and the call's key does not, it cannot be replayed.
+  void NoteShapeUse(PyObject* tensor);
+  void NoteShapeUse(int32_t index);
   // The shape of an op's result follows from the value of a tensor that is no
   // constant of the plan.
   void NoteShapeValue(PyObject* tensor, const std::string& op);
@@ -145,7 +149,6 @@ class CallLog {
   const Plan* const plan_;
   const Outputs& outputs_;
   const History& history_;
-  int num_learning_ = 0;
   int64_t num_obstacles_ = 0;
   const char* obstacle_ = "";
   std::vector<PureLearning*> pure_;

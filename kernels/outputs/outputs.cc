@@ -73,6 +73,7 @@ void Outputs::AddReal(PyObject* tensor, int node, int output,
   if (!EagerTensor_CheckExact(tensor)) return;
   TensorHandle* handle = HandleOf(tensor);
   Add(handle, node, output, -1, marker, true);
+  made_.back().is_told = true;  // FinishReal's matter
   const tensorflow::Tensor* value = nullptr;
   if (handle->Tensor(&value).ok()) real_bytes_ += value->TotalBytes();
   if (real_bytes_ > kSweepBytes) SweepDead();
@@ -113,6 +114,7 @@ PyRef Outputs::AddPending(const OutputSpec& spec, int node, int output,
   }
   Add(handle, node, output, spec.fetch_channel, marker, false);
   if (!spec.shape_known) made_.back().shape = inferred;
+  made_.back().is_told = spec.shape_known || inferred.IsFullyDefined();
   if (spec.fetch_channel >= 0) {
     handle->Ref();  // the receiver's
     std::shared_ptr<std::atomic<bool>> ready(ready_, made_.back().ready);

@@ -45,6 +45,9 @@ struct Made {
   tensorflow::PartialTensorShape shape;  // where the cursor has inferred it
   std::atomic<bool>* ready;  // the session's: has a value (or is poisoned)
   bool seen = false;         // Python has looked at the value: pinned
+  // The shape is the plan's, or the history tells it. Else it may be another
+  // one in a step of the same history, though it is known once the value is.
+  bool is_told = false;
 };
 
 // Whether somebody besides its session holds the output's handle.

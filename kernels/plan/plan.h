@@ -129,6 +129,8 @@ struct PlanNode {
   // Where the graph does not know the shapes: of the results, or whether what
   // is written fits the variable.
   std::shared_ptr<const ShapeRule> shape_rule;
+  // Whether it writes something that may have another shape than its variable.
+  bool ChecksWrite() const { return shape_rule != nullptr && outputs.empty(); }
   // kDelegated: follows from shapes and small values that Python has.
   bool on_host = false;
   bool asks_for_shapes = false;  // on_host: of its inputs' shapes alone

@@ -38,7 +38,7 @@ PyObject* LibraryCalls::RunAndLearn(const LibraryCall& call,
                     history_.num_names(),
                     call_log_.num_obstacles(),
                     call.differentiates,
-                    CallLearning(PyLong_AsLongLong(first_id.get()), true)};
+                    CallLearning(PyLong_AsLongLong(first_id.get()), 0, true)};
   PyRef keep_alive = PyRef::Borrow(context_.controller());
   PyRef guard = GuardObjects(key.objects());
   Anchors anchors;
@@ -51,7 +51,7 @@ PyObject* LibraryCalls::RunAndLearn(const LibraryCall& call,
   call_log_.Begin(&learning.call);
   PyRef result =
       PyRef::Steal(PyObject_Call(call.function, call.args, call.kwargs));
-  call_log_.EndLearning();
+  call_log_.End();
   if (!result) return nullptr;
   if (!session_.is_live() || !context_.is_co_executing() ||
       cursor_.is_bound()) {

@@ -1,5 +1,6 @@
 #include "kernels/replay/makings.h"
 
+#include <limits>
 #include <map>
 
 #include "absl/strings/str_cat.h"
@@ -87,7 +88,9 @@ PyObject* Makings::MakeAndLearn(const Making& making, const LibraryKey& key) {
   const int epoch = cursor_.epoch();
   const int num_names = history_.num_names();
   const int64_t num_obstacles = call_log_.num_obstacles();
-  call_log_.Begin();
+  // Nothing that it makes is a number of the step's.
+  CallLearning learning(std::numeric_limits<int64_t>::max(), 0, true);
+  call_log_.Begin(&learning);
   PyRef result = PyRef::Steal(PyObject_CallNoArgs(making.make));
   call_log_.End();
   if (!result) return nullptr;
@@ -99,6 +102,8 @@ PyObject* Makings::MakeAndLearn(const Making& making, const LibraryKey& key) {
   auto record = std::make_shared<MakingRecord>();
   if (call_log_.num_obstacles() != num_obstacles) {
     record->refusal = call_log_.obstacle();
+  } else if (!learning.obstacle.empty()) {
+    record->refusal = learning.obstacle;
   } else if (cursor_.position() != begin || cursor_.epoch() != epoch ||
              cursor_.epoch_is_pending()) {
     record->refusal = "it runs ops of the step";

@@ -118,7 +118,7 @@ class PureLearner {
   bool LearnHeld(const LoggedInput& logged, TensorRef* ref) const;
   std::string LearnOp(const LoggedStep& logged);
   // Whether those of a node's results follow from what the cursor knows.
-  bool ShapesAreKnown(int node) const;
+  bool ShapesAreKnown(int number) const;
   std::string LearnInput(const LoggedInput& logged, const InputRef& expected,
                          TensorRef* ref);
   std::string LearnJoin(const InputRef& expected, TensorRef* ref);

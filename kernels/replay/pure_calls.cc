@@ -214,7 +214,7 @@ bool PureCalls::ReplayOp(const PureStep& step, const Operands& operands,
   call.counts = step.counts;
   call.attrs = step.attrs;
   for (const TensorRef& ref : step.inputs) {
-    if (ref.kind == Kind::kObject && ref.object) {
+    if (call_log_.is_learning() && ref.kind == Kind::kObject && ref.object) {
       call_log_.NoteKept(ref.object.get());
     }
     call.inputs.push_back(ref.kind == Kind::kObject ? PyRef::Borrow(ref.get())
@@ -224,7 +224,8 @@ bool PureCalls::ReplayOp(const PureStep& step, const Operands& operands,
   }
   const size_t first = made->size();
   PyRef result;
-  if (context_.is_co_executing() && !execution_.SettleWrite(call, step.node)) {
+  if (context_.is_co_executing() && plan().nodes[step.node].ChecksWrite() &&
+      !execution_.SettleWrite(call, step.node)) {
     return false;
   }
   if (context_.is_co_executing()) {

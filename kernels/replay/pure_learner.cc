@@ -124,18 +124,19 @@ std::string PureLearner::LearnOp(const LoggedStep& logged) {
 }
 
 // A tape asks for them at once.
-bool PureLearner::ShapesAreKnown(int node) const {
-  const auto& outputs = plan_.nodes[node].outputs;
+bool PureLearner::ShapesAreKnown(int number) const {
+  const PlanNode& node = plan_.nodes[number];
   const bool are_planned =
-      std::all_of(outputs.begin(), outputs.end(),
+      node.on_host ||
+      std::all_of(node.outputs.begin(), node.outputs.end(),
                   [](const OutputSpec& spec) { return spec.shape_known; });
-  for (size_t i = learning_.made_begin; !are_planned && i < outputs_.size();
+  for (size_t i = learning_.call.num_made; !are_planned && i < outputs_.size();
        ++i) {
     const Made& made = outputs_[i];
-    if (made.node != node || plan_.nodes[node].on_host) continue;
-    if (!outputs_.SpecOf(made).shape_known && !made.shape.IsFullyDefined()) {
-      return false;
-    }
+    const bool is_late = made.node == number &&
+                         !outputs_.SpecOf(made).shape_known &&
+                         !made.shape.IsFullyDefined();
+    if (is_late) return false;
   }
   return true;
 }
@@ -390,7 +391,7 @@ std::string PureLearner::LearnTensor(PyObject* tensor, ResultPattern* pattern) {
 // Somebody may have kept what was made in the call besides its result. (On a
 // tape all of it is kept, as it is again by the tape in a replay.)
 std::string PureLearner::LearnKept() {
-  for (size_t i = learning_.made_begin; i < outputs_.size(); ++i) {
+  for (size_t i = learning_.call.num_made; i < outputs_.size(); ++i) {
     const Made& made = outputs_[i];
     const bool waits = made.fetch_channel >= 0 && !made.ready->load();
     if (waits || !IsReferenced(made)) continue;

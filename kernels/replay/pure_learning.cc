@@ -25,14 +25,14 @@ PyObject* PureCalls::RunAndLearn(const PureCall& call, const PureKey& key) {
     return PyObject_Call(call.function, call.args, call.kwargs);
   }
   const KerasContext context;
-  PureLearning learning{CallLearning(PyLong_AsLongLong(first_id.get()), false),
-                        0,
-                        cursor_.path().size(),
-                        outputs_.size(),
-                        cursor_.epoch(),
-                        call_log_.num_obstacles(),
-                        context.values(),
-                        TapeIsActive()};
+  PureLearning learning{
+      CallLearning(PyLong_AsLongLong(first_id.get()), outputs_.size(), false),
+      0,
+      cursor_.path().size(),
+      cursor_.epoch(),
+      call_log_.num_obstacles(),
+      context.values(),
+      TapeIsActive()};
   std::vector<TensorAttributes> before;
   for (const Operand& operand : key.operands()) {
     before.push_back(operand.handle ? TensorAttributes()

@@ -45,6 +45,8 @@ PyObject* Execution::Delegate(const Call& call, int number, Tensors* flat) {
   if (!is_folded && node->shape_rule != nullptr && !node->outputs.empty()) {
     shapes = InferOutputs(call, *node);
   }
+  // Whether what it writes fits was seen by the shapes of its inputs.
+  if (node->ChecksWrite()) NoteShapeUses(call);
   static const auto* unknown = new tensorflow::PartialTensorShape;
   auto shape_of = [&shapes](size_t i) -> const auto& {
     return i < shapes.size() ? shapes[i] : *unknown;
@@ -104,12 +106,17 @@ PyObject* Execution::Delegate(const Call& call, int number, Tensors* flat) {
   }
   if (records) {
     for (size_t i = 0; !is_folded && i < node->outputs.size(); ++i) {
-      if (outputs_.ShapeIsKnown(first_made + i)) continue;
-      const Waited ready = outputs_.WaitReady(outputs_[first_made + i]);
+      // It may have arrived already: the history tells it all the same.
+      Made& made = outputs_[first_made + i];
+      if (made.is_told) continue;
+      call_log_.NoteShapeUse(static_cast<int32_t>(first_made + i));
+      const Waited ready = outputs_.WaitReady(made);
       if (ready == Waited::kError) return nullptr;
       if (ready == Waited::kEnded && !Diverge(Reason::kOpError, node->name))
         return nullptr;
-      if (ready == Waited::kReady) history_.MixShapeOf(outputs[i].get());
+      if (ready != Waited::kReady) continue;
+      history_.MixShapeOf(outputs[i].get());
+      made.is_told = true;
     }
     if (!tapes_.Tell(node->info->py_name.get(), call.inputs,
                      node->tape_attrs.get(), outputs)) {
@@ -124,6 +131,7 @@ PyObject* Execution::Delegate(const Call& call, int number, Tensors* flat) {
 
 std::vector<tensorflow::PartialTensorShape> Execution::InferOutputs(
     const Call& call, const PlanNode& node) {
+  NoteShapeUses(call);
   const std::vector<KnownInput> inputs = matcher_.KnownInputs(call);
   std::vector<tensorflow::PartialTensorShape> shapes;
   std::vector<int> asked_for;
@@ -139,9 +147,13 @@ std::vector<tensorflow::PartialTensorShape> Execution::InferOutputs(
   return shapes;
 }
 
+void Execution::NoteShapeUses(const Call& call) {
+  if (!call_log_.is_learning()) return;
+  for (const PyRef& input : call.inputs) call_log_.NoteShapeUse(input.get());
+}
+
 bool Execution::SettleWrite(const Call& call, int number) {
   const PlanNode& node = plan().nodes[number];
-  if (node.shape_rule == nullptr || !node.outputs.empty()) return true;
   if (matcher_.WriteFits(call, node)) return true;
   return CallController(context_.controller(), "on_uncertain_write", "(i)",
                         number) &&

@@ -39,8 +39,9 @@ class Execution {
   // Delegates an op to the graph. With `flat`, results may be added there, and
   // None is what is returned.
   PyObject* Delegate(const Call& call, int number, Tensors* flat = nullptr);
-  // Before an op whose inputs nobody has verified: leaves co-execution if what
-  // it writes may not fit. False with an exception set.
+  // Before an op that checks what it writes, and whose inputs nobody has
+  // verified: leaves co-execution if it may not fit. False with an exception
+  // set.
   bool SettleWrite(const Call& call, int number);
   // Behind an op, if it is the last one of a `try`: waits until what can fail
   // in that has failed or has not. False with an exception set.
@@ -63,6 +64,8 @@ class Execution {
     return Diverge(reason, detail) ? Waited::kEnded : Waited::kError;
   }
 
+  // What is known of an op's results follows from its inputs' shapes.
+  void NoteShapeUses(const Call& call);
   // The shapes of an op's results that the plan does not know.
   std::vector<tensorflow::PartialTensorShape> InferOutputs(
       const Call& call, const PlanNode& node);
@@ -88,6 +91,7 @@ class Execution {
   PyObject* RunOnHost(const Call& call, int number);
   // As AwaitInputs, or only for the shapes.
   Waited AwaitKnown(const Call& call, bool shapes_only);
+  void TellShapes(const Call& call);
   void NoteShapeValues(const Call& call, const PlanNode& node);
   PyRef AskForShapes(const Call& call, const PlanNode& node);
 

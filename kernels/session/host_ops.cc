@@ -85,6 +85,17 @@ PyRef Execution::AskForShapes(const Call& call, const PlanNode& node) {
   return WrapOutputs(call, absl::MakeSpan(outputs));
 }
 
+// Its results follow from shapes that the history tells from now on.
+void Execution::TellShapes(const Call& call) {
+  NoteShapeUses(call);
+  for (const PyRef& input : call.inputs) {
+    const int32_t index = outputs_.Find(HandleOf(input.get()));
+    if (index < 0 || outputs_[index].is_told) continue;
+    history_.MixShapeOf(input.get());
+    outputs_[index].is_told = true;
+  }
+}
+
 // No shape function is asked here: any input may say how large a result is.
 void Execution::NoteShapeValues(const Call& call, const PlanNode& node) {
   const bool are_planned =
@@ -105,6 +116,7 @@ PyObject* Execution::RunOnHost(const Call& call, int number) {
   if (known == Waited::kEnded || !context_.is_co_executing())
     return OnCall(call);
   if (call_log_.is_learning_pure()) call_log_.LogOp(call, number);
+  if (node.asks_for_shapes) TellShapes(call);
   if (call_log_.is_learning()) NoteShapeValues(call, node);
   inputs_.BindInputs(call, node);
   PyRef result = node.asks_for_shapes ? AskForShapes(call, node) : PyRef();

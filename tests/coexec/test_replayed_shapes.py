@@ -1,7 +1,9 @@
 """Calls are replayed although shapes change from step to step: one record for each shape."""
 
 import contextlib
+import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -245,3 +247,137 @@ def test_rows_that_no_longer_fit_leave_the_graph():
         assert not find_difference(freeze(eager(x)), freeze(function(x)))
     terra.synchronize()
     assert not find_difference(freeze(eager_v), freeze(v))
+
+
+# ------------------------------------------------ shapes that depend on data
+
+
+def masked(length):
+    """Some of 40 rows: more than the host would look at."""
+    return tf.boolean_mask(rows(40, 3), tf.constant(np.arange(40) < length))
+
+
+def made_outside_of_the_tape(v):
+    def step(length):
+        y = masked(length)
+        with tf.GradientTape() as tape:
+            tape.watch(y)
+            loss = tf.reduce_mean(y)
+        return len(y), tape.gradient(loss, y)
+
+    return step
+
+
+def read_outside_of_the_tape(v):
+    def step(length):
+        v.assign(rows(length, 3))
+        y = v.read_value()
+        with tf.GradientTape() as tape:
+            tape.watch(y)
+            loss = tf.reduce_mean(y)
+        return tape.gradient(loss, y)
+
+    return step
+
+
+def arrived_under_the_tape(v):
+    def step(length):
+        v.assign(rows(length, 3))
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(v)
+        return loss, tape.gradient(loss, v)
+
+    return step
+
+
+def segments_under_the_tape(v):
+    def step(length):
+        ids = tf.constant(np.random.default_rng(length).integers(0, length, 6))
+        x = rows(6, 4)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_mean(tf.math.segment_sum(x, tf.sort(ids)))
+        return loss, tape.gradient(loss, x)
+
+    return step
+
+
+def joined_with_others(v):
+    def step(length):
+        y = masked(length)
+        z = tf.concat([y * 2.0, rows(2, 3)], axis=0)
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            loss = tf.reduce_sum(z / tf.cast(tf.shape(z)[0], tf.float32), axis=0)
+        return tape.gradient(loss, z), tf.ones_like(y) / len(y)
+
+    return step
+
+
+def jacobian(v):
+    def step(length):
+        y = masked(length)
+        y.numpy()
+        with tf.GradientTape() as tape:
+            tape.watch(y)
+            loss = tf.reduce_mean(y, axis=0)
+        return tape.jacobian(loss, y)
+
+    return step
+
+
+def written_by_an_optimizer(v):
+    optimizer = keras.optimizers.SGD(0.1)
+    w = tf.Variable(numbers(3, 2))
+    optimizer.build([w])
+
+    def step(length):
+        y = masked(length)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.tanh(y @ w))
+        optimizer.apply_gradients(zip(tape.gradient(loss, [w]), [w]))
+        return w.read_value()
+
+    return step
+
+
+LATE = [
+    made_outside_of_the_tape,
+    read_outside_of_the_tape,
+    arrived_under_the_tape,
+    segments_under_the_tape,
+    joined_with_others,
+    jacobian,
+    written_by_an_optimizer,
+]
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["", "slow"])
+@pytest.mark.parametrize("program", LATE)
+def test_shapes_that_depend_on_data_are_this_steps(program, slow):
+    """They are known when they have arrived, which says nothing about the next step's."""
+    variables = [tf.Variable(numbers(4, 3), shape=[None, 3]) for _ in range(2)]
+    eager, step = (program(v) for v in variables)
+    function = terra.function(step)
+    delays = "graph" if slow else ""
+    with terra.config.override(inject_delays=delays):
+        for i in range(40):
+            got = freeze(function(3 + i % 3))
+            assert not find_difference(freeze(eager(3 + i % 3)), got), (i, function.explain())
+    terra.synchronize()
+    assert function.stats().co_executed_steps > 20
+
+
+@terra.pure
+def late_mean(x, mask):
+    kept = tf.boolean_mask(x, mask)
+    time.sleep(0.003)
+    return tf.reduce_sum(kept) / kept.shape[0]
+
+
+def test_late_shape_that_python_reads_in_a_call():
+    def step(x, mask):
+        return late_mean(x, mask)
+
+    masks = [tf.constant(np.arange(40) < 3 + i % 3) for i in range(40)]
+    assert_like_eager(step, [(rows(40, 3), mask) for mask in masks])
