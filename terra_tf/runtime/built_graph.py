@@ -53,6 +53,13 @@ class BuiltGraph:
         steps = zip((START, *path.nodes), (*path.nodes, END))
         return all(self.generated.is_legal(*step) for step in steps)
 
+    def is_imperative_at(self, location: Any) -> bool:
+        """Says whether Python itself runs every op that the graph has at a location."""
+        return not any(
+            location in (node.key.location, node.record.location) and not node.is_imperative
+            for node in self.trace_graph.nodes
+        )
+
     @property
     def plan_tables(self) -> PlanTables:
         """The plan as the cursor has it."""

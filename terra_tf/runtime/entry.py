@@ -124,9 +124,9 @@ class Entry:
         self._signature = signature
         pattern = join_signatures(self.pattern, signature)
         if pattern != self.pattern:
-            self.pattern = pattern
             if self.built is not None:
                 self.drop_graph(self.built)
+            self.pattern = pattern  # last: with the graph of the old one nothing could follow
 
     def choose(self) -> Choice:
         """Says how the next step runs; counts it if that is not what it would like."""
@@ -315,8 +315,10 @@ class Entry:
 
     def note_raised_location(self, location: object) -> None:
         """An op has raised there: it runs imperatively from now on."""
-        is_new = self.trace_graph is not None and self.trace_graph.note_raised(location)
-        if is_new and self.built is not None:
+        if self.trace_graph is None:
+            return
+        self.trace_graph.note_raised(location)
+        if self.built is not None and not self.built.is_imperative_at(location):
             self.drop_graph(self.built)
 
     def add_trace(self, trace: Trace, diverged: bool) -> None:
@@ -336,15 +338,17 @@ class Entry:
         if not self.account.covers(self.account.merge_cost_s(len(trace.ops))):
             self.stats.note(str(Reason.OVER_BUDGET), "a trace was not merged", "")
             return
+        built = self.built
+        self._is_merging = True
         result = self._merge(trace)
+        if built is not None and (result.kind is not MergeKind.COVERED or self._lacks_way(built)):
+            self.drop_graph(built)
+        self._is_merging = False  # not before the graph of what was known has gone
         self._num_traces += 1
         self._num_traces_since_build += 1
         self._signatures_traced.add(self._signature)
         if result.kind is not MergeKind.COVERED:
             self.stats.note(result.kind.value, result.detail, "")
-        built = self.built
-        if built is not None and (result.kind is not MergeKind.COVERED or self._lacks_way(built)):
-            self.drop_graph(built)
         is_known = not self._has_built and len(trace.ops) in self._settled
         if self.built is None and (is_known or self._is_time_to_build(result.kind, diverged)):
             if result.kind is MergeKind.COVERED:
@@ -358,10 +362,8 @@ class Entry:
     def _merge(self, trace: Trace) -> MergeResult:
         assert self.trace_graph is not None
         begun_s = budget.program.now()
-        self._is_merging = True
         with without_gc():
             result = merge(self.trace_graph, trace)
-        self._is_merging = False
         self.account.add_merge(budget.program.now() - begun_s, len(trace.ops))
         if config.verify:
             with without_gc():

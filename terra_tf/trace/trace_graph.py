@@ -331,20 +331,13 @@ class TraceGraph:
         """Says whether indices that are fed are worth comparing with their range."""
         return self.out_of_range.get(feed.group, 0) < self.MAX_OUT_OF_RANGE
 
-    def note_raised(self, location: Any) -> bool:
-        """Makes what runs at `location` imperative from now on: it has failed once.
-
-        Returns:
-          Whether that changes any node.
-        """
+    def note_raised(self, location: Any) -> None:
+        """Makes what runs at `location` imperative from now on: it has failed once."""
         self.raised_locations.add(location)
-        changed = False
         for number, node in enumerate(self.nodes):
             is_there = location in (node.key.location, node.record.location)
             if is_there and node.forced is not ImperativeReason.RAISED_BEFORE:
                 self.force(number, ImperativeReason.RAISED_BEFORE)
-                changed = True
-        return changed
 
     def force(self, node: int, reason: ImperativeReason) -> None:
         """Makes a node imperative."""

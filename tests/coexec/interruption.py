@@ -37,8 +37,15 @@ class Injection:
 
 
 @contextlib.contextmanager
-def raising_at(number, error=KeyboardInterrupt):
-    """Raise `error` at line `number` (counted from 0) that is run in the package."""
+def raising_at(number, error=KeyboardInterrupt, within=""):
+    """Raise `error` at line `number` (counted from 0) that is run in the package.
+
+    Args:
+      number: Which line.
+      error: What is raised.
+      within: The part of the package whose lines count: the beginning of a path in it.
+    """
+    counted = f"{PACKAGE}/{within}"
     injection = Injection(number, error)
 
     def on_line(frame, event, _):
@@ -53,7 +60,7 @@ def raising_at(number, error=KeyboardInterrupt):
         return on_line
 
     def on_call(frame, event, _):
-        return on_line if frame.f_code.co_filename.startswith(PACKAGE) else None
+        return on_line if frame.f_code.co_filename.startswith(counted) else None
 
     def on_ignored(unraisable):
         injection.is_ignored = True
@@ -141,13 +148,13 @@ class Twins:
         assert self.eager.log == self.terra.log
         assert gc.isenabled()
 
-    def interrupt(self, number, error, kind=""):
+    def interrupt(self, number, error, kind="", within=""):
         """Interrupts a call at a line; returns the injection."""
         x = self.batch()
         self.eager.states = [self.eager.state()]
         _outcome(self.eager.step, x, kind)
         raised = None
-        with raising_at(number, error) as injection:
+        with raising_at(number, error, within) as injection:
             try:
                 self.terra.step(x, kind)
             except BaseException as caught:

@@ -16,38 +16,41 @@ from test_ends import start
 
 import terra_tf as terra
 
-# What is interrupted: how many steps before it, and of which kind it and they are.
+# What is interrupted: how many steps come before it, in turn of which kinds, and of which it is.
 SITUATIONS = {
-    "traced": (0, "", ""),
-    "building": (1, "", ""),
-    "co-executed": (4, "", ""),
-    "in flight": (5, "", ""),
-    "diverging": (4, "", "new"),
-    "epochs": (5, "epochs", "epochs"),
-    "fallible": (4, "checked", "checked"),
-    "leaving": (4, "raises", "raises"),
+    "traced": (0, [""], ""),
+    "building": (1, [""], ""),
+    "co-executed": (4, [""], ""),
+    "in flight": (5, [""], ""),
+    "diverging": (4, [""], "new"),
+    "a third way": (6, ["", "checked"], "new"),
+    "epochs": (5, ["epochs"], "epochs"),
+    "fallible": (4, ["checked"], "checked"),
+    "leaving": (4, ["raises"], "raises"),
 }
-LONG = ("traced", "building", "diverging")  # thousands of lines: traces, merges and builds
+# Thousands of lines: traces, merges and builds.
+LONG = ("traced", "building", "diverging", "a third way")
 STEPS_AFTER = 10
 
 
-def interrupt_at(situation, number, error):
+def interrupt_at(situation, number, error, within=""):
     """Interrupt a new program in a situation; returns what has been done."""
-    num_steps, kind_before, kind = SITUATIONS[situation]
+    num_steps, kinds_before, kind = SITUATIONS[situation]
     twins = Twins()
-    twins.run(num_steps, kind_before)
+    for step in range(num_steps):
+        twins.run(1, kinds_before[step % len(kinds_before)])
     if situation != "in flight":
         terra.synchronize()
-    injection = twins.interrupt(number, error, kind)
+    injection = twins.interrupt(number, error, kind, within)
     twins.run(STEPS_AFTER)
     twins.run(STEPS_AFTER, kind)
     return injection
 
 
-def sweep(situation, error, first, stride):
+def sweep(situation, error, first, stride, within=""):
     """Interrupt at every `stride`th line; returns how often."""
     number = first
-    while interrupt_at(situation, number, error).where is not None:
+    while interrupt_at(situation, number, error, within).where is not None:
         number += stride
     return (number - first) // stride
 
@@ -58,6 +61,12 @@ def test_some_lines(situation, error):
     offset = [KeyboardInterrupt, TimeoutError, MemoryError].index(error)
     stride = 1237 if situation in LONG else 29
     assert sweep(situation, error, offset * 7, stride) >= 3
+
+
+@pytest.mark.parametrize("situation", ["traced", "building", "a third way", "leaving"])
+def test_every_line_that_decides(situation):
+    """What an entry has learned and what was built from it go together, wherever it stops."""
+    assert sweep(situation, TimeoutError, 0, 1, within="runtime/entry.py") >= 15
 
 
 @pytest.mark.slow
