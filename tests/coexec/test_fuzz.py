@@ -82,6 +82,7 @@ def test_random_programs_with_long_loops_match_eager(first):
         ("structure", 6, 6),
         ("functions", 0, 4),
         ("functions", 4, 4),
+        ("shapes", 0, 6),
         ("interrupts", 0, 7),
         ("interrupts", 7, 7),
     ],

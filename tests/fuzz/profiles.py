@@ -12,6 +12,7 @@ from tests.fuzz import (
     interrupted_generator,
     keras_generator,
     loop_generator,
+    shapes_generator,
     structure_generator,
     tree,
 )
@@ -22,6 +23,7 @@ PROFILES: dict[str, tuple[Callable, Sequence[int]]] = {
     "aliasing": (aliasing_generator.AliasingWriter, aliasing_generator.SIZES),
     "structure": (structure_generator.StructureWriter, structure_generator.SIZES),
     "functions": (functions_generator.FunctionsWriter, functions_generator.SIZES),
+    "shapes": (shapes_generator.ShapesWriter, shapes_generator.SIZES),
     "interrupts": (interrupted_generator.InterruptedWriter, interrupted_generator.SIZES),
     "keras": (keras_generator.KerasWriter, keras_generator.SIZES),
 }
