@@ -36,6 +36,14 @@ def pytest_sessionstart(session):
         session.config.get_terminal_writer()._file = sys.__stderr__
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _other_modules_are_left_alone():
+    """Nor is what tests of other modules have left: late in a session that is millions of objects,
+    and a collection, of which some tests make hundreds, takes seconds instead of milliseconds."""
+    gc.collect()
+    gc.freeze()
+
+
 @functools.cache
 def _makes_datasets(module):
     return "data.Dataset" in inspect.getsource(module)
