@@ -205,6 +205,14 @@ MUTATIONS = (
         ("tests/coexec/test_jacobians.py",),
     ),
     Mutation(
+        "gradient-fits",
+        "What a gradient takes of the step is verified before its ops are delegated.",
+        "kernels/replay/gradients_op_by_op.cc",
+        "if (!Fits(record, operands, &held) || !",
+        "if (!",
+        ("tests/coexec/test_gradients_op_by_op.py",),
+    ),
+    Mutation(
         "claims",
         "Inputs that are verified together are held against each other.",
         "kernels/cursor/matcher.cc",

@@ -55,13 +55,24 @@ PyObject* Look(PyObject* original, PyObject* args, PyObject* kwargs) {
   return PyObject_Call(original, args, kwargs);
 }
 
+// What was put off stays so if it is not for this tape: that only has to hear
+// of a tensor or a variable before the ops on it.
+PyObject* WatchOn(PyObject* tape, PyObject* original, PyObject* args,
+                  PyObject* kwargs) {
+  Session* session = SessionOfTapes();
+  if (session != nullptr && !session->tapes().log().HasFor(tape)) {
+    return PyObject_Call(original, args, kwargs);
+  }
+  return Look(original, args, kwargs);
+}
+
 PyObject* Watch(PyObject* original, PyObject* args, PyObject* kwargs) {
   Session* session = SessionOfTapes();
   if (session != nullptr && PyTuple_GET_SIZE(args) == 2) {
     session->tapes().NoteEvent(TapeEvent::kWatch, Argument(args, 0),
                                Argument(args, 1));
   }
-  return Look(original, args, kwargs);
+  return WatchOn(Argument(args, 0), original, args, kwargs);
 }
 
 PyObject* WatchVariable(PyObject* original, PyObject* args, PyObject* kwargs) {
@@ -71,7 +82,7 @@ PyObject* WatchVariable(PyObject* original, PyObject* args, PyObject* kwargs) {
     session->tapes().NoteEvent(TapeEvent::kWatchVariable, Argument(args, 0),
                                handle.get());
   }
-  return Look(original, args, kwargs);
+  return WatchOn(Argument(args, 0), original, args, kwargs);
 }
 
 PyObject* VariableAccessed(PyObject* original, PyObject* args,

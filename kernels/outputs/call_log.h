@@ -73,6 +73,7 @@ struct PureLearning {
   CallLearning call;
   size_t log_begin;
   size_t path_begin;
+  size_t made_begin;
   int epoch;
   int64_t num_obstacles;
   PyRef context_values;  // a copy of what Keras' layers inherited, or null

@@ -93,6 +93,14 @@ struct Binding {
   }
 };
 
+// Where a step has a tensor.
+struct TensorSource {
+  int node = -1;  // it is an output of the step, or -1:
+  int output = -1;
+  int name = -1;  // in the history, or -1:
+  PyRef object;   // one of this value
+};
+
 // A value that a call returned: how to make the next one like it.
 struct ResultPattern {
   enum class Kind {

@@ -23,14 +23,6 @@ struct Making {
   PyObject* make;
 };
 
-// Where the step has a tensor.
-struct TensorSource {
-  int node = -1;  // it is an output of the step, or -1:
-  int output = -1;
-  int name = -1;  // in the history, or -1:
-  PyRef object;   // one of this value
-};
-
 struct MakingRecord {
   std::string refusal;              // why it is made anew; empty: it is kept
   int tries_left = 0;               // refused: learning may be tried again

@@ -217,6 +217,8 @@ struct Plan {
   std::unordered_map<const void*, int> constant_of;
   // Library calls by (history, function, arguments), for replay.
   RecordTable<CallRecord> calls{16384};
+  // Gradients whose ops are delegated one by one, by the same.
+  RecordTable<GradientRecord> gradients_op_by_op{16384};
   // What Python makes, by (history, function, arguments).
   RecordTable<MakingRecord> makings{1024};
   // Pure calls by (function, place, arguments).

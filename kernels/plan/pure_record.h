@@ -92,6 +92,14 @@ struct PureRecord {
   Anchors anchors;
 };
 
+// A gradient: what it amounted to depends on the history, as with a CallRecord,
+// but its ops are delegated one by one.
+struct GradientRecord : PureRecord {
+  // What it takes of the step, which stands for the operands.
+  std::vector<TensorSource> taken;
+  PyRef names_after;  // Python: the counts that sums and zeros are named by
+};
+
 // Null, or how two records of the same call differ.
 const char* DifferenceOf(const PureRecord& a, const PureRecord& b);
 

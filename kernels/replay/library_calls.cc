@@ -8,6 +8,7 @@
 #include "kernels/python/python_scopes.h"
 #include "kernels/python/thread.h"
 #include "kernels/python/waiting.h"
+#include "kernels/replay/gradients_op_by_op.h"
 #include "kernels/tapes/tape_log.h"
 
 namespace terra {
@@ -42,6 +43,9 @@ PyObject* LibraryCalls::OnCall(const LibraryCall& call) {
     return PyObject_Call(call.function, call.args, call.kwargs);
   };
   if (!execution_.AwaitSeizure()) return nullptr;
+  if (call.differentiates && TapeIsActive()) {
+    return GradientsOpByOp(&session_).OnCall(call);
+  }
   if (!context_.is_co_executing() || cursor_.is_bound() || !ReplayIsOn()) {
     return run();
   }
@@ -64,6 +68,9 @@ PyObject* LibraryCalls::OnCall(const LibraryCall& call) {
     return RunAndLearn(call, key);
   }
   if (!record->refusal.empty()) {
+    if (call.differentiates && record->tries_left <= 0) {
+      return GradientsOpByOp(&session_).OnCall(call);
+    }
     ++plan().counts->not_replayed[{call.name, record->refusal}];
     Say(call.name, " is not replayed: ", record->refusal);
     if (record->tries_left > 0) return RunAndLearn(call, key);

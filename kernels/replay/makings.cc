@@ -1,7 +1,6 @@
 #include "kernels/replay/makings.h"
 
 #include <limits>
-#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/python/tf_python.h"
@@ -51,10 +50,10 @@ PyObject* Makings::On(const Making& making) {
       plan().makings.Find(key.value());
   if (record != nullptr) {
     if (record->refusal.empty()) {
-      PyRef tensors = FindTensors(*record);
-      if (tensors) {
+      const Tensors tensors = FindTensors(record->tensors);
+      if (tensors.size() == record->tensors.size()) {
         Say(making.name, " is known, and not made again");
-        return Replay(*record, tensors.get());
+        return Replay(*record, tensors);
       }
     } else if (record->tries_left <= 0) {
       ++plan().counts->not_replayed[{making.name, record->refusal}];
@@ -73,11 +72,15 @@ std::string Makings::WhyNot(const Making& making) const {
   return tapes_.Knows(making.tape) ? "" : "the tape was not made in this step";
 }
 
-PyObject* Makings::Replay(const MakingRecord& record, PyObject* tensors) {
+PyObject* Makings::Replay(const MakingRecord& record, const Tensors& found) {
   history_.JumpTo(record.history_after, record.num_names_after);
   call_log_.set_names(record.names_after);
   ++*record.num_replayed;
-  PyRef made = PyRef::Steal(PyTuple_Pack(2, record.made.get(), tensors));
+  PyRef tensors = PyRef::Steal(PyTuple_New(found.size()));
+  for (size_t i = 0; i < found.size(); ++i) {
+    PyTuple_SET_ITEM(tensors.get(), i, PyRef(found[i]).release());
+  }
+  PyRef made = PyRef::Steal(PyTuple_Pack(2, record.made.get(), tensors.get()));
   return made ? PyTuple_Pack(2, made.get(), Py_True) : nullptr;
 }
 
@@ -148,39 +151,6 @@ std::string Makings::LearnTensors(PyObject* tensors, int num_names,
     record->tensors.push_back(std::move(source));
   }
   return "";
-}
-
-// The tensors of this step that were others in the step that was learned from.
-// Null if some are not to be found.
-PyRef Makings::FindTensors(const MakingRecord& record) const {
-  const size_t n = record.tensors.size();
-  PyRef found = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(n)));
-  std::map<std::pair<int, int>, Py_ssize_t> wanted;
-  for (size_t i = 0; i < n; ++i) {
-    const TensorSource& source = record.tensors[i];
-    const auto place = static_cast<Py_ssize_t>(i);
-    if (source.node >= 0) {
-      wanted[{source.node, source.output}] = place;
-      continue;
-    }
-    PyObject* tensor =
-        source.object ? source.object.get() : history_.Named(source.name);
-    if (tensor == nullptr) return PyRef();
-    PyTuple_SET_ITEM(found.get(), place, PyRef::Borrow(tensor).release());
-  }
-  tapes_.log().ForEachTensor([&](PyObject* tensor) {
-    const int32_t index = outputs_.Find(HandleOf(tensor));
-    if (index < 0) return !wanted.empty();
-    const auto it = wanted.find({outputs_[index].node, outputs_[index].output});
-    if (it == wanted.end()) return true;
-    PyTuple_SET_ITEM(found.get(), it->second, PyRef::Borrow(tensor).release());
-    wanted.erase(it);
-    return !wanted.empty();
-  });
-  for (size_t i = 0; i < n; ++i) {
-    if (PyTuple_GET_ITEM(found.get(), i) == nullptr) return PyRef();
-  }
-  return found;
 }
 
 }  // namespace terra

@@ -26,11 +26,10 @@ class Makings : private ReplayParts {
 
  private:
   std::string WhyNot(const Making& making) const;
-  PyObject* Replay(const MakingRecord& record, PyObject* tensors);
+  PyObject* Replay(const MakingRecord& record, const Tensors& found);
   PyObject* MakeAndLearn(const Making& making, const LibraryKey& key);
   std::string LearnTensors(PyObject* tensors, int num_names,
                            MakingRecord* record) const;
-  PyRef FindTensors(const MakingRecord& record) const;
 };
 
 }  // namespace terra

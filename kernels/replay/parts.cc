@@ -1,5 +1,8 @@
 #include "kernels/replay/parts.h"
 
+#include <map>
+#include <utility>
+
 #include "kernels/plan/describe.h"
 #include "kernels/plan/library_objects.h"
 #include "kernels/python/python_scopes.h"
@@ -22,6 +25,33 @@ void ReplayParts::SayLearned(const char* name,
   } else {
     Say(name, " cannot be replayed: ", refusal);
   }
+}
+
+Tensors ReplayParts::FindTensors(absl::Span<const TensorSource> sources) const {
+  Tensors found(sources.size());
+  std::map<std::pair<int, int>, size_t> wanted;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const TensorSource& source = sources[i];
+    if (source.node >= 0) {
+      wanted[{source.node, source.output}] = i;
+      continue;
+    }
+    PyObject* tensor =
+        source.object ? source.object.get() : history_.Named(source.name);
+    if (tensor == nullptr) return {};
+    found[i] = PyRef::Borrow(tensor);
+  }
+  if (wanted.empty()) return found;
+  tapes_.log().ForEachTensor([&](PyObject* tensor) {
+    const int32_t index = outputs_.Find(HandleOf(tensor));
+    if (index < 0) return true;
+    const auto it = wanted.find({outputs_[index].node, outputs_[index].output});
+    if (it == wanted.end()) return true;
+    found[it->second] = PyRef::Borrow(tensor);
+    wanted.erase(it);
+    return !wanted.empty();
+  });
+  return wanted.empty() ? found : Tensors();
 }
 
 PyRef ReplayParts::GuardObjects(absl::Span<PyObject* const> objects) const {

@@ -50,6 +50,9 @@ class ReplayParts {
   // What was replayed began where the step had so many ops.
   void SayReplayed(const char* name, int position) const;
   void SayLearned(const char* name, const std::string& refusal) const;
+  // The tensors of this step that were others in the step that was learned
+  // from. Fewer if some are not to be found.
+  Tensors FindTensors(absl::Span<const TensorSource> sources) const;
   // Null where there is no object; a string that says why there is no guard.
   PyRef GuardObjects(absl::Span<PyObject* const> objects) const;
   // What GuardObjects returned, for a record; or why there is none.

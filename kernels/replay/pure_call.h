@@ -13,6 +13,7 @@
 
 #include "kernels/cursor/cursor.h"
 #include "kernels/outputs/call_log.h"
+#include "kernels/outputs/history.h"
 #include "kernels/outputs/outputs.h"
 #include "kernels/plan/call_record.h"
 #include "kernels/plan/hash.h"
@@ -25,6 +26,13 @@
 namespace terra {
 
 struct InputRef;
+
+// Of a call that depends on what has happened in the step.
+struct StepTensors {
+  const History& history;
+  const int num_names;              // how many it had when the call began
+  std::vector<TensorSource> taken;  // what it takes without being given it
+};
 
 struct PureCall {
   const char* name;    // for people
@@ -91,10 +99,11 @@ class PureKey {
 // Turns what was logged of a call into a record (pure_learner.cc).
 class PureLearner {
  public:
+  // `step`: null if it depends on nothing but its arguments.
   PureLearner(const Plan& plan, const Outputs& outputs, const CallLog& call_log,
               const Cursor& cursor, const PureLearning& learning,
               const KerasContext& context, const PureKey& key,
-              bool takes_objects)
+              bool takes_objects, StepTensors* step = nullptr)
       : plan_(plan),
         outputs_(outputs),
         call_log_(call_log),
@@ -103,7 +112,8 @@ class PureLearner {
         context_(context),
         key_(key),
         operands_(key.operands()),
-        takes_objects_(takes_objects) {}
+        takes_objects_(takes_objects),
+        step_(step) {}
   // Empty, or why the call cannot be replayed.
   // `before`: attributes of the operands before the call.
   std::string Learn(const std::vector<LoggedStep>& steps, PyObject* result,
@@ -122,6 +132,9 @@ class PureLearner {
   std::string LearnInput(const LoggedInput& logged, const InputRef& expected,
                          TensorRef* ref);
   std::string LearnJoin(const InputRef& expected, TensorRef* ref);
+  // What it takes of the step without being given it.
+  std::string LearnTaken(TensorSource source, const InputRef& expected,
+                         TensorRef* ref);
   std::string LearnInnerJoin(const InputRef& expected,
                              const TensorRef& ref) const;
   std::string LearnResult(PyObject* value, ResultPattern* pattern);
@@ -145,6 +158,7 @@ class PureLearner {
   const PureKey& key_;
   const Operands& operands_;
   const bool takes_objects_;
+  StepTensors* const step_;
   PureRecord* record_ = nullptr;
   std::map<Output, int> made_;  // in the call -> number
   std::set<int> results_;       // numbers of those that it returns

@@ -44,24 +44,6 @@ const tensorflow::EagerContextThreadLocalData* EagerThread() {
   return data;
 }
 
-// Null, or why a thread is where no pure call is replayed.
-const char* WhyNotOnThread(const ThreadState& thread, const PureCall& call) {
-  if (call.marker == nullptr && num_marked_calls > 0) {
-    return "a part of a gradient function";
-  }
-  if (thread.num_accumulators > 0) {
-    return "a forward accumulator computes at each of its ops";
-  }
-  // As C++ has it: Python's attributes of the same cost a third of a replay.
-  const auto* local = EagerThread();
-  if (local == nullptr) return "a thread that TensorFlow does not know";
-  if (!local->is_eager) return "a part of a graph that is being built";
-  PyObject* callbacks = local->op_callbacks.get();
-  if (callbacks == nullptr || PyObject_Size(callbacks) == 0) return nullptr;
-  PyErr_Clear();
-  return "an op callback sees every op";
-}
-
 // Whether a layer says by a warning, each time, that it drops a mask.
 bool WarnsOfMask(const PureCall& call, const PureKey& key) {
   PyObject* given = call.kwargs == nullptr
@@ -80,6 +62,21 @@ bool WarnsOfMask(const PureCall& call, const PureKey& key) {
 }
 
 }  // namespace
+
+const char* PureCalls::WhyNotOnThread() const {
+  if (plan().check_devices) return "the program has device scopes";
+  if (CurrentThread().num_accumulators > 0) {
+    return "a forward accumulator computes at each of its ops";
+  }
+  // As C++ has it: Python's attributes of the same cost a third of a replay.
+  const auto* local = EagerThread();
+  if (local == nullptr) return "a thread that TensorFlow does not know";
+  if (!local->is_eager) return "a part of a graph that is being built";
+  PyObject* callbacks = local->op_callbacks.get();
+  if (callbacks == nullptr || PyObject_Size(callbacks) == 0) return nullptr;
+  PyErr_Clear();
+  return "an op callback sees every op";
+}
 
 const char* PureCalls::KeyOf(const PureCall& call, bool is_at_fork,
                              PureKey* key) const {
@@ -103,7 +100,6 @@ PyObject* PureCalls::OnCall(const PureCall& call) {
     return PyObject_Call(call.function, call.args, call.kwargs);
   };
   if (!execution_.AwaitSeizure()) return nullptr;
-  const ThreadState& thread = CurrentThread();
   if (!context_.is_co_executing() || cursor_.is_bound() ||
       !Knobs().replays_calls.load()) {
     return run();
@@ -111,8 +107,11 @@ PyObject* PureCalls::OnCall(const PureCall& call) {
   MarkedCall in_this_call(call);
   const bool is_at_fork = cursor_.IsAtFork();
   PureKey key(plan(), outputs_, call.takes_objects, is_at_fork);
-  const char* problem = plan().check_devices ? "the program has device scopes"
-                                             : WhyNotOnThread(thread, call);
+  const bool is_part = num_marked_calls > (call.marker != nullptr);
+  const char* problem = WhyNotOnThread();
+  if (problem == nullptr && is_part && call.marker == nullptr) {
+    problem = "a part of a gradient function";
+  }
   if (problem == nullptr) problem = KeyOf(call, is_at_fork, &key);
   if (!context_.is_co_executing()) return run();
   if (problem == nullptr && WarnsOfMask(call, key)) {
@@ -122,7 +121,6 @@ PyObject* PureCalls::OnCall(const PureCall& call) {
   if (problem != nullptr) {
     // Of a gradient function it is said why it is not replayed, not of its
     // parts.
-    const bool is_part = num_marked_calls > (call.marker != nullptr);
     if (!is_part) ++plan().counts->not_replayed[{call.name, problem}];
     Say(call.name, " is not replayed: ", problem);
     return run();
@@ -153,11 +151,15 @@ PyObject* PureCalls::OnCall(const PureCall& call) {
   const int position = cursor_.position();
   PyRef result = PyRef::Steal(Replay(*record, key.operands()));
   SayReplayed(call.name, position);
-  for (const PureStep& step : record->steps) {
-    if (!result || step.kind != PureKind::kOp) continue;
-    if (!execution_.LeaveTry(step.node)) return nullptr;
+  return result && LeaveTries(*record) ? result.release() : nullptr;
+}
+
+bool PureCalls::LeaveTries(const PureRecord& record) {
+  for (const PureStep& step : record.steps) {
+    if (step.kind != PureKind::kOp) continue;
+    if (!execution_.LeaveTry(step.node)) return false;
   }
-  return result.release();
+  return true;
 }
 
 bool PureCalls::Fits(const PureRecord& record, const Operands& operands,

@@ -17,7 +17,7 @@ namespace terra {
 // Invariant: a call is replayed only if all inputs of its ops that come from
 // outside of it have been verified; its ops are then delegated one by one, as
 // if Python had called them.
-class PureCalls : private ReplayParts {
+class PureCalls : protected ReplayParts {
  public:
   explicit PureCalls(Session* session) : ReplayParts(session) {}
 
@@ -25,11 +25,18 @@ class PureCalls : private ReplayParts {
   // without its Python. New reference, or null with an exception set.
   PyObject* OnCall(const PureCall& call);
 
- private:
-  const char* KeyOf(const PureCall& call, bool is_at_fork, PureKey* key) const;
+ protected:
+  // Null, or why the calling thread is where no call is replayed op by op.
+  const char* WhyNotOnThread() const;
   // Keeps in `held` alive what is neither the record's nor an argument.
   bool Fits(const PureRecord& record, const Operands& operands, Tensors* held);
   PyObject* Replay(const PureRecord& record, const Operands& operands);
+  // Lets go of what `try` statements around its ops wait for. False with an
+  // exception set.
+  bool LeaveTries(const PureRecord& record);
+
+ private:
+  const char* KeyOf(const PureCall& call, bool is_at_fork, PureKey* key) const;
   // One op of a replayed call; its results are added to `made`.
   bool ReplayOp(const PureStep& step, const Operands& operands, Tensors* made);
 

@@ -130,7 +130,7 @@ bool PureLearner::ShapesAreKnown(int number) const {
       node.on_host ||
       std::all_of(node.outputs.begin(), node.outputs.end(),
                   [](const OutputSpec& spec) { return spec.shape_known; });
-  for (size_t i = learning_.call.num_made; !are_planned && i < outputs_.size();
+  for (size_t i = learning_.made_begin; !are_planned && i < outputs_.size();
        ++i) {
     const Made& made = outputs_[i];
     const bool is_late = made.node == number &&
@@ -159,6 +159,10 @@ std::string PureLearner::LearnInput(const LoggedInput& logged,
         return LearnJoin(expected, ref);
       }
     }
+    if (step_ != nullptr) {
+      return LearnTaken({logged.node, logged.output, -1, PyRef()}, expected,
+                        ref);
+    }
     return "it uses a tensor that it was not given";
   }
   const int operand = FindOperand(operands_, logged.outside.get());
@@ -166,6 +170,11 @@ std::string PureLearner::LearnInput(const LoggedInput& logged,
     ref->kind = Kind::kOperand;
     ref->number = operand;
     return LearnJoin(expected, ref);
+  }
+  const int name =
+      step_ == nullptr ? -1 : step_->history.FindName(logged.outside.get());
+  if (name >= 0 && name < step_->num_names) {
+    return LearnTaken({-1, -1, name, PyRef()}, expected, ref);
   }
   if (expected.kind == InputKind::kConstant) {
     ref->object = plan_.constants[expected.a].tensor;
@@ -183,6 +192,20 @@ std::string PureLearner::LearnInput(const LoggedInput& logged,
     return "";
   }
   return "it uses a tensor that it was not given";
+}
+
+std::string PureLearner::LearnTaken(TensorSource source,
+                                    const InputRef& expected, TensorRef* ref) {
+  auto& taken = step_->taken;
+  const auto known =
+      std::find_if(taken.begin(), taken.end(), [&](const TensorSource& other) {
+        return other.node == source.node && other.output == source.output &&
+               other.name == source.name;
+      });
+  ref->kind = TensorRef::Kind::kOperand;
+  ref->number = static_cast<int>(operands_.size() + (known - taken.begin()));
+  if (known == taken.end()) taken.push_back(std::move(source));
+  return LearnJoin(expected, ref);
 }
 
 // An op of the call takes what another has made. Here this was verified; in a
@@ -391,7 +414,7 @@ std::string PureLearner::LearnTensor(PyObject* tensor, ResultPattern* pattern) {
 // Somebody may have kept what was made in the call besides its result. (On a
 // tape all of it is kept, as it is again by the tape in a replay.)
 std::string PureLearner::LearnKept() {
-  for (size_t i = learning_.call.num_made; i < outputs_.size(); ++i) {
+  for (size_t i = learning_.made_begin; i < outputs_.size(); ++i) {
     const Made& made = outputs_[i];
     const bool waits = made.fetch_channel >= 0 && !made.ready->load();
     if (waits || !IsReferenced(made)) continue;

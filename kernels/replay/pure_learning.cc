@@ -29,6 +29,7 @@ PyObject* PureCalls::RunAndLearn(const PureCall& call, const PureKey& key) {
       CallLearning(PyLong_AsLongLong(first_id.get()), outputs_.size(), false),
       0,
       cursor_.path().size(),
+      outputs_.size(),
       cursor_.epoch(),
       call_log_.num_obstacles(),
       context.values(),

@@ -152,6 +152,15 @@ bool TapeLog::NoteAccess(int64_t handle_id) {
   return unwatched_.count(handle_id) > 0;
 }
 
+bool TapeLog::HasFor(const PyObject* tape) const {
+  for (const Segment& segment : segments_) {
+    for (const PyRef& other : segment.tapes) {
+      if (other.get() == tape) return true;
+    }
+  }
+  return false;
+}
+
 std::unordered_map<PyObject*, int64_t> TapeLog::CountHeld() const {
   std::unordered_map<PyObject*, int64_t> held;
   for (const Segment& segment : segments_) {

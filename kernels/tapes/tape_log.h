@@ -61,15 +61,20 @@ class TapeLog {
   // Forgets what only tapes would get that nobody holds any more.
   void Prune();
   void Clear();
-  // Calls `visit` with each tensor that is kept, until it returns false.
+  // Calls `visit` with each tensor that is kept, the last one first, until it
+  // returns false.
   template <typename Visit>
   void ForEachTensor(Visit visit) const {
-    for (const Segment& segment : segments_) {
-      for (const PyRef& tensor : segment.tensors) {
-        if (!visit(tensor.get())) return;
+    for (auto segment = segments_.rbegin(); segment != segments_.rend();
+         ++segment) {
+      const std::vector<PyRef>& tensors = segment->tensors;
+      for (auto it = tensors.rbegin(); it != tensors.rend(); ++it) {
+        if (!visit(it->get())) return;
       }
     }
   }
+  // Whether something is put off that a tape is to be told.
+  bool HasFor(const PyObject* tape) const;
   // Says it to the tapes at once. False with an exception set.
   bool Record(PyObject* name, absl::Span<const PyRef> inputs, PyObject* attrs,
               absl::Span<const PyRef> outputs);

@@ -266,8 +266,7 @@ def test_second_order_gradients_and_tapes_within_tapes():
         return lambda: differentiate(draw())
 
     stats = assert_like_eager(make)
-    assert num_gradients(stats) == stats.co_executed_steps - 1  # the outer one
-    assert "GradientTape.gradient: a tape was recording it" in stats.calls_not_replayed
+    assert num_gradients(stats) == 2 * stats.co_executed_steps - 3  # the outer one is learned twice
 
 
 def test_two_tapes_at_once_that_are_used_in_either_order():
