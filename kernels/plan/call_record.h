@@ -111,8 +111,9 @@ struct ResultPattern {
     kOperand,  // number: this argument (of a PureCall)
     kList,
     kTuple,
-    kDict,    // object: a tuple of its keys
-    kSlices,  // IndexedSlices of three items
+    kNamedTuple,  // object: its class
+    kDict,        // object: a tuple of its keys
+    kSlices,      // IndexedSlices of three items
     // What an assignment returns; object: its attributes without the handle,
     // which is that of argument `number`, of a CallRecord: variable slot.
     kUnread,

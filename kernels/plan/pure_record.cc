@@ -32,7 +32,8 @@ bool IsSame(const ResultPattern& a, const ResultPattern& b) {
   using Kind = ResultPattern::Kind;
   if (a.kind != b.kind || a.number != b.number || a.is_zeros != b.is_zeros ||
       a.attribute != b.attribute ||
-      (a.kind == Kind::kObject && a.object.get() != b.object.get()) ||
+      ((a.kind == Kind::kObject || a.kind == Kind::kNamedTuple) &&
+       a.object.get() != b.object.get()) ||
       (a.kind == Kind::kDict &&
        PyObject_RichCompareBool(a.object.get(), b.object.get(), Py_EQ) != 1)) {
     return false;

@@ -127,6 +127,11 @@ PyRef ReplayParts::MakeContainer(const ResultPattern& pattern,
       return PyRef();
     }
   }
+  if (pattern.kind == Kind::kNamedTuple) {
+    PyRef args = PyRef::Steal(PyTuple_Pack(1, items.get()));
+    auto* type = reinterpret_cast<PyTypeObject*>(pattern.object.get());
+    return PyRef::Steal(PyTuple_Type.tp_new(type, args.get(), nullptr));
+  }
   if (pattern.kind != Kind::kSlices) return items;
   return PyRef::Steal(
       PyObject_CallObject(Runtime().indexed_slices_type, items.get()));
@@ -152,6 +157,7 @@ PyRef ReplayParts::MakeResult(const ResultPattern& pattern, const Tensors& made,
       return PyRef::Borrow(history_.Named(pattern.number));
     case Kind::kList:
     case Kind::kTuple:
+    case Kind::kNamedTuple:
     case Kind::kDict:
     case Kind::kSlices:
       break;

@@ -28,6 +28,14 @@ int FindOperand(const Operands& operands, const PyObject* object) {
 
 namespace {
 
+// Its class adds names to a tuple, and nothing of an instance's own.
+bool IsNamedTuple(PyObject* value) {
+  static PyObject* name = PyUnicode_InternFromString("_fields");
+  return PyTuple_Check(value) && Py_TYPE(value)->tp_base == &PyTuple_Type &&
+         Py_TYPE(value)->tp_dictoffset == 0 &&
+         PyObject_HasAttr(reinterpret_cast<PyObject*>(Py_TYPE(value)), name);
+}
+
 // A function without an op may be there for what it does to Python.
 bool HasTensor(const ResultPattern& result) {
   return result.kind == ResultPattern::Kind::kOperand ||
@@ -280,6 +288,12 @@ std::string PureLearner::LearnResult(PyObject* value, ResultPattern* pattern) {
   if (PyDict_CheckExact(value)) return LearnDict(value, pattern);
   if (PyList_CheckExact(value) || PyTuple_CheckExact(value)) {
     pattern->kind = PyList_CheckExact(value) ? Kind::kList : Kind::kTuple;
+    return LearnItems(value, pattern);
+  }
+  if (IsNamedTuple(value)) {
+    pattern->kind = Kind::kNamedTuple;
+    pattern->object =
+        PyRef::Borrow(reinterpret_cast<PyObject*>(Py_TYPE(value)));
     return LearnItems(value, pattern);
   }
   if (!IsSlices(value)) {

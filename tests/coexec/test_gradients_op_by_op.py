@@ -359,9 +359,10 @@ def of_a_few_rows(v):
 
 
 REPLAYED = [
-    of_a_few_rows, value_of_the_trip_before, records_itself, after_another_gradient, penalty, third_derivative, inner_steps, persistent, given_gradients, unconnected,
-    kept_gradients, outer_now_and_then, one_or_two_tensors, factor_from_outside, watched_late,
-    keras_layers, embedded, tape_in_each_trip, writes_in_between,
+    of_a_few_rows, value_of_the_trip_before, records_itself, after_another_gradient, penalty,
+    third_derivative, inner_steps, persistent, given_gradients, unconnected, kept_gradients,
+    outer_now_and_then, one_or_two_tensors, factor_from_outside, watched_late, keras_layers,
+    embedded, tape_in_each_trip, writes_in_between,
 ]  # fmt: skip
 
 

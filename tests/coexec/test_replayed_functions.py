@@ -1,5 +1,7 @@
 """TensorFlow's functions and operators, replayed: what they can depend on, and how they look."""
 
+import collections
+import typing
 
 import numpy as np
 import pytest
@@ -428,6 +430,39 @@ def test_other_attributes_of_tensors_are_not_lost():
 
     stats = assert_like_eager(make)
     assert stats.calls_not_replayed["tf.nn.relu: a tensor with attributes"] > 4
+
+
+class Pair(typing.NamedTuple):
+    left: tf.Tensor
+    right: tf.Tensor
+
+
+class Noted(collections.namedtuple("Noted", ["left", "right"])):
+    """Its instances can have attributes, which a replay would not know."""
+
+
+def test_named_tuples_are_made_anew():
+    def make(wrap):
+        draw = draw_inputs()
+        pair = terra_tf.pure(lambda x: Pair(tf.sin(x), tf.cos(x)))
+        noted = terra_tf.pure(lambda x: Noted(tf.sin(x), tf.cos(x)))
+
+        @wrap
+        def step(x):
+            best, q = tf.math.top_k(x, 2), tf.linalg.qr(x)
+            found = tf.unique_with_counts(tf.cast(tf.reshape(x, [-1]) * 3.0, tf.int32))
+            results = best, q, found, pair(x), noted(x)
+            names = [(type(result).__name__, result._fields) for result in results]
+            return names, best.values, best.indices, q.q, found.count, *pair(x), noted(x).right
+
+        return lambda: step(draw())
+
+    stats = assert_like_eager(make)
+    expected = stats.co_executed_steps - 1
+    for name in ("tf.math.top_k", "tf.linalg.qr", "tf.unique_with_counts"):
+        assert stats.calls_replayed[name] == expected, stats.calls_not_replayed
+    reasons = {text.partition(": ")[2] for text in stats.calls_not_replayed}
+    assert reasons == {"it returns a Noted"}
 
 
 def test_numbers_in_lists_are_part_of_the_key():
