@@ -115,6 +115,23 @@ def given_gradients(v):
     return step
 
 
+def given_from_outside(v):
+    """Only the gradient's ops take what is the same for a while."""
+    given = [tf.constant(numbers(8, 3, 4)[:1] * scale) for scale in (1.0, 1.0, 0.5)]
+
+    def step(x, y, i):
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                z = tf.reduce_sum(net(v, x), axis=0, keepdims=True)
+            slope = inner.gradient(z, x, output_gradients=given[0 if i < 10 else i % 3])
+            loss = tf.reduce_sum(slope**2)
+        train(v, outer.gradient(loss, v))
+        return loss, slope
+
+    return step
+
+
 def unconnected(v):
     def step(x, y, i):
         with tf.GradientTape() as outer:
@@ -360,9 +377,9 @@ def of_a_few_rows(v):
 
 REPLAYED = [
     of_a_few_rows, value_of_the_trip_before, records_itself, after_another_gradient, penalty,
-    third_derivative, inner_steps, persistent, given_gradients, unconnected, kept_gradients,
-    outer_now_and_then, one_or_two_tensors, factor_from_outside, watched_late, keras_layers,
-    embedded, tape_in_each_trip, writes_in_between,
+    third_derivative, inner_steps, persistent, given_gradients, given_from_outside, unconnected,
+    kept_gradients, outer_now_and_then, one_or_two_tensors, factor_from_outside, watched_late,
+    keras_layers, embedded, tape_in_each_trip, writes_in_between,
 ]  # fmt: skip
 
 
