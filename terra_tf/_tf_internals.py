@@ -17,6 +17,7 @@ from tensorflow.core.framework import (
 from tensorflow.core.function import trace_type
 from tensorflow.core.function.polymorphism import function_type
 from tensorflow.python import pywrap_tfe
+from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.eager import backprop, context, core, execute, forwardprop, record
 from tensorflow.python.eager.polymorphic_function import (
@@ -66,6 +67,7 @@ FallbackException = core._FallbackException
 tensor_cache_class = context._EagerTensorCache
 identity = gen_array_ops.identity
 uid = pywrap_tfe.TFE_Py_UID
+value_to_attr_value = op_def_library.value_to_attr_value
 is_op_determinism_enabled = _pywrap_determinism.is_enabled
 
 __all__ = [
@@ -90,11 +92,13 @@ __all__ = [
     "context",
     "custom_gradient",
     "dtypes",
+    "errors_impl",
     "execute",
     "forwardprop",
     "func_graph",
     "function_def_to_graph",
     "function_pb2",
+    "function_type",
     "functions_run_eagerly",
     "handle_data_util",
     "handle_shape_and_type",
@@ -108,6 +112,7 @@ __all__ = [
     "ops",
     "pfor_ops",
     "py_func_from_autograph",
+    "pywrap_tf_session",
     "pywrap_tfe",
     "record",
     "status_to_exception",
@@ -118,6 +123,7 @@ __all__ = [
     "tf_inspect",
     "tracing_compilation",
     "uid",
+    "value_to_attr_value",
     "xplane_pb2",
 ]
 

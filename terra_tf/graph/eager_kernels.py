@@ -24,8 +24,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from terra_tf._tf_internals import apply_op, attr_value_pb2, dtypes, ops
+from terra_tf._tf_internals import attr_value_pb2, dtypes, ops
 from terra_tf.graph.fusion_barriers import guard_inputs
+from terra_tf.graph.lean_graph import apply_op
 
 # Pairs of an input and the output that has its buffer; -2: a buffer of its own.
 _OWN_BUFFER = attr_value_pb2.AttrValue(list=attr_value_pb2.AttrValue.ListValue(i=[-2, 0]))

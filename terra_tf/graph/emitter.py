@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 
 from terra_tf._tf_internals import (
-    apply_op,
-    array_ops,
     dtypes,
     handle_data_util,
     handle_shape_and_type,
@@ -27,12 +25,21 @@ from terra_tf.graph.foreknowledge import Foreknowledge
 from terra_tf.graph.function_calls import FunctionCalls
 from terra_tf.graph.generated_graph import GeneratedGraph, OpRange
 from terra_tf.graph.kernel_shapes import note_kernel_shape
+from terra_tf.graph.lean_graph import apply_op, serialized_constant
 from terra_tf.graph.loops import CannotRollError, Carried, TripFeed, Varying
 from terra_tf.graph.op_maker import OpMaker, arguments_of
 from terra_tf.graph.random_ops import draw
 from terra_tf.graph.scope import EpochState, Scope
 from terra_tf.graph.shape_rules import shape_rule
-from terra_tf.graph.symbols import common_shape, have_equal_bytes, scalar, static_shape, unique
+from terra_tf.graph.symbols import (
+    common_shape,
+    constant,
+    have_equal_bytes,
+    identity,
+    scalar,
+    static_shape,
+    unique,
+)
 from terra_tf.graph.tries import Tries
 from terra_tf.graph.trivial_ops import emit_trivially
 from terra_tf.trace.function_facts import is_function
@@ -84,6 +91,7 @@ class Emitter:
         self.inputs: list = []  # of the function
         self._used_table = False  # whether an input differs by trip
         self._captured: dict[int, Any] = {}
+        self._serialized: dict[int, bytes] = {}  # constants of the traces, by id
         self._kept = graph.fetches | kept_over_epochs(graph, out.cases, epoch_starts)
         self._taken = _taken_by(graph.nodes)
         self._needed_late = _taken_by(node for node in graph.nodes if node.is_imperative)
@@ -99,14 +107,14 @@ class Emitter:
 
     def add_inputs(self) -> None:
         """Adds the step's id, the captured variables and tensors."""
-        self.main.step = self._placeholder(dtypes.int64, [])
+        self.main.step = self._placeholder(dtypes.int64, static_shape(()))
         used = [
             source for node in self.graph.nodes if not node.is_imperative for source in node.inputs
         ]
         for slot in dict.fromkeys(s.slot for s in used if isinstance(s, Variable)):
             variable = self.graph.variables[slot]
             if variable.captured:
-                placeholder = self._placeholder(dtypes.resource, [])
+                placeholder = self._placeholder(dtypes.resource, static_shape(()))
                 handle_data_util.set_handle_data(placeholder, variable.type._handle_data)
                 self.main.handles[slot] = placeholder
                 self.out.captured_variables.append(slot)
@@ -114,12 +122,12 @@ class Emitter:
                     self.out.held_handles[slot] = self._hold_handle(variable.handle)
         for source in used:
             if isinstance(source, Captured) and source.handle not in self._captured:
-                dtype = dtypes.as_dtype(source.spec.dtype)
-                self._captured[source.handle] = self._placeholder(dtype, source.spec.shape)
+                dtype, shape = dtypes.as_dtype(source.spec.dtype), static_shape(source.spec.shape)
+                self._captured[source.handle] = self._placeholder(dtype, shape)
                 self.out.captured_tensors.append(source)
 
     def _placeholder(self, dtype: Any, shape: Any) -> Any:
-        placeholder = array_ops.placeholder(dtype, shape)
+        placeholder = self.main.graph.placeholder(dtype, shape)
         self.inputs.append(placeholder)
         return placeholder
 
@@ -254,10 +262,9 @@ class Emitter:
     def _of_table(self, tensors: tuple[Any, ...], number: Any) -> Any:
         with ops.init_scope():
             table = np.stack([tensor.numpy() for tensor in tensors])
-        params = ops.convert_to_tensor(table, dtype=tensors[0].dtype)
-        axis = ops.convert_to_tensor(0, dtype=dtypes.int32)
+        params = constant(table, tensors[0].dtype)
         self._used_table = True
-        return apply_op("GatherV2", params=params, indices=number, axis=axis).outputs[0]
+        return apply_op("GatherV2", params=params, indices=number, axis=scalar()).outputs[0]
 
     def _join(self, join: Join) -> Any:
         if join.rule is Rule.SAME:
@@ -281,28 +288,30 @@ class Emitter:
             keys = [(image, join.position) for image in self.images(join.node)]
             channel = self._channels(self.out.join_channels, keys)
             dtype = dtypes.as_dtype(join.spec.dtype)
-            candidates = [array_ops.zeros((), dtype) if c is None else c for c in candidates]
+            candidates = [
+                self.scope.graph.zero(dtype) if c is None else c for c in candidates
+            ]
             tensor = apply_op(
                 "Terra>Select", step=self.step, inputs=candidates, channel=channel
             ).outputs[0]
         elif candidates[0].shape.is_fully_defined() and candidates[0].shape == shape:
             return candidates[0]
         else:
-            tensor = array_ops.identity(candidates[0])
+            tensor = identity(candidates[0])
         tensor.set_shape(shape)
         return tensor
 
     def _constant(self, tensor: Any) -> Any:
-        with ops.init_scope():
-            value = tensor.numpy()
-        key: Any = id(tensor)
-        if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":
-            key = (tensor.dtype, value.shape, value.tobytes())
+        value = self._serialized.get(id(tensor))
+        if value is None:
+            with ops.init_scope():
+                value = serialized_constant(tensor.numpy(), tensor.dtype)
+            self._serialized[id(tensor)] = value
         constants = self.scope.constants
-        if key not in constants:
+        if value not in constants:
             with ops.control_dependencies(None):
-                constants[key] = ops.convert_to_tensor(value, dtype=tensor.dtype)
-        return constants[key]
+                constants[value] = self.scope.graph.constant(value, tensor.dtype)
+        return constants[value]
 
     def _feed_of(self, source: Feed | TripFeed, index: int, position: int) -> Any:
         known = self.scope.find("feeds", source)
@@ -464,7 +473,7 @@ class Emitter:
             return [trivial]
         operation = self._ops.make(node.record, values)
         note_kernel_shape(node, operation)
-        self._note_fallible(index, node, operation)
+        self._note_fallible(index, node, operation, values)
         return list(operation.outputs)
 
     def note_fallible(self, operation: Any) -> None:
@@ -472,9 +481,11 @@ class Emitter:
         self.scope.epoch.fallible.append(operation)
         self.out.is_fallible = True
 
-    def _note_fallible(self, index: int, node: Node, operation: Any) -> None:
+    def _note_fallible(self, index: int, node: Node, operation: Any, values: list) -> None:
         is_in_loop = self.scope.nearest("trip") is not None
-        if self.fallibility.can_fail(index, node, list(operation.inputs), is_in_loop):
+        is_plain = operation.type == node.record.op_type
+        inputs = values if is_plain else list(operation.inputs)
+        if self.fallibility.can_fail(index, node, inputs, is_in_loop):
             self.note_fallible(operation)
 
 

@@ -18,7 +18,6 @@ from typing import Any
 import tensorflow as tf
 
 from terra_tf._tf_internals import (
-    apply_op,
     atomic_function,
     attr_value_pb2,
     dtypes,
@@ -29,6 +28,7 @@ from terra_tf._tf_internals import (
     ops,
 )
 from terra_tf.errors import ImperativeReason, UndelegableOpError
+from terra_tf.graph.lean_graph import apply_op
 from terra_tf.graph.loops import CannotRollError
 from terra_tf.graph.symbols import static_shape
 from terra_tf.trace.function_facts import definition_of, functions_of

@@ -26,12 +26,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from terra_tf._tf_internals import apply_op, atomic_function, func_graph, ops
+from terra_tf._tf_internals import atomic_function, ops
 from terra_tf.errors import UndelegableOpError
 from terra_tf.graph.emitter import Emitter
 from terra_tf.graph.epochs import plan_epochs, slots_of
 from terra_tf.graph.foreknowledge import Foreknowledge, InferShapes
 from terra_tf.graph.generated_graph import EpochChannels, GeneratedGraph
+from terra_tf.graph.lean_graph import LeanGraph, apply_op
 from terra_tf.graph.loop_emitter import LoopEmitter
 from terra_tf.graph.loop_finder import LoopFinder
 from terra_tf.graph.loop_tables import LoopTables
@@ -118,7 +119,7 @@ class _Generator:
         self._epochs = plan_epochs(graph)
         self._out = GeneratedGraph(self._epochs.cases, resolve_joins(graph))
         self._name = f"terra_step_{next(_serial)}"
-        main = func_graph.FuncGraph(self._name)
+        main = LeanGraph(self._name)
         foreknowledge = Foreknowledge(graph, self._out, infer_shapes)
         self._emitter = Emitter(
             graph,

@@ -15,16 +15,17 @@ import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from terra_tf._tf_internals import apply_op, array_ops, dtypes, func_graph, ops
+from terra_tf._tf_internals import dtypes, ops
 from terra_tf.errors import UndelegableOpError
 from terra_tf.graph.emitter import Emitter
 from terra_tf.graph.epochs import slots_of
 from terra_tf.graph.foreknowledge import Foreknowledge
 from terra_tf.graph.generated_graph import EmittedLoop, trip_place
+from terra_tf.graph.lean_graph import LeanGraph, apply_op
 from terra_tf.graph.loops import CannotRollError, Carried, RolledLoop, Varying
 from terra_tf.graph.scope import Scope
 from terra_tf.graph.switch_case import add_while, dummy
-from terra_tf.graph.symbols import common_shape, static_shape, unique
+from terra_tf.graph.symbols import common_shape, identity, scalar, static_shape, unique
 from terra_tf.graph.variable_emitter import VariableEmitter
 from terra_tf.trace.op_classes import DENSE_WRITES
 from terra_tf.trace.trace_graph import Output, TraceGraph
@@ -194,7 +195,7 @@ class LoopEmitter:
 
     def _make_body(self, loop: RolledLoop, outer: Scope, initial: list[_LoopVariable]) -> Scope:
         emitter = self._emitter
-        graph = func_graph.FuncGraph(f"terra_body_{next(_serial)}")
+        graph = LeanGraph(f"terra_body_{next(_serial)}")
         graph.outer_graph = outer.graph
         shifts = tuple(o + shift for o in outer.shifts for shift in loop.shifts())
         place = self._out.trip_places[loop.representative][-1]
@@ -207,7 +208,7 @@ class LoopEmitter:
         emitter.scope = body
         try:
             with graph.as_default():
-                body.trip = array_ops.placeholder(dtypes.int32, [])
+                body.trip = graph.placeholder(dtypes.int32, static_shape(()))
                 placeholders = [_placeholder(variable) for variable in initial]
                 body.step = self._place(loop, outer, body.trip)
                 body.flat_trip = self._flat_trip(loop, outer, body.trip)
@@ -221,7 +222,7 @@ class LoopEmitter:
                 self._check(loop, body, initial, placeholders, results)
                 done = unique(body.epoch.fallible + body.epoch.fetches + body.controls)
                 with ops.control_dependencies(done):
-                    one = ops.convert_to_tensor(1, dtype=dtypes.int32)
+                    one = scalar(1)
                     next_trip = apply_op("AddV2", x=body.trip, y=one).outputs[0]
                 graph.inputs = [body.trip, *placeholders]
                 graph.outputs = [next_trip, *results]
@@ -237,7 +238,7 @@ class LoopEmitter:
         around = outer.nearest("flat_trip")
         if around is None:
             return trip
-        count = ops.convert_to_tensor(loop.num_trips, dtype=dtypes.int32)
+        count = scalar(loop.num_trips)
         before = apply_op("Mul", x=around, y=count).outputs[0]
         return apply_op("AddV2", x=before, y=trip).outputs[0]
 
@@ -255,7 +256,7 @@ class LoopEmitter:
             result = body.outputs.get(output)
             if result is None:
                 raise CannotRollError(loop, "a trip may go without what the next one takes")
-        return array_ops.identity(result)
+        return identity(result)
 
     def _check(
         self,
@@ -275,12 +276,12 @@ class LoopEmitter:
                 raise CannotRollError(loop, "a loop variable changes its shape")
 
     def _make_condition(self, loop: RolledLoop, outer: Scope, channel: int) -> Any:
-        graph = func_graph.FuncGraph(f"terra_condition_{next(_serial)}")
+        graph = LeanGraph(f"terra_condition_{next(_serial)}")
         graph.outer_graph = outer.graph
         with graph.as_default():
-            trip = array_ops.placeholder(dtypes.int32, [])
+            trip = graph.placeholder(dtypes.int32, static_shape(()))
             if channel < 0:
-                limit = ops.convert_to_tensor(loop.num_trips, dtype=dtypes.int32)
+                limit = scalar(loop.num_trips)
                 goes_on = apply_op("Less", x=trip, y=limit).outputs[0]
             else:
                 goes_on = apply_op(
@@ -370,7 +371,7 @@ class LoopEmitter:
 
 def _placeholder(variable: _LoopVariable) -> Any:
     shape = variable.initial.shape if variable.shape is None else variable.shape
-    return array_ops.placeholder(variable.initial.dtype, shape)
+    return ops.get_default_graph().placeholder(variable.initial.dtype, shape)
 
 
 def _includes(shape: Any, other: Any) -> bool:

@@ -8,17 +8,12 @@ the others take over the attributes that it has found.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from typing import Any
 
-from terra_tf._tf_internals import (
-    SymbolicTensor,
-    apply_op,
-    inferred_attributes,
-    op_def_registry,
-    ops,
-)
+from terra_tf._tf_internals import inferred_attributes, op_def_registry, ops
 from terra_tf.graph.eager_kernels import apply_like_eager
+from terra_tf.graph.lean_graph import Attributes, apply_op, are_symbolic, flat, inputs_of
 from terra_tf.trace.records import OpRecord
 
 
@@ -54,7 +49,7 @@ class OpMaker:
 
     def __init__(self, keeps_bits: bool) -> None:
         self._keeps_bits = keeps_bits
-        self._attributes: dict[Hashable, dict[str, Any]] = {}  # by kind, as protos
+        self._attributes: dict[Hashable, Attributes] = {}  # by kind
 
     def make(self, record: OpRecord, values: list) -> Any:
         """Adds an op to the current graph; returns the graph's `Operation`."""
@@ -65,33 +60,21 @@ class OpMaker:
         return self._apply(kind, record.op_type, arguments)
 
     def _apply(self, kind: Hashable, op_type: str, arguments: dict[str, Any]) -> Any:
-        inputs = list(_inputs(op_type, arguments))
-        if not all(isinstance(tensor, SymbolicTensor) for tensor in inputs):
+        inputs = inputs_of(op_type, arguments)
+        if not are_symbolic(inputs):
             return apply_op(op_type, **arguments)
-        kind = (kind, tuple(tensor.dtype for tensor in inputs))
+        kind = (kind, tuple(tensor.dtype for tensor in flat(inputs)))
         attributes = self._attributes.get(kind)
         if attributes is not None:
-            return ops.get_default_graph()._create_op_internal(
-                op_type,
-                inputs,
-                name=op_type,
-                attrs=attributes,
-                op_def=op_def_registry.get(op_type),
-            )
+            return ops.get_default_graph().add(op_type, inputs, attributes)
         operation = apply_op(op_type, **arguments)
         if _is_plain(op_type):
             found = operation.node_def.attr
             names = [attr.name for attr in op_def_registry.get(op_type).attr]
-            self._attributes[kind] = {name: found[name] for name in names if name in found}
+            self._attributes[kind] = [
+                (name, found[name].SerializeToString()) for name in names if name in found
+            ]
         return operation
-
-
-def _inputs(op_type: str, arguments: dict[str, Any]) -> Iterator[Any]:
-    for arg in op_def_registry.get(op_type).input_arg:
-        if arg.number_attr or arg.type_list_attr:
-            yield from arguments[arg.name]
-        else:
-            yield arguments[arg.name]
 
 
 def _is_plain(op_type: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from terra_tf._tf_internals import apply_op
+from terra_tf.graph.lean_graph import apply_op
 from terra_tf.trace.op_classes import STATELESS_RANDOM
 from terra_tf.trace.trace_graph import Node
 

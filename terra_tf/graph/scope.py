@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from terra_tf._tf_internals import apply_op
+from terra_tf.graph.lean_graph import apply_op
 from terra_tf.graph.loops import TripFeed
 from terra_tf.trace.trace_graph import Feed
 

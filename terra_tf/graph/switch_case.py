@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from terra_tf._tf_internals import (
-    apply_op,
-    array_ops,
-    atomic_function,
-    attr_value_pb2,
-    dtypes,
-    func_graph,
-    handle_data_util,
-    ops,
-)
+from terra_tf._tf_internals import atomic_function, attr_value_pb2, dtypes, function_type, ops
+from terra_tf.graph.lean_graph import LeanGraph, apply_op
+from terra_tf.graph.symbols import identity, scalar
+
+_NO_TYPE = function_type.FunctionType([])  # of functions that are called by name alone
 
 
 def make_branch_graph(name: str, outer: Any) -> Any:
-    """Returns an empty FuncGraph that captures what it uses of the graph around it."""
-    graph = func_graph.FuncGraph(name)
+    """Returns an empty graph that captures what it uses of the graph around it."""
+    graph = LeanGraph(name)
     graph.outer_graph = outer
     return graph
 
@@ -28,14 +23,14 @@ def dummy(dtype: Any) -> Any:
     if dtype == dtypes.variant:  # of a list that the loop of a function keeps for its gradient
         arguments = {"element_shape": -1, "max_num_elements": 0, "element_dtype": dtypes.float32}
         return apply_op("EmptyTensorList", **arguments).outputs[0]
-    return array_ops.zeros((), dtype)
+    return ops.get_default_graph().zero(dtype)
 
 
 def as_output(tensor: Any) -> Any:
     """Returns the tensor as an output of the current graph, a branch: one of an op of its own."""
     graph = ops.get_default_graph()
     is_own = tensor.graph is graph and tensor.op.type != "Placeholder"
-    return tensor if is_own else array_ops.identity(tensor)
+    return tensor if is_own else identity(tensor)
 
 
 def add_case(index: Any, branches: list[Any], after: list) -> Any:
@@ -55,7 +50,7 @@ def add_case(index: Any, branches: list[Any], after: list) -> Any:
     functions = []
     for branch in branches:
         branch.structured_outputs = None
-        function = atomic_function.from_func_graph(branch.name, branch, {})
+        function = atomic_function.from_func_graph(branch.name, branch, {}, _NO_TYPE)
         outer._add_function_recursive(function)
         functions.append(attr_value_pb2.NameAttrList(name=function.name.decode()))
     with ops.control_dependencies(after):
@@ -90,21 +85,20 @@ def add_while(
       took from outside.
     """
     outer = ops.get_default_graph()
-    first = ops.convert_to_tensor(0, dtype=dtypes.int32)
+    first = scalar()
     variables = body.inputs
     trip = condition.inputs
     captured = _unify_captures([condition, body])
-    with condition.as_default():
-        unused = [_placeholder(variable) for variable in variables[1:]]
-        condition.inputs = [*trip, *unused, *condition.inputs]
+    unused = [condition.placeholder_for(variable) for variable in variables[1:]]
+    condition.inputs = [*trip, *unused, *condition.inputs]
     with body.as_default():
-        body.outputs += [array_ops.identity(tensor) for tensor in body.inputs]
+        body.outputs += [identity(tensor) for tensor in body.inputs]
     body.inputs = [*variables, *body.inputs]
     functions = {"cond": condition, "body": body}
     names = {}
     for name, graph in functions.items():
         graph.structured_outputs = None
-        function = atomic_function.from_func_graph(graph.name, graph, {})
+        function = atomic_function.from_func_graph(graph.name, graph, {}, _NO_TYPE)
         outer._add_function_recursive(function)
         names[name] = attr_value_pb2.NameAttrList(name=function.name.decode())
     with ops.control_dependencies(after):
@@ -120,23 +114,11 @@ def _unify_captures(branches: list[Any]) -> list[Any]:
     """Gives every branch the same inputs, and returns what they are outside."""
     captured: dict[int, Any] = {}
     for branch in branches:
-        for external in branch.external_captures:
-            captured.setdefault(id(external), external)
+        for key, (external, _) in branch.captured.items():
+            captured.setdefault(key, external)
     for branch in branches:
-        inner = {
-            id(external): placeholder
-            for external, placeholder in zip(branch.external_captures, branch.internal_captures)
-        }
-        with branch.as_default():
-            branch.inputs = [
-                inner[key] if key in inner else _placeholder(external)
-                for key, external in captured.items()
-            ]
+        branch.inputs = [
+            branch.captured[key][1] if key in branch.captured else branch.placeholder_for(external)
+            for key, external in captured.items()
+        ]
     return list(captured.values())
-
-
-def _placeholder(external: Any) -> Any:
-    placeholder = array_ops.placeholder(external.dtype, external.shape)
-    if external.dtype == dtypes.resource:
-        handle_data_util.copy_handle_data(external, placeholder)
-    return placeholder

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from terra_tf._tf_internals import dtypes, ops, tensor_shape
+from terra_tf._tf_internals import dtypes, handle_data_util, ops, tensor_shape
+from terra_tf.graph.lean_graph import apply_op, serialized_constant
 
 
-def scalar() -> Any:
-    """Returns an int32 constant, for a signal that carries no value."""
-    return ops.convert_to_tensor(0, dtype=dtypes.int32)
+def scalar(value: int = 0) -> Any:
+    """Returns an int32 constant; 0 is a signal that carries no value, too."""
+    return constant(value, dtypes.int32)
+
+
+def constant(value: Any, dtype: Any) -> Any:
+    """Returns a constant of the current graph."""
+    return ops.get_default_graph().constant(serialized_constant(value, dtype), dtype)
+
+
+def identity(tensor: Any) -> Any:
+    """Returns a tensor as the output of an op of the current graph."""
+    result = apply_op("Identity", input=tensor).outputs[0]
+    if is_handle(tensor) or tensor.dtype == dtypes.variant:
+        handle_data_util.copy_handle_data(tensor, result)
+    return result
 
 
 def static_shape(dims: tuple | None) -> Any:

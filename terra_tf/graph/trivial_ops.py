@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from terra_tf._tf_internals import apply_op, ops
+from terra_tf._tf_internals import dtypes
 from terra_tf.graph.folding import constant_value, is_constant
+from terra_tf.graph.lean_graph import apply_op
+from terra_tf.graph.symbols import constant
 from terra_tf.trace.trace_graph import Node
 
 _UNCHANGED = frozenset({"Identity", "PreventGradient", "Snapshot", "StopGradient"})
@@ -41,7 +43,7 @@ def emit_trivially(node: Node, values: list[Any], folded: dict[int, tuple[Any, .
         return values[0]
     if op_type != "Sum":
         return None
-    shape = ops.convert_to_tensor(list(after), dtype="int32")
+    shape = constant(list(after), dtypes.int32)
     return apply_op("Reshape", tensor=values[0], shape=shape).outputs[0]
 
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from terra_tf._tf_internals import apply_op, dtypes, handle_shape_and_type, node_def_pb2, ops
+from terra_tf._tf_internals import handle_shape_and_type, node_def_pb2, ops
 from terra_tf.errors import ImperativeReason, UndelegableOpError
 from terra_tf.graph.emitter import Emitter
 from terra_tf.graph.epochs import slots_of, writes_variable
 from terra_tf.graph.folding import is_constant
+from terra_tf.graph.lean_graph import apply_op
 from terra_tf.graph.op_maker import arguments_of
 from terra_tf.graph.scope import HeldWrite
-from terra_tf.graph.symbols import is_handle, static_shape
+from terra_tf.graph.symbols import is_handle, scalar, static_shape
 from terra_tf.trace.op_classes import DENSE_WRITES, IN_PLACE_WRITES, INDEXED_WRITES
 from terra_tf.trace.trace_graph import Node, TraceGraph, Variable
 
@@ -177,7 +178,7 @@ class VariableEmitter:
                 operation = apply_op("GatherNd", params=epoch.values[slot], indices=indices)
             else:
                 batch_dims = int(arguments.get("batch_dims") or 0)
-                axis = ops.convert_to_tensor(batch_dims, dtype=dtypes.int32)
+                axis = scalar(batch_dims)
                 operation = apply_op(
                     "GatherV2",
                     params=epoch.values[slot],

@@ -5,7 +5,8 @@ import itertools
 import pytest
 import tensorflow as tf
 
-from terra_tf._tf_internals import atomic_function, context, func_graph
+from terra_tf._tf_internals import atomic_function, context
+from terra_tf.graph.lean_graph import LeanGraph
 from terra_tf.graph.lowering import lower_cases
 from terra_tf.graph.switch_case import add_case, make_branch_graph
 
@@ -16,31 +17,39 @@ NUM_BRANCHES = 3
 class Case:
     """A function of `(index, x)` with one Case, before and after it is lowered.
 
-    `bodies` are called in the branches' graphs with x, and return (outputs, control outputs);
-    `finish(case, x)`, in the main graph, returns what the function returns.
+    `bodies` are called in the branches' graphs with x and handles of the variables, and return
+    (outputs, control outputs); `finish(case, x)`, in the main graph, and with handles, too, returns
+    what the function returns.
     """
 
-    def __init__(self, bodies, finish=lambda case, x: list(case.outputs), after=lambda x: []):
+    def __init__(
+        self,
+        bodies,
+        finish=lambda case, x, *handles: list(case.outputs),
+        after=lambda x, *handles: [],
+        variables=(),
+    ):
         name = f"lowering_test_{next(_serial)}"
-        main = func_graph.FuncGraph(name)
+        main = LeanGraph(name)
         with main.as_default():
             index = tf.compat.v1.placeholder(tf.int32, [])
             x = tf.compat.v1.placeholder(tf.float32, [2])
-            branches = [self._branch(f"{name}_{i}", main, b, x) for i, b in enumerate(bodies)]
-            case = add_case(index, branches, after(x))
-            outputs = finish(case, x)
-        self.captures = main.external_captures
-        main.inputs, main.outputs = [index, x, *main.internal_captures], outputs
+            self.captures = [variable.handle for variable in variables]
+            given = [x, *map(main.placeholder_for, self.captures)]
+            branches = [self._branch(f"{name}_{i}", main, b, *given) for i, b in enumerate(bodies)]
+            case = add_case(index, branches, after(*given))
+            outputs = finish(case, *given)
+        main.inputs, main.outputs = [index, *given], outputs
         main.structured_outputs = tuple(outputs)
         main.control_outputs = [case]
         self.original = atomic_function.from_func_graph(name, main, {})
         self.lowered = lower_cases(self.original)
 
     @staticmethod
-    def _branch(name, main, body, x):
+    def _branch(name, main, body, *given):
         graph = make_branch_graph(name, main)
         with graph.as_default():
-            graph.outputs, graph.control_outputs = body(x)
+            graph.outputs, graph.control_outputs = body(*given)
         return graph
 
     def types(self):
@@ -104,19 +113,18 @@ def test_effects_happen_in_the_branch_that_is_taken_before_what_comes_after_the_
     counts = [tf.Variable(0.0) for _ in range(NUM_BRANCHES)]
 
     def counting(number):
-        def body(x):
+        def body(x, *handles):
             delta = tf.constant(1.0) if number == 0 else x[0]
-            add = tf.raw_ops.AssignAddVariableOp(resource=counts[number].handle, value=delta)
+            add = tf.raw_ops.AssignAddVariableOp(resource=handles[number], value=delta)
             return [], [add]
 
         return body
 
-    def read_all(case, x):
+    def read_all(case, x, *handles):
         with tf.control_dependencies([case]):
-            handles = [variable.handle for variable in counts]
             return [tf.raw_ops.ReadVariableOp(resource=h, dtype=tf.float32) for h in handles]
 
-    case = Case([counting(i) for i in range(NUM_BRANCHES)], read_all)
+    case = Case([counting(i) for i in range(NUM_BRANCHES)], read_all, variables=counts)
     expected = [0.0] * NUM_BRANCHES
     for index in (0, 2, 1, 2, 2):
         expected[index] += 1.0
@@ -126,19 +134,19 @@ def test_effects_happen_in_the_branch_that_is_taken_before_what_comes_after_the_
 def test_branches_wait_for_what_comes_before_the_case():
     variable = tf.Variable(0.0)
 
-    def assign(x):
-        add = tf.raw_ops.AssignAddVariableOp(resource=variable.handle, value=x[1])
+    def assign(x, handle):
+        add = tf.raw_ops.AssignAddVariableOp(resource=handle, value=x[1])
         return [add]
 
     def read(factor):
-        def body(x):
-            handle = variable.handle
+        def body(x, handle):
             value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32)
             return [value * factor], []
 
         return body
 
-    case = Case([read(f) for f in (1.0, 10.0, 100.0)], after=assign)
+    bodies = [read(f) for f in (1.0, 10.0, 100.0)]
+    case = Case(bodies, after=assign, variables=[variable])
     assert [case.run(case.lowered, index) for index in range(3)] == [[2.0], [40.0], [600.0]]
 
 
@@ -166,7 +174,7 @@ def test_a_case_behind_a_case_and_a_while_in_a_branch():
 
 
 def test_function_without_a_case_is_left_alone():
-    main = func_graph.FuncGraph(f"lowering_test_{next(_serial)}")
+    main = LeanGraph(f"lowering_test_{next(_serial)}")
     with main.as_default():
         x = tf.compat.v1.placeholder(tf.float32, [2])
         main.outputs = [tf.sin(x)]

@@ -5,7 +5,7 @@ import types
 import pytest
 import tensorflow as tf
 
-from terra_tf._tf_internals import func_graph
+from terra_tf.graph.lean_graph import LeanGraph
 from terra_tf.graph.op_maker import OpMaker
 from terra_tf.trace.attributes import canonical_attributes
 
@@ -25,7 +25,7 @@ def both_ways(keeps_bits, makes):
     """The ops' definitions with a maker of their own each, and with one for all."""
     found = []
     for makers in ([OpMaker(keeps_bits) for _ in makes], [OpMaker(keeps_bits)] * len(makes)):
-        with func_graph.FuncGraph("f").as_default():
+        with LeanGraph("f").as_default():
             operations = [
                 maker.make(a_record, inputs(*dtypes))
                 for maker, (a_record, dtypes) in zip(makers, makes, strict=True)
@@ -69,7 +69,7 @@ def test_second_op_of_a_kind_goes_the_short_way(monkeypatch):
         return apply_op(op_type, **arguments)
 
     monkeypatch.setitem(OpMaker.make.__globals__, "apply_op", counting)
-    with func_graph.FuncGraph("f").as_default():
+    with LeanGraph("f").as_default():
         maker = OpMaker(True)
         for _ in range(3):
             maker.make(MATMUL, inputs(FLOATS, FLOATS))
@@ -79,7 +79,7 @@ def test_second_op_of_a_kind_goes_the_short_way(monkeypatch):
 
 
 def test_shapes_of_the_short_way_are_its_own():
-    with func_graph.FuncGraph("f").as_default():
+    with LeanGraph("f").as_default():
         maker = OpMaker(True)
         results = [
             maker.make(MATMUL, inputs(FLOATS, FLOATS, shape=[n, n])).outputs[0] for n in (2, 3, 4)
