@@ -47,6 +47,12 @@ void CallLog::LogOp(const Call& call, int number) {
   log_.push_back(std::move(step));
 }
 
+void CallLog::LogFolded(absl::Span<const PyRef> results) {
+  for (const PyRef& result : results) {
+    log_.back().folded.push_back(IdOf(result.get()));
+  }
+}
+
 void CallLog::LogEvent(PureKind kind, PyObject* variable) {
   if (pure_.empty()) return;
   LoggedStep step;

@@ -39,6 +39,7 @@ struct LoggedStep {
   PyRef attrs;
   std::shared_ptr<const LibraryGradient> gradient;
   std::vector<LoggedInput> inputs;
+  std::vector<int64_t> folded;  // ids of the results of a folded op
 };
 
 // A call that is being followed.
@@ -120,6 +121,8 @@ class CallLog {
 
   // An op is about to be delegated.
   void LogOp(const Call& call, int number);
+  // Which objects a folded op, the last one, has returned.
+  void LogFolded(absl::Span<const PyRef> results);
   // Something that tapes are going to be told.
   void LogEvent(PureKind kind, PyObject* variable);
   // Python records the last op itself.

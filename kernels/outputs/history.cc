@@ -1,6 +1,7 @@
 #include "kernels/outputs/history.h"
 
 #include "kernels/outputs/readable.h"
+#include "kernels/python/python_scopes.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
 
@@ -16,6 +17,7 @@ void History::MixName(PyObject* tensor, Hash* hash) {
   const int name = NameOf(tensor);
   const int first = first_names_.emplace(HandleOf(tensor), name).first->second;
   hash->Mix(Event::kOutside, static_cast<uint64_t>(name));
+  if (IsMarkedAsZeros(tensor)) hash->Mix(Event::kZeros);
   if (first != name) hash->Mix(static_cast<uint64_t>(first));
 }
 
@@ -72,7 +74,9 @@ void History::MixShapeValue(PyObject* tensor, const tensorflow::Tensor& value) {
 
 int History::NoteOutside(PyObject* tensor) {
   const int name = FindName(tensor);
-  if (name >= 0) hash_.Mix(Event::kOutside, static_cast<uint64_t>(name));
+  if (name < 0) return name;
+  hash_.Mix(Event::kOutside, static_cast<uint64_t>(name));
+  if (IsMarkedAsZeros(tensor)) hash_.Mix(Event::kZeros);
   return name;
 }
 

@@ -30,6 +30,7 @@ enum class Event : uint64_t {
   kReal,
   kList,
   kTuple,
+  kZeros,  // TensorFlow's mark of a tensor
   kSlices,
   kDict,
   kBytes,

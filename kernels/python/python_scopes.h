@@ -20,6 +20,14 @@ class GcPause {
   int was_enabled_;
 };
 
+// Whether a tensor object has attributes. Asking it for its dictionary makes
+// one, for each tensor.
+bool TensorHasAttributes(PyObject* tensor);
+// TensorFlow's mark of zeros, which gradient functions of convolutions and
+// losses look for.
+PyObject* ZerosMark();
+bool IsMarkedAsZeros(PyObject* tensor);
+
 // Another tensor object on the same handle: objects carry attributes.
 inline PyRef SameValueNewObject(PyObject* tensor) {
   HandleOf(tensor)->Ref();

@@ -96,7 +96,8 @@ class PureKey {
   bool has_mask_ = false;
 };
 
-// Turns what was logged of a call into a record (pure_learner.cc).
+// Turns what was logged of a call into a record (pure_learner.cc; what it
+// leaves, pure_results.cc).
 class PureLearner {
  public:
   // `step`: null if it depends on nothing but its arguments.
@@ -122,6 +123,8 @@ class PureLearner {
 
  private:
   using Output = std::pair<int, int>;  // node, output
+  // Its number, by the object or the handle; -1: it is none.
+  int FindOperand(const PyObject* object) const;
   std::string LearnEvent(const LoggedStep& logged);
   std::string LearnGradient(const LoggedStep& logged);
   // A tensor that a gradient function holds.
@@ -132,6 +135,8 @@ class PureLearner {
   std::string LearnInput(const LoggedInput& logged, const InputRef& expected,
                          TensorRef* ref);
   std::string LearnJoin(const InputRef& expected, TensorRef* ref);
+  // Whether an op before the call has it as a folded result.
+  bool IsFoldedBefore(PyObject* tensor) const;
   // What it takes of the step without being given it.
   std::string LearnTaken(TensorSource source, const InputRef& expected,
                          TensorRef* ref);
@@ -160,8 +165,9 @@ class PureLearner {
   const bool takes_objects_;
   StepTensors* const step_;
   PureRecord* record_ = nullptr;
-  std::map<Output, int> made_;  // in the call -> number
-  std::set<int> results_;       // numbers of those that it returns
+  std::map<Output, int> made_;     // in the call -> number
+  std::map<int64_t, int> folded_;  // ids of folded ones -> number
+  std::set<int> results_;          // numbers of those that it returns
   // Joins that were decided in the call -> of what: a tensor's kind and number.
   std::map<int, std::pair<TensorRef::Kind, int>> joins_;
   int depth_ = 0;  // of attributes of attributes

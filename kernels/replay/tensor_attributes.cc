@@ -3,16 +3,11 @@
 #include <array>
 
 #include "kernels/outputs/outputs.h"
+#include "kernels/python/python_scopes.h"
 #include "kernels/python/tf_python.h"
 
 namespace terra {
 namespace {
-
-// Gradient functions of convolutions and losses look for it.
-PyObject* ZerosMark() {
-  static PyObject* mark = PyUnicode_InternFromString("_is_zeros_tensor");
-  return mark;
-}
 
 PyObject* CarriedName(int which) {
   static PyObject* const names[kNumCarried] = {
@@ -62,13 +57,6 @@ PyRef WithClosure(PyObject* function, PyObject* cells) {
   return made;
 }
 
-// Visits what an object holds: whether it is more than its type.
-int FindAttribute(PyObject* held, void* found) {
-  if (PyType_Check(held)) return 0;
-  *static_cast<bool*>(found) = true;
-  return 1;
-}
-
 }  // namespace
 
 uint64_t TensorAttributes::kind() const {
@@ -81,10 +69,7 @@ uint64_t TensorAttributes::kind() const {
 
 TensorAttributes AttributesOf(PyObject* tensor) {
   TensorAttributes found;
-  // Asking for the dictionary makes one, for each tensor.
-  bool has_some = false;
-  Py_TYPE(tensor)->tp_traverse(tensor, FindAttribute, &has_some);
-  if (!has_some) return found;
+  if (!TensorHasAttributes(tensor)) return found;
   PyObject** attributes = _PyObject_GetDictPtr(tensor);
   if (attributes == nullptr || *attributes == nullptr) return found;
   Py_ssize_t num_others = PyDict_Size(*attributes);

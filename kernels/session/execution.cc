@@ -81,6 +81,9 @@ PyObject* Execution::Delegate(const Call& call, int number, Tensors* flat) {
     for (const PyRef& tensor : node->folded) {
       all.push_back(SameValueNewObject(tensor.get()));
     }
+    if (call_log_.is_learning_pure()) {
+      call_log_.LogFolded(absl::MakeConstSpan(all).subspan(num_before));
+    }
   } else {
     inputs_.BindInputs(call, *node);
     if (node->seeded) inputs_.PushSeeds(call, *node, number, shapes);

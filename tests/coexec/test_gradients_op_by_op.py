@@ -383,6 +383,98 @@ REPLAYED = [
 ]  # fmt: skip
 
 
+# ---------------------------------- programs in which a tape may connect what it must not
+
+
+def equal_scalars(v):
+    """TensorFlow has one handle for all scalars of a value; a tape watches one of them."""
+    watched = tf.constant(2.0)
+
+    def step(x, y, i):
+        with tf.GradientTape() as outer:
+            outer.watch(watched)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                z = tf.reduce_sum(watched * tf.sin(x) ** 2.0 * tf.constant(2.0)) / 2.0
+            slope = inner.gradient(z, x)
+            loss = tf.reduce_sum(slope**2.0) * 2.0
+        return loss, outer.gradient(loss, watched)
+
+    return step
+
+
+def shapes_on_the_tape(v):
+    """In which order an outer tape goes back depends on shapes that gradient functions take."""
+
+    def step(x, y, i):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            h = tf.sin(x @ v[0])
+            with tf.GradientTape() as inner:
+                inner.watch(h)
+                z = tf.reshape(h * h, [-1]) * tf.reshape(h, [-1]) + tf.reduce_sum(h)
+            slope = inner.gradient(z, h)
+            if i > 8 and i % 3:
+                with tf.GradientTape():
+                    y = y + 1.0
+            if i % 5 == 4:
+                slope = tf.reshape(tf.reshape(slope, [-1]) * 0.5, tf.shape(slope)) + slope
+            loss = tf.reduce_sum(slope * h * tf.reduce_mean(y))
+        return outer.gradient(loss, [x, v[0]])
+
+    return step
+
+
+def shapes_of_before(v):
+    """The inner gradient takes a shape that the forward pass has computed."""
+
+    def step(x, y, i):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            wide = tf.concat([y, y], axis=1)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                z = tf.broadcast_to(tf.reduce_mean(x, 1, keepdims=True), tf.shape(wide)) * wide
+                z = tf.tile(z, tf.shape(x)[:1] * 0 + [2, 1])
+            slope = inner.gradient(z, x)
+            if i > 8 and i % 2:
+                with tf.GradientTape():
+                    pass
+            loss = tf.reduce_sum(slope * slope * x)
+        return loss, outer.gradient(loss, x)
+
+    return step
+
+
+def marked_as_zeros(v):
+    """A gradient function leaves out what is given as zeros that TensorFlow has marked."""
+    labels = tf.nn.softmax(tf.constant(numbers(4, 3, 4)))
+    given = [tf.zeros([3, 4]), tf.constant(numbers(6, 3, 4))]
+
+    def step(x, y, i):
+        x, y = x[:1] + tf.zeros([3, 1]), y[:1] + tf.zeros([3, 1])
+        second = given[0] if i < 6 else given[i % 2]
+        slopes = []
+        for is_taped in (False, True):
+            with tf.GradientTape(persistent=True) as outer:
+                outer.watch(x)
+                with tf.GradientTape() as inner:
+                    inner.watch(x)
+                    results = tf.raw_ops.SoftmaxCrossEntropyWithLogits(
+                        features=net(v, x), labels=labels
+                    )
+                if is_taped:
+                    slopes += inner.gradient(results, [x], output_gradients=[y[:, 0], second])
+            if not is_taped:
+                slopes += inner.gradient(results, [x], output_gradients=[y[:, 0], second])
+        return slopes, outer.gradient(slopes[1], x)
+
+    return step
+
+
+CONNECTED = [equal_scalars, shapes_on_the_tape, shapes_of_before, marked_as_zeros]
+
+
 # ---------------------------------------- programs in which others' Python has to run, or looks on
 
 
@@ -488,6 +580,7 @@ def given_up(v):
 
 
 OTHERS = [users_gradient, masked, accumulator, read_in_between, stopped, given_up]
+ALL = REPLAYED + CONNECTED + OTHERS
 
 
 def inputs_of(i, num_rows=3):
@@ -527,12 +620,12 @@ def test_they_are_replayed(program):
 
 
 @pytest.mark.parametrize("delays", ["graph", "python"])
-@pytest.mark.parametrize("program", REPLAYED + OTHERS, ids=lambda program: program.__name__)
+@pytest.mark.parametrize("program", ALL, ids=lambda program: program.__name__)
 def test_eagers_bits_while_either_side_is_held_up(program, delays):
     compare(program, delays=delays)
 
 
-@pytest.mark.parametrize("program", REPLAYED + OTHERS, ids=lambda program: program.__name__)
+@pytest.mark.parametrize("program", ALL, ids=lambda program: program.__name__)
 def test_shapes_that_change(program):
     compare(program, num_rows=lambda i: 2 + i % 3, num_calls=30)
 

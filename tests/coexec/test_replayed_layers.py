@@ -138,10 +138,12 @@ def test_what_is_learned_of_replayed_parts_is_on_the_tape():
         @wrap
         def step(x):
             variables = model.trainable_variables
-            with tf.GradientTape():  # so that the gradient's Python runs, and asks the inner tape
-                with tf.GradientTape() as tape:
-                    loss = tf.reduce_mean(model(x, training=True) ** 2)
-                gradients = tape.gradient(loss, variables)
+            for _ in range(count.value):  # a new history: the gradient's Python asks the tape
+                with tf.GradientTape():
+                    pass
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(model(x, training=True) ** 2)
+            gradients = tape.gradient(loss, variables)
             for variable, gradient in zip(variables, gradients):
                 variable.assign(variable - 0.1 * gradient)
             return gradients

@@ -14,7 +14,7 @@ SIZES = (3, 5, 8, 12)
 NUM_CALLS = 16
 
 _RUN = "    @wrap\n    def run(x, i):\n"
-_RUNS = """    zero = tf.UnconnectedGradients.ZERO
+_RUNS = """    zero, two = tf.UnconnectedGradients.ZERO, tf.constant(2.0)
     rows = data[24:].reshape(-1, 4)
     bag = tf.Variable(rows[:4], shape=[None, 4])
     variables.append(bag)
@@ -98,6 +98,8 @@ ROWS = expressions.parse(
         1 tf.concat(tf.split({R}, 2, axis=1), 1)
         1 tf.stack(tf.unstack({R}, axis=1), axis=1)
         1 tf.dynamic_partition({R0}, tf.cast({R0}[:, {c}] > 0.0, tf.int32), 2)[1]
+        1 {R} * two
+        1 {R} ** 2.0 / 2.0
         2 centred({R})
         1 padded({R})
         2 modules[0]({R})
@@ -158,6 +160,7 @@ class ShapesWriter(generator.Writer):
         (40, "rows"),
         (12, "train"),
         (12, "gradients_of_rows"),
+        (3, "disturb_tapes"),
         (6, "read_shape"),
         (2, "write_bag"),
         (1, "branch_on_length"),
@@ -242,15 +245,31 @@ class ShapesWriter(generator.Writer):
         watching = [Node(f"{tape}.watch({source})"), *nodes]
         nodes = [Node(f"with tf.GradientTape() as {tape}:", watching)]
         wanted = f"{tape}.gradient{of_source}"
-        if self.rnd.random() < 0.2:
+        kind = self.rnd.choices(["plain", "jacobian", "nested"], [5, 2, 3])[0]
+        if kind == "jacobian":
             wanted = f"tf.reshape({tape}.jacobian{of_source}, [-1, 4])"
-        elif self.rnd.random() < 0.2:
-            outer, norm = self.fresh("tape_"), self.fresh("norm_")
-            nodes.append(Node(f"{norm} = tf.reduce_sum({wanted} ** 2)"))
-            watching = [Node(f"{outer}.watch({source})"), *nodes]
-            nodes = [Node(f"with tf.GradientTape() as {outer}:", watching)]
-            wanted = f"{outer}.gradient({norm}, {source}, unconnected_gradients=zero)"
+        elif kind == "nested":
+            nodes, wanted = self._under_another(nodes, wanted, source)
         return [*nodes, Node(f"{self.define('R')} = {wanted}")]
+
+    def _under_another(self, nodes, wanted, source):
+        """A gradient of a gradient, at times with respect to a number that others equal."""
+        outer, norm = self.fresh("tape_"), self.fresh("norm_")
+        nodes = [*nodes, Node(f"{norm} = tf.reduce_sum({wanted} ** 2)")]
+        watched = self.rnd.choice([source, source, "two"])
+        watching = [Node(f"{outer}.watch({watched})"), *nodes]
+        wanted = f"{outer}.gradient({norm}, {watched}, unconnected_gradients=zero)"
+        wanted += " * tf.ones([2, 4])" if watched == "two" else ""
+        return [Node(f"with tf.GradientTape() as {outer}:", watching)], wanted
+
+    def disturb_tapes(self):
+        """Something that tapes hear of, late in the run: what follows has a new history."""
+        what = self.rnd.choice(
+            ["with tf.GradientTape():", "with tf.GradientTape(persistent=True) as spare:"]
+        )
+        name = self._rows_operand(0)
+        body = [Node(self.rnd.choice(["pass", f"tf.tanh({name})", "b.read_value()"]))]
+        return [Node(f"if i > 8 and i % {self.rnd.choice('234')}:", [Node(what, body)])]
 
     def read_shape(self):
         return [Node(f"log.append({self.fill(self.rnd.choice(READS), 0)})")]
