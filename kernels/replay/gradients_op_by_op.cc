@@ -2,14 +2,12 @@
 
 #include <vector>
 
-#include "kernels/outputs/call_log.h"
 #include "kernels/plan/plan.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
 #include "kernels/python/waiting.h"
 #include "kernels/replay/keras_context.h"
 #include "kernels/replay/pure_call.h"
-#include "kernels/tapes/tape_log.h"
 
 namespace terra {
 
@@ -83,33 +81,23 @@ PyRef GradientsOpByOp::TryReplay(const GradientRecord& record) {
 PyObject* GradientsOpByOp::RunAndLearn(const LibraryCall& call,
                                        const LibraryKey& key) {
   PyRef keep_alive = PyRef::Borrow(context_.controller());
-  PyRef first_id = PyRef::Steal(PyObject_CallNoArgs(Runtime().next_id));
-  if (!first_id || !Session::FlushAllTapes()) return nullptr;
+  if (!Session::FlushAllTapes()) return nullptr;
+  auto learning = Begin(0, true, PyRef());
+  if (!learning) return nullptr;
   if (!context_.is_co_executing()) {
     return PyObject_Call(call.function, call.args, call.kwargs);
   }
   StepTensors step{history_, history_.num_names(), {}};
-  PureLearning learning{
-      CallLearning(PyLong_AsLongLong(first_id.get()), 0, true),
-      0,
-      cursor_.path().size(),
-      outputs_.size(),
-      cursor_.epoch(),
-      call_log_.num_obstacles(),
-      PyRef(),
-      TapeIsActive()};
-  call_log_.BeginPure(&learning);
-  PyRef result =
-      PyRef::Steal(PyObject_Call(call.function, call.args, call.kwargs));
-  const std::vector<LoggedStep> steps = call_log_.EndPure();
-  if (!result || !session_.is_live() || !context_.is_co_executing() ||
-      cursor_.is_bound()) {
+  PyRef result;
+  std::vector<LoggedStep> steps;
+  if (!Follow(call.function, call.args, call.kwargs, &*learning, &result,
+              &steps)) {
     return result.release();
   }
   auto record = std::make_shared<GradientRecord>();
   const KerasContext context;
   const PureKey no_arguments(plan(), outputs_, false, false);
-  PureLearner learner(plan(), outputs_, call_log_, cursor_, learning, context,
+  PureLearner learner(plan(), outputs_, call_log_, cursor_, *learning, context,
                       no_arguments, false, &step);
   record->refusal = learner.Learn(steps, result.get(), {}, &*record);
   record->taken = std::move(step.taken);

@@ -4,8 +4,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "kernels/call/call.h"
+#include "kernels/outputs/call_log.h"
 #include "kernels/plan/pure_record.h"
 #include "kernels/python/py_ref.h"
 #include "kernels/replay/parts.h"
@@ -31,6 +34,16 @@ class PureCalls : protected ReplayParts {
   // Keeps in `held` alive what is neither the record's nor an argument.
   bool Fits(const PureRecord& record, const Operands& operands, Tensors* held);
   PyObject* Replay(const PureRecord& record, const Operands& operands);
+  // A call that begins here, to be learned; `num_made` and `has_history` as of
+  // CallLearning, `context_values` as of PureLearning. Nothing, with an
+  // exception set, if it cannot be.
+  std::optional<PureLearning> Begin(size_t num_made, bool has_history,
+                                    PyRef context_values) const;
+  // Runs it while what happens in it is logged. Whether it can be learned: the
+  // step goes on, and `result` is what it returned.
+  bool Follow(PyObject* function, PyObject* args, PyObject* kwargs,
+              PureLearning* learning, PyRef* result,
+              std::vector<LoggedStep>* steps);
   // Lets go of what `try` statements around its ops wait for. False with an
   // exception set.
   bool LeaveTries(const PureRecord& record);

@@ -1,4 +1,8 @@
 // Pure calls, followed op by op and learned (docs/design/0009).
+#include <optional>
+#include <utility>
+#include <vector>
+
 #include "kernels/outputs/call_log.h"
 #include "kernels/plan/pure_record.h"
 #include "kernels/python/controller.h"
@@ -10,6 +14,31 @@
 
 namespace terra {
 
+std::optional<PureLearning> PureCalls::Begin(size_t num_made, bool has_history,
+                                             PyRef context_values) const {
+  PyRef first_id = PyRef::Steal(PyObject_CallNoArgs(Runtime().next_id));
+  if (!first_id || !tapes_.Flush()) return std::nullopt;
+  return PureLearning{
+      CallLearning(PyLong_AsLongLong(first_id.get()), num_made, has_history),
+      0,
+      cursor_.path().size(),
+      outputs_.size(),
+      cursor_.epoch(),
+      call_log_.num_obstacles(),
+      std::move(context_values),
+      TapeIsActive()};
+}
+
+bool PureCalls::Follow(PyObject* function, PyObject* args, PyObject* kwargs,
+                       PureLearning* learning, PyRef* result,
+                       std::vector<LoggedStep>* steps) {
+  call_log_.BeginPure(learning);
+  *result = PyRef::Steal(PyObject_Call(function, args, kwargs));
+  *steps = call_log_.EndPure();
+  return *result && session_.is_live() && context_.is_co_executing() &&
+         !cursor_.is_bound();
+}
+
 PyObject* PureCalls::RunAndLearn(const PureCall& call, const PureKey& key) {
   PyRef keep_alive = PyRef::Borrow(context_.controller());
   // The call may empty the lists and dictionaries that hold these.
@@ -18,37 +47,25 @@ PyObject* PureCalls::RunAndLearn(const PureCall& call, const PureKey& key) {
   for (PyObject* each : key.containers()) held.push_back(PyRef::Borrow(each));
   PyRef guard = GuardObjects(key.objects());
   if (PyErr_Occurred()) return nullptr;
-  PyRef first_id = PyRef::Steal(PyObject_CallNoArgs(Runtime().next_id));
-  if (!first_id) return nullptr;
-  if (!tapes_.Flush()) return nullptr;
+  const KerasContext context;
+  auto learning = Begin(outputs_.size(), false, context.values());
+  if (!learning) return nullptr;
   if (!context_.is_co_executing()) {
     return PyObject_Call(call.function, call.args, call.kwargs);
   }
-  const KerasContext context;
-  PureLearning learning{
-      CallLearning(PyLong_AsLongLong(first_id.get()), outputs_.size(), false),
-      0,
-      cursor_.path().size(),
-      outputs_.size(),
-      cursor_.epoch(),
-      call_log_.num_obstacles(),
-      context.values(),
-      TapeIsActive()};
   std::vector<TensorAttributes> before;
   for (const Operand& operand : key.operands()) {
     before.push_back(operand.handle ? TensorAttributes()
                                     : AttributesOf(operand.object));
   }
-  call_log_.BeginPure(&learning);
-  PyRef result =
-      PyRef::Steal(PyObject_Call(call.function, call.args, call.kwargs));
-  const std::vector<LoggedStep> steps = call_log_.EndPure();
-  if (!result || !session_.is_live() || !context_.is_co_executing() ||
-      cursor_.is_bound()) {
+  PyRef result;
+  std::vector<LoggedStep> steps;
+  if (!Follow(call.function, call.args, call.kwargs, &*learning, &result,
+              &steps)) {
     return result.release();
   }
   auto record = std::make_shared<PureRecord>();
-  PureLearner learner(plan(), outputs_, call_log_, cursor_, learning, context,
+  PureLearner learner(plan(), outputs_, call_log_, cursor_, *learning, context,
                       key, call.takes_objects);
   record->refusal = learner.Learn(steps, result.get(), before, &*record);
   KeepGuard(std::move(guard), &record->guard, &record->refusal);
