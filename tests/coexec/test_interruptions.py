@@ -269,8 +269,8 @@ def test_building_runs_no_python_of_tensorflow_in_the_callers_thread():
     assert not seen
 
 
-# The signal comes a little after a build has reached some op, wherever Python is then, early in some
-# builds and late in others; and no build ends before. So how long they take does not matter.
+# The signal comes a little after a build has reached some op, wherever Python is then, early in
+# some builds and late in others; and no build ends before. So how long they take does not matter.
 BUILDS = """
     class Limit({base}):
         pass
