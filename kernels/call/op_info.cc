@@ -5,6 +5,7 @@
 #include <set>
 #include <unordered_map>
 
+#include "absl/container/flat_hash_map.h"
 #include "tensorflow/core/framework/op.h"
 
 namespace terra {
@@ -98,7 +99,7 @@ const OpInfo* OpInfo::Of(const std::string& name) {
 }
 
 const OpInfo* OpInfo::Of(PyObject* py_name) {
-  static auto* by_address = new std::unordered_map<PyObject*, const OpInfo*>;
+  static auto* by_address = new absl::flat_hash_map<PyObject*, const OpInfo*>;
   auto it = by_address->find(py_name);
   if (it != by_address->end()) return it->second;
   std::string name;

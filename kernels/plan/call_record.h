@@ -11,10 +11,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "kernels/python/py_ref.h"
 #include "kernels/python/state_guard.h"
 #include "tensorflow/core/framework/tensor_shape.h"
@@ -53,7 +53,7 @@ class RecordTable {
   size_t size() const { return records_.size(); }
 
  private:
-  using Map = std::unordered_map<uint64_t, std::shared_ptr<const Record>>;
+  using Map = absl::flat_hash_map<uint64_t, std::shared_ptr<const Record>>;
 
   void Prune() {
     Map before;

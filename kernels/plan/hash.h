@@ -34,6 +34,7 @@ enum class Event : uint64_t {
   kSlices,
   kDict,
   kBytes,
+  kAttributes,  // of a tensor: which, as `TensorAttributes::kind` has it
 };
 
 // A hash that is being made.

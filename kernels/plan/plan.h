@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "kernels/call/call.h"
 #include "kernels/call/op_info.h"
 #include "kernels/plan/call_record.h"
@@ -81,18 +82,19 @@ struct InputRef {
   int b;
 };
 
+// What every matched op reads stands first: it is then in one cache line.
 struct OutputSpec {
   tensorflow::DataType dtype;
-  bool shape_known;  // fully
-  tensorflow::PartialTensorShape shape;
+  bool shape_known;         // fully
   int fetch_channel;        // -1: never set
-  int feed_channel;         // imperative and seeded nodes: where the value goes
-  std::vector<int> webs;    // that this output is a producer of
   int same_as_input = -1;   // a function's: the handle that it returns again
   uint64_t shape_hash = 0;  // if it is known
-  Placement placement;      // what it says of where it is
   // Pending, too: a new handle learns a known shape from it. Else null.
   tensorflow::core::RefCountPtr<tensorflow::TensorHandle> shaped;
+  std::vector<int> webs;  // that this output is a producer of
+  int feed_channel;       // imperative and seeded nodes: where the value goes
+  Placement placement;    // what it says of where it is
+  tensorflow::PartialTensorShape shape;
 
   // Sets `shape` and what follows from it. Needs `dtype` and `placement`.
   void SetShape(const tensorflow::PartialTensorShape& new_shape);
@@ -109,28 +111,11 @@ constexpr char kAnyFunction[] = "function";
 
 enum class NodeKind : int { kDelegated = 0, kFolded = 1, kImperative = 2 };
 
+// What every matched op reads stands first: in a large graph no node is in the
+// nearest cache any more, so the number of cache lines counts.
 struct PlanNode {
   NodeKind kind;
-  const OpInfo* info;  // null: a function, known by `name`
-  std::string name;
-  Counts counts;
-  std::vector<InputRef> inputs;
-  std::vector<OutputSpec> outputs;
-  // Attribute tuples known to mean the same as `canonical`.
-  std::vector<std::pair<Route, PyRef>> attrs;
-  PyRef canonical;            // Python: hashable canonical attributes
-  PyRef tape_attrs;           // tuple for TFE_Py_RecordGradient
-  std::vector<PyRef> folded;  // kFolded: the ready outputs
-  bool seeded = false;        // attributes seed and seed2 are fed
-  int seed_channel = -1;
-  int check_channel = -1;  // kImperative: fetch to await before it runs
-  int exit_channel = -1;   // the last op of a `try`: fetch to await after it
-  std::string device;
-  // Where the graph does not know the shapes: of the results, or whether what
-  // is written fits the variable.
-  std::shared_ptr<const ShapeRule> shape_rule;
-  // Whether it writes something that may have another shape than its variable.
-  bool ChecksWrite() const { return shape_rule != nullptr && outputs.empty(); }
+  bool seeded = false;  // attributes seed and seed2 are fed
   // kDelegated: follows from shapes and small values that Python has.
   bool on_host = false;
   bool asks_for_shapes = false;  // on_host: of its inputs' shapes alone
@@ -139,17 +124,37 @@ struct PlanNode {
   // kImperative: other nodes have this place and type. What the op is given and
   // returns tells which one it is.
   bool has_siblings = false;
+  bool is_head = false;   // the first of its block
+  bool is_fork = false;   // which one follows is the location's matter
+  int level = 0;          // where it is in the case assignment
+  int branch = 0;         // its block's number in the level
+  int next = -1;          // the next of its block
+  int exit_channel = -1;  // the last op of a `try`: fetch to await after it
+  const OpInfo* info;     // null: a function, known by `name`
+  PyRef marker;           // names the op to its gradient function
+  std::vector<InputRef> inputs;
+  std::vector<OutputSpec> outputs;
+  // Where the graph does not know the shapes: of the results, or whether what
+  // is written fits the variable.
+  std::shared_ptr<const ShapeRule> shape_rule;
+  PyRef tape_attrs;  // tuple for TFE_Py_RecordGradient
+  // Attribute tuples known to mean the same as `canonical`.
+  std::vector<std::pair<Route, PyRef>> attrs;
+  Counts counts;
+  std::string name;
+  PyRef canonical;              // Python: hashable canonical attributes
+  std::vector<PyRef> folded;    // kFolded: the ready outputs
+  std::vector<int> successors;  // at a block's end, as traced; without END
+  int seed_channel = -1;
+  int check_channel = -1;  // kImperative: fetch to await before it runs
+  std::string device;
   std::vector<InputSpec> input_specs;  // has_siblings: of its inputs
   // has_siblings: the attributes that say which results it has. Null: it is a
   // function, or all of its attributes tell.
   PyRef result_attributes;
-  PyRef marker;                 // names the op to its gradient function
-  int level = 0;                // where it is in the case assignment
-  int branch = 0;               // its block's number in the level
-  bool is_head = false;         // the first of its block
-  int next = -1;                // the next of its block
-  std::vector<int> successors;  // at a block's end, as traced; without END
-  bool is_fork = false;         // which one follows is the location's matter
+
+  // Whether it writes something that may have another shape than its variable.
+  bool ChecksWrite() const { return shape_rule != nullptr && outputs.empty(); }
 };
 
 // A variable slot: captured (always this handle) or bound at first use. A
@@ -214,7 +219,7 @@ struct Plan {
   // Handles that are the same in every step -> a number.
   std::unordered_map<const void*, int> fixed;
   // Handles of constants -> their numbers.
-  std::unordered_map<const void*, int> constant_of;
+  absl::flat_hash_map<const void*, int> constant_of;
   // Library calls by (history, function, arguments), for replay.
   RecordTable<CallRecord> calls{16384};
   // Gradients whose ops are delegated one by one, by the same.

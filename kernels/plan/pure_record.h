@@ -37,16 +37,16 @@ using Operands = absl::InlinedVector<Operand, 4>;
 
 // A tensor that an op of the call takes.
 struct TensorRef {
-  enum class Kind {
+  enum class Kind : uint8_t {
     kOperand,  // number: in the call's operands
     kMade,     // number: among all outputs of its ops, in order
     kObject,   // this one
   };
   Kind kind = Kind::kObject;
-  int number = -1;
-  PyRef object;              // of numbers, which nobody else holds, or
-  WeakRef outside;           // somebody's
   bool is_verified = false;  // by an input of an op before it in the call
+  int number = -1;
+  PyRef object;     // of numbers, which nobody else holds, or
+  WeakRef outside;  // somebody's
 
   // kObject: borrowed; null once it is dead.
   PyObject* get() const { return object ? object.get() : outside.get(); }
@@ -64,16 +64,16 @@ enum class PureKind {
 
 struct PureStep {
   PureKind kind = PureKind::kOp;
-  WeakRef variable;  // kAccess: this one, or
-  int operand = -1;  // this argument
-  int node = -1;
-  const OpInfo* info = nullptr;
   Route route = Route::kFast;
-  Counts counts;
+  int node = -1;
+  int operand = -1;  // kAccess: this argument, or
+  WeakRef variable;  // this one
+  const OpInfo* info = nullptr;
   PyRef attrs;
   PyRef record_attrs;  // with which Python records it on the tape; or null
-  std::shared_ptr<const LibraryGradient> gradient;
   std::vector<TensorRef> inputs;  // of the op, or the gradient's tensors
+  Counts counts;
+  std::shared_ptr<const LibraryGradient> gradient;
 };
 
 // Of what Keras' layers inherit: names, and values that live for ever.

@@ -4,6 +4,8 @@
 
 namespace terra {
 
+__thread ThreadState current_thread;
+
 void ClearOwnError() {
   ThreadState& thread = CurrentThread();
   const bool is_from_outside =
@@ -27,11 +29,6 @@ PyObject* OrKeptError(PyObject* result) {
   Py_DECREF(result);
   PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(kept.get())), kept.get());
   return nullptr;
-}
-
-ThreadState& CurrentThread() {
-  static thread_local ThreadState state;
-  return state;
 }
 
 }  // namespace terra

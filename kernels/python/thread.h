@@ -5,10 +5,15 @@
 
 #include "kernels/python/py_ref.h"
 
+namespace tensorflow {
+struct EagerContextThreadLocalData;
+}
+
 namespace terra {
 
 class Session;
 
+// Nothing is made or destroyed with it, so that looking for it is cheap.
 struct ThreadState {
   Session* session = nullptr;      // OFF when null
   int nested = 0;                  // NESTED when positive: an op runs Python
@@ -16,11 +21,17 @@ struct ThreadState {
   int num_accumulators = 0;        // of forward mode that are active
   int num_told = 0;                // ops that tapes are being told of
   int num_gradients = 0;           // being computed by their Python
+  int num_marked_calls = 0;        // gradient functions of the library that run
   bool was_interrupted = false;    // the last wait, by a signal's handler
   PyObject* kept_error = nullptr;  // from outside, and not raised yet
+  // What TensorFlow's eager context knows of it; null until it is asked for.
+  const tensorflow::EagerContextThreadLocalData* eager = nullptr;
 };
 
-ThreadState& CurrentThread();
+// Use `CurrentThread()`.
+extern __thread ThreadState current_thread;
+
+inline ThreadState& CurrentThread() { return current_thread; }
 
 // While alive, ops of this thread are forwarded and not recorded.
 class NestedScope {

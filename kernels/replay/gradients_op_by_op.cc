@@ -12,7 +12,7 @@
 namespace terra {
 
 std::string GradientsOpByOp::WhyNotNow(const LibraryCall& call) const {
-  const char* on_thread = WhyNotOnThread();
+  const char* on_thread = WhyNotOnThread(&CurrentThread());
   if (on_thread != nullptr) return on_thread;
   if (CurrentThread().num_watchers > 0)
     return "the variables it uses were being watched";

@@ -76,6 +76,7 @@ class PureKey {
   const char* MixShape(PyObject* shape);
   void MixReal(double number);
   const char* MixTensor(PyObject* tensor, PyRef held, int depth);
+  const char* MixAttributes(PyObject* tensor, int depth);
   const char* MixPlace(PyObject* tensor, tensorflow::TensorHandle* handle);
   void MixValueOfShapes(int index);
   const char* MixVariable(PyObject* variable);

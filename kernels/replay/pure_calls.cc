@@ -8,7 +8,6 @@
 #include "kernels/plan/reason.h"
 #include "kernels/python/python_scopes.h"
 #include "kernels/python/tf_python.h"
-#include "kernels/python/thread.h"
 #include "kernels/python/waiting.h"
 #include "kernels/replay/gradients.h"
 #include "kernels/session/tape_events.h"
@@ -17,43 +16,42 @@
 namespace terra {
 namespace {
 
-// How many gradient functions of the library run on this thread.
-thread_local int num_marked_calls = 0;
-
 class MarkedCall {
  public:
-  explicit MarkedCall(const PureCall& call)
-      : is_marked_(call.marker != nullptr) {
-    num_marked_calls += is_marked_;
+  MarkedCall(const PureCall& call, ThreadState* thread)
+      : is_marked_(call.marker != nullptr), thread_(*thread) {
+    thread_.num_marked_calls += is_marked_;
   }
-  ~MarkedCall() { num_marked_calls -= is_marked_; }
+  ~MarkedCall() { thread_.num_marked_calls -= is_marked_; }
 
  private:
   const int is_marked_;
+  ThreadState& thread_;
 };
 
 // What TensorFlow's eager context knows of this thread, or null. It stays where
 // it is, and there is one context (EagerRuntime holds it).
-const tensorflow::EagerContextThreadLocalData* EagerThread() {
-  static thread_local const tensorflow::EagerContextThreadLocalData* data =
-      nullptr;
-  if (data == nullptr) {
-    data = tensorflow::GetEagerContextThreadLocalData(Runtime().py_context);
-    if (data == nullptr) PyErr_Clear();
+const tensorflow::EagerContextThreadLocalData* EagerThread(
+    ThreadState* thread) {
+  if (thread->eager == nullptr) {
+    thread->eager =
+        tensorflow::GetEagerContextThreadLocalData(Runtime().py_context);
+    if (thread->eager == nullptr) PyErr_Clear();
   }
-  return data;
+  return thread->eager;
 }
 
 // Whether a layer says by a warning, each time, that it drops a mask.
 bool WarnsOfMask(const PureCall& call, const PureKey& key) {
+  if (!call.takes_objects || PyTuple_GET_SIZE(call.args) == 0) return false;
+  static PyObject* mask_name = PyUnicode_InternFromString("mask");
   PyObject* given = call.kwargs == nullptr
                         ? nullptr
-                        : PyDict_GetItemString(call.kwargs, "mask");
+                        : PyDict_GetItemWithError(call.kwargs, mask_name);
+  ClearOwnError();
   const bool has_mask =
       key.has_mask() || (given != nullptr && given != Py_None);
-  if (!has_mask || !call.takes_objects || PyTuple_GET_SIZE(call.args) == 0) {
-    return false;
-  }
+  if (!has_mask) return false;
   static PyObject* name = PyUnicode_InternFromString("supports_masking");
   PyRef supports =
       PyRef::Steal(PyObject_GetAttr(PyTuple_GET_ITEM(call.args, 0), name));
@@ -63,17 +61,21 @@ bool WarnsOfMask(const PureCall& call, const PureKey& key) {
 
 }  // namespace
 
-const char* PureCalls::WhyNotOnThread() const {
+const char* PureCalls::WhyNotOnThread(ThreadState* thread) const {
   if (plan().check_devices) return "the program has device scopes";
-  if (CurrentThread().num_accumulators > 0) {
+  if (thread->num_accumulators > 0) {
     return "a forward accumulator computes at each of its ops";
   }
   // As C++ has it: Python's attributes of the same cost a third of a replay.
-  const auto* local = EagerThread();
+  const auto* local = EagerThread(thread);
   if (local == nullptr) return "a thread that TensorFlow does not know";
   if (!local->is_eager) return "a part of a graph that is being built";
   PyObject* callbacks = local->op_callbacks.get();
-  if (callbacks == nullptr || PyObject_Size(callbacks) == 0) return nullptr;
+  if (callbacks == nullptr) return nullptr;
+  const Py_ssize_t num_callbacks = PyList_CheckExact(callbacks)
+                                       ? PyList_GET_SIZE(callbacks)
+                                       : PyObject_Size(callbacks);
+  if (num_callbacks == 0) return nullptr;
   PyErr_Clear();
   return "an op callback sees every op";
 }
@@ -104,11 +106,12 @@ PyObject* PureCalls::OnCall(const PureCall& call) {
       !Knobs().replays_calls.load()) {
     return run();
   }
-  MarkedCall in_this_call(call);
+  ThreadState& thread = CurrentThread();
+  MarkedCall in_this_call(call, &thread);
   const bool is_at_fork = cursor_.IsAtFork();
   PureKey key(plan(), outputs_, call.takes_objects, is_at_fork);
-  const bool is_part = num_marked_calls > (call.marker != nullptr);
-  const char* problem = WhyNotOnThread();
+  const bool is_part = thread.num_marked_calls > (call.marker != nullptr);
+  const char* problem = WhyNotOnThread(&thread);
   if (problem == nullptr && is_part && call.marker == nullptr) {
     problem = "a part of a gradient function";
   }

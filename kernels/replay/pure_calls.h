@@ -11,6 +11,7 @@
 #include "kernels/outputs/call_log.h"
 #include "kernels/plan/pure_record.h"
 #include "kernels/python/py_ref.h"
+#include "kernels/python/thread.h"
 #include "kernels/replay/parts.h"
 #include "kernels/replay/pure_call.h"
 #include "kernels/session/session.h"
@@ -30,7 +31,7 @@ class PureCalls : protected ReplayParts {
 
  protected:
   // Null, or why the calling thread is where no call is replayed op by op.
-  const char* WhyNotOnThread() const;
+  const char* WhyNotOnThread(ThreadState* thread) const;
   // Keeps in `held` alive what is neither the record's nor an argument.
   bool Fits(const PureRecord& record, const Operands& operands, Tensors* held);
   PyObject* Replay(const PureRecord& record, const Operands& operands);

@@ -8,6 +8,7 @@
 #include "kernels/plan/library_objects.h"
 #include "kernels/plan/pure_record.h"
 #include "kernels/python/py_ref.h"
+#include "kernels/python/python_scopes.h"
 #include "kernels/python/tf_python.h"
 #include "kernels/python/thread.h"
 #include "kernels/replay/keras_context.h"
@@ -202,25 +203,35 @@ void PureKey::MixTwin(const tensorflow::TensorHandle* handle) {
   }
 }
 
-// Attributes may be taken away while the call runs: so what is one is held,
-// as is what is in a list.
 const char* PureKey::MixTensor(PyObject* tensor, PyRef held, int depth) {
-  if (depth >= kMaxDepth) return "a tensor with attributes";
   if (MixKnown(tensor)) return nullptr;
-  const TensorAttributes attributes = AttributesOf(tensor);
-  if (attributes.has_others) return "a tensor with attributes";
   tensorflow::TensorHandle* handle = HandleOf(tensor);
   MixTwin(handle);
   hash_.Mix(Event::kType, static_cast<uint64_t>(handle->DataType()));
-  hash_.Mix(attributes.kind());
   operands_.push_back({tensor, PyRef(), std::move(held)});
+  if (TensorHasAttributes(tensor)) {
+    const char* problem = MixAttributes(tensor, depth);
+    if (problem != nullptr) return problem;
+  }
+  return MixPlace(tensor, handle);
+}
+
+// Attributes may be taken away while the call runs: so what is one is held,
+// as is what is in a list.
+const char* PureKey::MixAttributes(PyObject* tensor, int depth) {
+  const TensorAttributes attributes = AttributesOf(tensor);
+  if (attributes.has_others || depth + 1 >= kMaxDepth) {
+    return "a tensor with attributes";
+  }
+  const uint64_t kind = attributes.kind();
+  if (kind != 0) hash_.Mix(Event::kAttributes, kind);
   for (const PyRef& value : attributes.carried) {
     if (!value || value.get() == Py_None) continue;
     const char* problem = MixTensor(value.get(), value, depth + 1);
     if (problem != nullptr) return problem;
   }
   has_mask_ |= attributes.has_mask();
-  return MixPlace(tensor, handle);
+  return nullptr;
 }
 
 // Where a tensor comes from, as far as calls depend on it, and its shape.

@@ -72,7 +72,8 @@ TensorAttributes AttributesOf(PyObject* tensor) {
   if (!TensorHasAttributes(tensor)) return found;
   PyObject** attributes = _PyObject_GetDictPtr(tensor);
   if (attributes == nullptr || *attributes == nullptr) return found;
-  Py_ssize_t num_others = PyDict_Size(*attributes);
+  Py_ssize_t num_others = PyDict_GET_SIZE(*attributes);
+  if (num_others == 0) return found;
   for (int i = 0; i < kNumCarried; ++i) {
     PyObject* value = PyDict_GetItem(*attributes, CarriedName(i));
     if (value == nullptr) continue;
