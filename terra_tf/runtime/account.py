@@ -30,7 +30,7 @@ _DOUBT = 0.7  # one that takes more than this is compared with eager soon
 _DOUBT_OF_TRACES = 0.5  # the same while only traces say what eager takes
 _SAMPLES = 3  # of eager, beside the graph, before it is judged
 _FIRST_TRACE_S = 0.02  # what must be left for a trace of unknown length
-_WEIGHT_OF_PATH = 0.65  # of a path beyond the first, for the work of a build: more switch-cases
+_OPS_OF_FORK = 20  # that a fork is as much work to build as: a switch-case, its branches, joins
 _FRESH_STRETCHES = 2  # of a new graph: what it lost in fewer may be its first steps' waits
 _FRESH_LOSS_S = 0.5  # and it may be judged sooner if it lost more than this
 _SMALL = 8  # an attempt that lost less than an eighth of `budget_s` needs not be earned again
@@ -366,8 +366,8 @@ class Account:
 
 
 def _work_of(graph: Any) -> float:
-    """How much there is to build: ops, and more the more ways there are between them."""
-    return len(graph.nodes) * (1.0 + _WEIGHT_OF_PATH * max(0, len(graph.paths) - 1))
+    """How much there is to build: ops, and the forks between them."""
+    return len(graph.nodes) + _OPS_OF_FORK * graph.num_forks
 
 
 def _usual(rate: Rate) -> float:

@@ -158,7 +158,7 @@ class Budget:
         self.invested_s = 0.0
         self.won_s = 0.0
         self.merge = Rate(60e-6)
-        self.build = Rate(300e-6)
+        self.build = Rate(200e-6)
 
     @property
     def allowance_s(self) -> float:

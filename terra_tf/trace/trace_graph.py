@@ -256,6 +256,11 @@ class TraceGraph:
             for successor in following:
                 yield node, successor
 
+    @property
+    def num_forks(self) -> int:
+        """After how many nodes, START included, more than one may follow."""
+        return sum(len(following) > 1 for following in self.successors.values())
+
     def topological_order(self) -> list[int] | None:
         """Returns the nodes so that edges lead forward, or None if there is a cycle."""
         num_before = [0] * len(self.nodes)

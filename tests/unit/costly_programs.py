@@ -55,6 +55,10 @@ class Graph:
         self.nodes, self.paths = [], []
         self.last_path = None
 
+    @property
+    def num_forks(self):
+        return 5 * max(0, len(self.paths) - 1)
+
     def hold(self):
         return ()
 
