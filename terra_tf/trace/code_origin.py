@@ -49,6 +49,7 @@ def is_user_file(filename: str) -> bool:
     return not filename.startswith(_STANDARD_LIBRARY) or bool(_INSTALLED.search(filename))
 
 
+@functools.lru_cache(maxsize=4096)
 def is_decorator_file(filename: str) -> bool:
     """Say whether a library file only wraps functions, so that its names tell nothing."""
     return bool(_DECORATOR.search(filename))

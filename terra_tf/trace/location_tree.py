@@ -201,11 +201,13 @@ class Location:
         """
         call_site = self.innermost_user or self.path[0]
         depth = len(call_site.path) - 1
-        infos = [inner.point.info for inner in self.path[depth + 1:] if inner.point.info]
-        if not infos:
-            return None
-        telling = (info for info in infos if not is_decorator_file(info.filename))
-        return LibraryCall(depth, call_site, next(telling, infos[0]).qualname)
+        first = None
+        for inner in self.path[depth + 1:]:
+            info = inner.point.info
+            if info is not None and not is_decorator_file(info.filename):
+                return LibraryCall(depth, call_site, info.qualname)
+            first = first or info
+        return LibraryCall(depth, call_site, first.qualname) if first else None
 
 
 _first_levels: dict[Point, LocationLevel] = {}  # in first iterations, shared by all locations
