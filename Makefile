@@ -21,6 +21,7 @@ FUZZ_ALIASING_COUNT ?= 500
 FUZZ_STRUCTURE_COUNT ?= 500
 FUZZ_FUNCTIONS_COUNT ?= 500
 FUZZ_SHAPES_COUNT ?= 500
+FUZZ_GRADIENTS_COUNT ?= 500
 FUZZ_INTERRUPTS_COUNT ?= 500
 FUZZ_ARGS ?=
 PYTEST_ARGS ?=
@@ -104,6 +105,8 @@ fuzz: build
 	$(PY) -m tests.fuzz --profile=functions --first=$(FUZZ_FIRST) --count=$(FUZZ_FUNCTIONS_COUNT) \
 	  $(FUZZ_ARGS)
 	$(PY) -m tests.fuzz --profile=shapes --first=$(FUZZ_FIRST) --count=$(FUZZ_SHAPES_COUNT) $(FUZZ_ARGS)
+	$(PY) -m tests.fuzz --profile=gradients --first=$(FUZZ_FIRST) --count=$(FUZZ_GRADIENTS_COUNT) \
+	  $(FUZZ_ARGS)
 	$(PY) -m tests.fuzz --profile=interrupts --first=$(FUZZ_FIRST) --count=$(FUZZ_INTERRUPTS_COUNT) \
 	  $(FUZZ_ARGS)
 

@@ -8,6 +8,7 @@ status is 1 if any program behaved in another way under `terra.function` than ea
     python -m tests.fuzz --profile=keras          programs with layers and optimizers of Keras
     python -m tests.fuzz --profile=functions      with tf.functions, tapes and accumulators
     python -m tests.fuzz --profile=shapes         whose shapes follow from data
+    python -m tests.fuzz --profile=gradients      of gradients of gradients
     python -m tests.fuzz --profile=interrupts     some of whose calls are interrupted
     python -m tests.fuzz --reference=no_replay    compared is call replay with none, not with eager
 """

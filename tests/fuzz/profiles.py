@@ -9,6 +9,7 @@ from tests.fuzz import (
     aliasing_generator,
     functions_generator,
     generator,
+    gradients_generator,
     interrupted_generator,
     keras_generator,
     loop_generator,
@@ -24,6 +25,7 @@ PROFILES: dict[str, tuple[Callable, Sequence[int]]] = {
     "structure": (structure_generator.StructureWriter, structure_generator.SIZES),
     "functions": (functions_generator.FunctionsWriter, functions_generator.SIZES),
     "shapes": (shapes_generator.ShapesWriter, shapes_generator.SIZES),
+    "gradients": (gradients_generator.GradientsWriter, gradients_generator.SIZES),
     "interrupts": (interrupted_generator.InterruptedWriter, interrupted_generator.SIZES),
     "keras": (keras_generator.KerasWriter, keras_generator.SIZES),
 }
