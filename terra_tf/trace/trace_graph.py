@@ -212,6 +212,7 @@ class TraceGraph:
     Attributes:
       nodes: By number, in order of discovery.
       successors: Node or START -> what ran right after it -> in how many traces.
+      num_forks: After how many nodes, START included, more than one may follow.
       variables: By slot.
       fetches: (node, output) whose values Python needs, wherever epochs begin.
       kept_until: (node, output) that Python held for a while -> on each way, the last node that
@@ -235,6 +236,7 @@ class TraceGraph:
         self._next_group = 0
         self.nodes: list[Node] = []
         self.successors: dict[int, dict[int, int]] = {START: {}}
+        self.num_forks = 0
         self.variables: list[VariableSlot] = []
         self.fetches: set[tuple[int, int]] = set()
         self.kept_until: dict[tuple[int, int], set[int]] = {}
@@ -255,11 +257,6 @@ class TraceGraph:
         for node, following in self.successors.items():
             for successor in following:
                 yield node, successor
-
-    @property
-    def num_forks(self) -> int:
-        """After how many nodes, START included, more than one may follow."""
-        return sum(len(following) > 1 for following in self.successors.values())
 
     def topological_order(self) -> list[int] | None:
         """Returns the nodes so that edges lead forward, or None if there is a cycle."""
@@ -320,6 +317,7 @@ class TraceGraph:
             following = self.successors.setdefault(edge[0], {})
             if edge[1] not in following:
                 following[edge[1]] = 0
+                self.num_forks += len(following) == 2
                 new.append(edge)
             following[edge[1]] += 1
         self.paths[path] = self.num_traces
@@ -381,6 +379,7 @@ class TraceGraph:
         copy._next_group = self._next_group
         copy.nodes = [dataclasses.replace(node) for node in self.nodes]
         copy.successors = {node: dict(after) for node, after in self.successors.items()}
+        copy.num_forks = self.num_forks
         copy.variables = [dataclasses.replace(variable) for variable in self.variables]
         copy.fetches = set(self.fetches)
         copy.kept_until = {output: set(nodes) for output, nodes in self.kept_until.items()}
@@ -411,7 +410,8 @@ class TraceGraph:
             if n in number
         }
         self.shape_reads = {(number[n], o) for n, o in self.shape_reads if n in number}
-        self.successors, self.paths, self.structure = {START: {}}, {}, None
+        self.successors, self.num_forks = {START: {}}, 0
+        self.paths, self.structure = {}, None
         self.generation += 1
         for path in latest:
             renumbered = _renumber_path(path, number)

@@ -11,6 +11,7 @@ invariants, by the names that messages begin with:
     record      a node's key, inputs and outputs fit the record that it carries
     reachable   every node is on a way from START to END, and every edge's ends exist
     acyclic     edges have no cycle
+    forks       are counted
     flow        as many traces leave a node as come to it
     path        a stored path follows edges, and its sources are among its nodes' inputs
     input       inputs exist; what a path says an op took had run before it on that path
@@ -225,6 +226,9 @@ def _check_edges(graph: TraceGraph) -> None:
             _broken("reachable", f"no way leads from {_name(index, node)} to the end")
     if graph.topological_order() is None:
         _broken("acyclic", "its edges have a cycle")
+    num_forks = sum(len(following) > 1 for following in graph.successors.values())
+    if graph.num_forks != num_forks:
+        _broken("forks", f"it has {num_forks}, and {graph.num_forks} are counted")
     for index, node in enumerate(graph.nodes):
         num_leaving = sum(graph.successors[index].values())
         if num_leaving != num_entering[index]:

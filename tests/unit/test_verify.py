@@ -212,6 +212,13 @@ def test_cycle_is_refused():
     assert_refused(graph, "acyclic", "its edges have a cycle")
 
 
+def test_fork_that_is_not_counted_is_refused():
+    graph = make_branches()
+    assert graph.num_forks == 1
+    graph.num_forks = 2
+    assert_refused(graph, "forks", "it has 1, and 2 are counted")
+
+
 # ---------------------------------------------------------------------- paths
 
 
@@ -219,6 +226,7 @@ def test_path_without_its_edges_is_refused():
     graph = make_branches()
     graph.add_path(Path((), ()))
     graph.successors[-1].pop(-2)
+    graph.num_forks -= 1
     assert_refused(graph, "path", "path 2 goes from -1 to -2, where no edge leads")
 
 
